@@ -1,0 +1,145 @@
+// Text to video: open a model on a device, plan, generate. The public face of the runtime.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "quantsparse/device.hpp"
+
+namespace quantsparse {
+
+enum class Sampler { unipc, dpmpp, euler };
+
+/// How floating-point weights and attention operands are kept on the device.
+enum class Storage { fp32, half };
+
+struct GenerationParameters {
+    std::string prompt;           ///< UTF-8; empty is allowed and means "unconditional"
+    std::string negative_prompt;  ///< UTF-8
+    int width = 0;                ///< pixels; 0: the model's native size
+    int height = 0;               ///< pixels; 0: the model's native size
+    int frames = 0;               ///< 4n + 1; 0: the model's native length
+    std::uint64_t seed = 0;
+    int steps = 0;                ///< denoising steps, 1..1000; 0: the model's default
+    Sampler sampler = Sampler::unipc;
+    double guidance_scale = -1;   ///< 1 switches guidance off; negative: the model's default
+    double flow_shift = 0;        ///< 0: the model's default
+};
+
+struct PipelineOptions {
+    Storage storage = Storage::fp32;
+    bool profile = false;  ///< collect timestamps per operation
+};
+
+/// Tells what a run is doing; `done` of `total` are denoising steps in stage "denoise", else
+/// submissions of the stage.
+struct Progress {
+    const char* stage = "";  ///< "load", "text", "denoise", "decode"
+    int done = 0;
+    int total = 0;
+    double elapsed_seconds = 0;    ///< since generate() began
+    double remaining_seconds = -1; ///< estimate for the whole run; negative: not known yet
+};
+
+/// A picture of the clip so far: one frame, RGB8, rows top to bottom.
+struct Picture {
+    int width = 0;
+    int height = 0;
+    std::vector<std::uint8_t> rgb;
+};
+
+struct GenerationCallbacks {
+    /// Called between submissions, at least once a second; returning false cancels.
+    std::function<bool(const Progress&)> progress;
+    /// Called every `preview_interval` steps with a rough picture (decoded without the VAE).
+    std::function<void(const Picture&, int step)> preview;
+    int preview_interval = 0;
+};
+
+struct Video {
+    int width = 0;
+    int height = 0;
+    int frames = 0;
+    double fps = 16;
+    std::vector<std::uint8_t> rgb;  ///< [frames, height, width, 3]
+    std::vector<float> latents;     ///< final latents [z, f, h, w], normalised as the DiT sees them
+    std::vector<int> latent_shape;
+};
+
+/// One stage's memory, known before anything is allocated.
+struct StagePlan {
+    std::string stage;               ///< "text_encoder", "dit" or "vae"
+    std::uint64_t weight_bytes = 0;
+    std::uint64_t activation_bytes = 0;
+    std::uint64_t staging_bytes = 0;
+    std::uint64_t largest_binding_bytes = 0;
+    std::uint64_t operations = 0;    ///< dispatches of one pass
+    std::uint64_t total_bytes() const { return weight_bytes + activation_bytes + staging_bytes; }
+};
+
+struct MemoryPlan {
+    std::vector<StagePlan> stages;
+    std::uint64_t peak_bytes = 0;    ///< stages run one after another: the largest of them
+    std::uint64_t budget_bytes = 0;  ///< what the device (or --memory-limit) allows; 0: unknown
+};
+
+struct OperationTime {
+    std::string stage;
+    std::string operation;
+    std::uint64_t calls = 0;
+    double milliseconds = 0;
+};
+
+struct StageTime {
+    std::string stage;
+    double seconds = 0;
+};
+
+struct ModelSummary {
+    std::string architecture;   ///< "wan2.1-t2v"
+    std::string quantization;   ///< "none" or "w4a8", "w6a6", ...
+    std::uint64_t transformer_linear_bytes = 0;       ///< the block linears as stored
+    std::uint64_t transformer_linear_bf16_bytes = 0;  ///< the same in bf16
+    int native_width = 0, native_height = 0, native_frames = 0;
+    double fps = 16;
+    int default_steps = 50;
+    double default_guidance_scale = 5;
+    double default_flow_shift = 5;
+};
+
+class TextToVideo {
+  public:
+    /// Opens a diffusers folder or a quantised model file. `device` must outlive the object.
+    TextToVideo(const std::filesystem::path& model, Device& device, const PipelineOptions& = {});
+    ~TextToVideo();
+    TextToVideo(TextToVideo&&) noexcept;
+
+    const ModelSummary& summary() const;
+
+    /// Fills the zeros in with the model's defaults; throws Error(invalid_argument) for values the
+    /// model can't do, saying the nearest ones it can.
+    GenerationParameters resolve(const GenerationParameters& parameters) const;
+
+    /// What `generate` will allocate. Needs no free memory itself.
+    MemoryPlan plan(const GenerationParameters& parameters) const;
+
+    /// Blocks until the clip is done; std::nullopt when a callback cancelled. Throws
+    /// Error(out_of_memory) before allocating when the plan exceeds the budget, and
+    /// Error(non_finite) when the result is not a picture.
+    std::optional<Video> generate(const GenerationParameters& parameters,
+                                  const GenerationCallbacks& callbacks = {});
+
+    std::vector<OperationTime> profile() const;   ///< of the last run, empty without `profile`
+    std::vector<StageTime> stage_times() const;   ///< of the last run
+
+  private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace quantsparse
