@@ -1,0 +1,1 @@
+"""Networks of the sample model: text encoder, diffusion transformer, video autoencoder."""
