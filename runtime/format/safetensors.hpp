@@ -27,7 +27,7 @@ struct TensorView {
     std::string name;
     DType dtype = DType::f32;
     std::vector<std::int64_t> shape;
-    std::span<const std::byte> bytes;  ///< aligned to the element size only
+    std::span<const std::byte> bytes;  ///< may lie at any address: copy elements out, never cast
 
     std::int64_t element_count() const;
 };
@@ -72,6 +72,7 @@ class SafetensorsWriter {
 
     void set_metadata(const std::string& key, const std::string& value);
     void declare(const std::string& name, DType dtype, const std::vector<std::int64_t>& shape);
+    /// Appends to the tensor, which may come in several pieces.
     void write(const std::string& name, std::span<const std::byte> bytes);
     void finish();  ///< throws Error(io) when the disk is full or the rename fails
 

@@ -1,0 +1,207 @@
+#include "format/bit_packing.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "quantsparse/error.hpp"
+
+namespace quantsparse::format {
+namespace {
+
+std::size_t word_rows(int k, int codes_per_word) {
+    return static_cast<std::size_t>(packed_k(k) / codes_per_word);
+}
+
+void check_sizes(int rows, int k, std::size_t codes) {
+    if (rows < 1 || k < 1 ||
+        codes != static_cast<std::size_t>(rows) * static_cast<std::size_t>(k)) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("{} codes can't be a matrix of {} x {}", codes, rows, k));
+    }
+}
+
+void check_bits(int bits) {
+    if (bits != 4 && bits != 6 && bits != 8) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("{} bits are not supported; use 4, 6 or 8", bits));
+    }
+}
+
+/// Where a code's low nibble sits in its word of the 4-bit plane: codes 0..3 of a word take the low
+/// nibbles of its bytes, codes 4..7 the high ones.
+int nibble_shift(int k) {
+    return 8 * (k & 3) + ((k & 4) != 0 ? 4 : 0);
+}
+
+/// Where a code's two high bits sit in its word of the 2-bit plane.
+int pair_shift(int k) {
+    return 8 * (k & 3) + 2 * (k >> 2 & 3);
+}
+
+QuantizedWeight quantize(std::span<const float> values, int rows, int k, int bits, int lowest,
+                         std::span<const float> gamma) {
+    check_bits(bits);
+    check_sizes(rows, k, values.size());
+    if (!gamma.empty() && gamma.size() != static_cast<std::size_t>(rows)) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("{} clipping factors for {} rows", gamma.size(), rows));
+    }
+    const int qmax = (1 << (bits - 1)) - 1;
+    QuantizedWeight result;
+    result.codes.resize(values.size());
+    result.scale.resize(static_cast<std::size_t>(rows));
+    for (std::size_t row = 0; row < result.scale.size(); ++row) {
+        const auto line =
+            values.subspan(row * static_cast<std::size_t>(k), static_cast<std::size_t>(k));
+        float absmax = 0;
+        for (const float value : line) {
+            if (!std::isfinite(value)) {
+                throw Error(
+                    ErrorCode::non_finite,
+                    fmt::format("row {} of a matrix to quantise holds NaN or infinity", row));
+            }
+            absmax = std::max(absmax, std::fabs(value));
+        }
+        const float factor = gamma.empty() ? 1.0f : gamma[row];
+        float scale = factor * absmax / static_cast<float>(qmax);
+        if (scale < 1e-30f) {  // an all-zero row; also keeps value / scale finite
+            scale = 1.0f;
+        }
+        result.scale[row] = scale;
+        for (std::size_t i = 0; i < line.size(); ++i) {
+            const float code = std::nearbyint(line[i] / scale);  // half to even by default
+            result.codes[row * static_cast<std::size_t>(k) + i] = static_cast<std::int8_t>(
+                std::clamp(code, static_cast<float>(lowest), static_cast<float>(qmax)));
+        }
+    }
+    return result;
+}
+
+}  // namespace
+
+std::size_t packed_word_count(int n, int k, int bits) {
+    check_bits(bits);
+    const auto columns = static_cast<std::size_t>(packed_n(n));
+    switch (bits) {
+        case 4:
+            return word_rows(k, 8) * columns;
+        case 6:
+            return (word_rows(k, 8) + word_rows(k, 16)) * columns;
+        default:
+            return word_rows(k, 4) * columns;
+    }
+}
+
+std::vector<std::uint32_t> pack_weight_codes(std::span<const std::int8_t> codes, int n, int k,
+                                             int bits) {
+    check_bits(bits);
+    check_sizes(n, k, codes.size());
+    const int half = 1 << (bits - 1);
+    const auto columns = static_cast<std::size_t>(packed_n(n));
+    const std::size_t plane = word_rows(k, 8) * columns;
+    std::vector<std::uint32_t> words(packed_word_count(n, k, bits), 0);
+    for (int row = 0; row < packed_n(n); ++row) {
+        const auto column = static_cast<std::size_t>(row);
+        for (int i = 0; i < packed_k(k); ++i) {
+            const bool inside = row < n && i < k;
+            const int code =
+                inside ? codes[column * static_cast<std::size_t>(k) + static_cast<std::size_t>(i)]
+                       : 0;
+            if (code < -half || code >= half) {
+                throw Error(ErrorCode::invalid_argument,
+                            fmt::format("code {} of row {} does not fit {} bits", code, row, bits));
+            }
+            const auto index = static_cast<std::size_t>(i);
+            if (bits == 8) {
+                words[index / 4 * columns + column] |= static_cast<std::uint32_t>(code & 0xFF)
+                                                       << (8 * (i & 3));
+                continue;
+            }
+            const auto stored = static_cast<std::uint32_t>(code + half);
+            words[index / 8 * columns + column] |= (stored & 15U) << nibble_shift(i);
+            if (bits == 6) {
+                words[plane + index / 16 * columns + column] |= (stored >> 4) << pair_shift(i);
+            }
+        }
+    }
+    return words;
+}
+
+std::vector<std::int8_t> unpack_weight_codes(std::span<const std::uint32_t> words, int n, int k,
+                                             int bits) {
+    if (words.size() != packed_word_count(n, k, bits)) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("{} words where {} x {} at {} bits needs {}", words.size(), n, k,
+                                bits, packed_word_count(n, k, bits)));
+    }
+    const int half = 1 << (bits - 1);
+    const auto columns = static_cast<std::size_t>(packed_n(n));
+    const std::size_t plane = word_rows(k, 8) * columns;
+    std::vector<std::int8_t> codes(static_cast<std::size_t>(n) * static_cast<std::size_t>(k));
+    for (int row = 0; row < n; ++row) {
+        const auto column = static_cast<std::size_t>(row);
+        for (int i = 0; i < k; ++i) {
+            const auto index = static_cast<std::size_t>(i);
+            auto& code = codes[column * static_cast<std::size_t>(k) + index];
+            if (bits == 8) {
+                code =
+                    static_cast<std::int8_t>(words[index / 4 * columns + column] >> (8 * (i & 3)));
+                continue;
+            }
+            std::uint32_t stored = words[index / 8 * columns + column] >> nibble_shift(i) & 15U;
+            if (bits == 6) {
+                stored |= (words[plane + index / 16 * columns + column] >> pair_shift(i) & 3U) << 4;
+            }
+            code = static_cast<std::int8_t>(static_cast<int>(stored) - half);
+        }
+    }
+    return codes;
+}
+
+std::vector<std::uint32_t> pack_activation_codes(std::span<const std::int8_t> codes, int m, int k) {
+    check_sizes(m, k, codes.size());
+    const std::size_t words_per_row = word_rows(k, 4);
+    std::vector<std::uint32_t> words(static_cast<std::size_t>(m) * words_per_row, 0);
+    for (std::size_t row = 0; row < static_cast<std::size_t>(m); ++row) {
+        for (std::size_t i = 0; i < static_cast<std::size_t>(k); ++i) {
+            const auto byte =
+                static_cast<std::uint8_t>(codes[row * static_cast<std::size_t>(k) + i]);
+            words[row * words_per_row + i / 4] |= static_cast<std::uint32_t>(byte) << (8 * (i & 3));
+        }
+    }
+    return words;
+}
+
+std::vector<std::int8_t> unpack_activation_codes(std::span<const std::uint32_t> words, int m,
+                                                 int k) {
+    const std::size_t words_per_row = word_rows(k, 4);
+    if (words.size() != static_cast<std::size_t>(m) * words_per_row) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("{} words where {} activation rows of {} need {}", words.size(), m,
+                                k, static_cast<std::size_t>(m) * words_per_row));
+    }
+    std::vector<std::int8_t> codes;
+    codes.reserve(static_cast<std::size_t>(m) * static_cast<std::size_t>(k));
+    for (std::size_t row = 0; row < static_cast<std::size_t>(m); ++row) {
+        for (std::size_t i = 0; i < static_cast<std::size_t>(k); ++i) {
+            codes.push_back(
+                static_cast<std::int8_t>(words[row * words_per_row + i / 4] >> (8 * (i & 3))));
+        }
+    }
+    return codes;
+}
+
+QuantizedWeight quantize_weight(std::span<const float> weight, int n, int k, int bits,
+                                std::span<const float> gamma) {
+    check_bits(bits);
+    return quantize(weight, n, k, bits, -(1 << (bits - 1)), gamma);
+}
+
+QuantizedWeight quantize_rows(std::span<const float> rows, int m, int k, int bits) {
+    check_bits(bits);
+    return quantize(rows, m, k, bits, -((1 << (bits - 1)) - 1), {});
+}
+
+}  // namespace quantsparse::format

@@ -1,0 +1,75 @@
+// The quantised model file: one safetensors file with the three networks and the tokenizer.
+//
+// Tensors are named `transformer.`, `text_encoder.` or `vae.` plus the original Wan2.1 name;
+// `tokenizer.model` (U8) is the sentencepiece model. `__metadata__` holds format, version,
+// architecture, config (JSON) and quantization (JSON). docs/model-format.md describes all of it.
+//
+// A quantised linear y = x W^T + b of `in` = K and `out` = N features is stored as
+//     <name>.codes          U32 [rows, packed_n(N)]   bit_packing.hpp; at 6 bits the rows of the
+//                                                     2-bit plane follow those of the 4-bit plane
+//     <name>.scale          F32 [N]
+//     <name>.bias           F32 [N]
+//     <name>.channel_scale  F32 [K]   c: the activation is divided by it
+//     <name>.rotation_signs F32 [K]   +-1; absent when nothing is rotated
+// and run as
+//     x' = hadamard((x / c) * signs)          (apply_hadamard, blocks of hadamard_block(K) columns)
+//     y  = s_x * scale * (quantised(x') . codes) + b
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "format/checkpoint.hpp"
+#include "format/model_config.hpp"
+
+namespace quantsparse::format {
+
+inline constexpr int kModelFileVersion = 1;
+inline constexpr const char* kArchitectureWan21T2v = "wan2.1-t2v";
+
+/// Columns of one rotation block: the largest power of two up to 128 that divides k.
+int hadamard_block(int k);
+
+/// Rotates each row of k columns in place: multiplies by the signs (none: by 1), then each block of
+/// B = hadamard_block(k) columns by the Sylvester Hadamard matrix over sqrt(B). Applied to the rows
+/// of x / c and of W diag(c) alike, it leaves their product unchanged.
+void apply_hadamard(std::span<float> rows, int k, std::span<const float> signs = {});
+
+/// One of the ten linears of a block that are quantised.
+struct BlockLinear {
+    std::string name;  ///< "blocks.0.self_attn.q"
+    int out_features = 0;
+    int in_features = 0;
+};
+
+/// All quantised linears: self q, k, v, o, cross q, k, v, o, ffn.0, ffn.2 of block 0, then
+/// block 1...
+std::vector<BlockLinear> block_linears(const WanDitConfig& config);
+
+/// Shape of `<name>.codes` for a weight [n, k].
+std::vector<std::int64_t> codes_shape(int n, int k, int bits);
+
+/// Bytes of the block linears' weights: as stored (codes and scales, or the plain matrix) and in
+/// bf16. Biases, equal in both, and the input-side vectors (channel_scale, rotation_signs) are not
+/// counted.
+struct LinearBytes {
+    std::uint64_t stored = 0;
+    std::uint64_t bf16 = 0;
+    std::uint64_t input_vectors = 0;  ///< channel_scale and rotation_signs
+};
+LinearBytes linear_bytes(const Checkpoint& transformer, const WanDitConfig& config);
+
+/// `__metadata__` of a model file; `quantization_record` is the JSON object of the calibration and
+/// must hold weight_bits and activation_bits.
+std::map<std::string, std::string> model_file_metadata(const ModelBundle& bundle,
+                                                       const std::string& quantization_record);
+
+/// The inverse: fills configurations, defaults and quantisation in. Throws Error(unsupported) for a
+/// newer version or another architecture, Error(bad_file) for metadata that make no sense.
+void read_model_file_metadata(const std::map<std::string, std::string>& metadata,
+                              const std::string& where, ModelBundle& bundle);
+
+}  // namespace quantsparse::format

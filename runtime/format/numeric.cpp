@@ -1,0 +1,217 @@
+// Element types of safetensors: sizes, names, and widening to fp32 and int32.
+#include <fmt/format.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "format/safetensors.hpp"
+#include "format/text.hpp"
+#include "quantsparse/error.hpp"
+
+namespace quantsparse::format {
+namespace {
+
+// Data in a file may lie at any address, so elements are copied out, never cast in place.
+template <typename T>
+T load(const std::byte* position) {
+    T value;
+    std::memcpy(&value, position, sizeof(T));
+    return value;
+}
+
+template <typename T, typename Out, typename Convert>
+void convert_all(std::span<const std::byte> bytes, std::span<Out> out, Convert convert) {
+    for (std::size_t i = 0; i < out.size(); ++i) {
+        out[i] = convert(load<T>(bytes.data() + i * sizeof(T)));
+    }
+}
+
+/// 8-bit float of the "fn" kind: 4 exponent bits, bias 7, no infinity, NaN at mantissa and exponent
+/// all ones.
+float float_from_f8_e4m3(std::uint8_t bits) {
+    const int exponent = bits >> 3 & 15;
+    const int mantissa = bits & 7;
+    float magnitude = 0;
+    if (exponent == 15 && mantissa == 7) {
+        magnitude = std::numeric_limits<float>::quiet_NaN();
+    } else if (exponent == 0) {
+        magnitude = std::ldexp(static_cast<float>(mantissa), -9);
+    } else {
+        magnitude = std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+    }
+    return (bits & 0x80) != 0 ? -magnitude : magnitude;
+}
+
+}  // namespace
+
+std::size_t size_of(DType dtype) {
+    switch (dtype) {
+        case DType::f64:
+        case DType::i64:
+            return 8;
+        case DType::f32:
+        case DType::i32:
+        case DType::u32:
+            return 4;
+        case DType::f16:
+        case DType::bf16:
+        case DType::i16:
+            return 2;
+        case DType::f8_e4m3:
+        case DType::i8:
+        case DType::u8:
+        case DType::boolean:
+            return 1;
+    }
+    return 1;
+}
+
+std::string_view name_of(DType dtype) {
+    switch (dtype) {
+        case DType::f64:
+            return "F64";
+        case DType::f32:
+            return "F32";
+        case DType::f16:
+            return "F16";
+        case DType::bf16:
+            return "BF16";
+        case DType::f8_e4m3:
+            return "F8_E4M3";
+        case DType::i64:
+            return "I64";
+        case DType::i32:
+            return "I32";
+        case DType::i16:
+            return "I16";
+        case DType::i8:
+            return "I8";
+        case DType::u8:
+            return "U8";
+        case DType::u32:
+            return "U32";
+        case DType::boolean:
+            return "BOOL";
+    }
+    return "?";
+}
+
+std::int64_t TensorView::element_count() const {
+    std::int64_t count = 1;
+    for (const auto dimension : shape) {
+        count *= dimension;
+    }
+    return count;
+}
+
+std::uint16_t half_from_float(float value) {
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    const auto sign = static_cast<std::uint16_t>(bits >> 16 & 0x8000);
+    const std::uint32_t magnitude = bits & 0x7FFFFFFF;
+    if (magnitude > 0x7F800000) {
+        return static_cast<std::uint16_t>(sign | 0x7E00);
+    }
+    if (magnitude >= 0x477FF000) {  // 65520 and above round to infinity
+        return static_cast<std::uint16_t>(sign | 0x7C00);
+    }
+    if (magnitude < 0x38800000) {  // below 2^-14: subnormal, in units of 2^-24, half to even
+        const float scaled = std::bit_cast<float>(magnitude) * 16777216.0f;
+        return static_cast<std::uint16_t>(sign |
+                                          static_cast<std::uint16_t>(std::nearbyint(scaled)));
+    }
+    const std::uint32_t rebased = magnitude - (112U << 23);
+    const std::uint32_t rounded = rebased + 0xFFF + (rebased >> 13 & 1);
+    return static_cast<std::uint16_t>(sign | rounded >> 13);
+}
+
+float float_from_half(std::uint16_t bits) {
+    const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000) << 16;
+    const std::uint32_t exponent = bits >> 10 & 31;
+    const std::uint32_t mantissa = bits & 0x3FF;
+    if (exponent == 0) {
+        const float magnitude = static_cast<float>(mantissa) * (1.0f / 16777216.0f);
+        return std::bit_cast<float>(std::bit_cast<std::uint32_t>(magnitude) | sign);
+    }
+    const std::uint32_t wide = exponent == 31 ? 255 : exponent + 112;
+    return std::bit_cast<float>(sign | wide << 23 | mantissa << 13);
+}
+
+void to_float(const TensorView& tensor, std::span<float> out) {
+    if (static_cast<std::int64_t>(out.size()) != tensor.element_count()) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("tensor '{}' has {} elements where {} were expected",
+                                printable(tensor.name), tensor.element_count(), out.size()));
+    }
+    switch (tensor.dtype) {
+        case DType::f32:
+            if (!out.empty()) {
+                std::memcpy(out.data(), tensor.bytes.data(), out.size_bytes());
+            }
+            return;
+        case DType::f64:
+            return convert_all<double>(tensor.bytes, out,
+                                       [](double v) { return static_cast<float>(v); });
+        case DType::f16:
+            return convert_all<std::uint16_t>(tensor.bytes, out, float_from_half);
+        case DType::bf16:
+            return convert_all<std::uint16_t>(tensor.bytes, out, [](std::uint16_t v) {
+                return std::bit_cast<float>(static_cast<std::uint32_t>(v) << 16);
+            });
+        case DType::f8_e4m3:
+            return convert_all<std::uint8_t>(tensor.bytes, out, float_from_f8_e4m3);
+        default:
+            throw Error(ErrorCode::bad_file,
+                        fmt::format("tensor '{}' has dtype {} where floating point was expected",
+                                    printable(tensor.name), name_of(tensor.dtype)));
+    }
+}
+
+std::vector<float> to_float(const TensorView& tensor) {
+    std::vector<float> values(static_cast<std::size_t>(tensor.element_count()));
+    to_float(tensor, values);
+    return values;
+}
+
+std::vector<std::int32_t> to_int32(const TensorView& tensor) {
+    std::vector<std::int32_t> values(static_cast<std::size_t>(tensor.element_count()));
+    const std::span<std::int32_t> out(values);
+    const auto narrow = [&](std::int64_t v) {
+        if (v < std::numeric_limits<std::int32_t>::min() ||
+            v > std::numeric_limits<std::int32_t>::max()) {
+            throw Error(ErrorCode::bad_file,
+                        fmt::format("tensor '{}' holds {}, too large for int32",
+                                    printable(tensor.name), v));
+        }
+        return static_cast<std::int32_t>(v);
+    };
+    switch (tensor.dtype) {
+        case DType::i32:
+            convert_all<std::int32_t>(tensor.bytes, out, [](std::int32_t v) { return v; });
+            break;
+        case DType::i64:
+            convert_all<std::int64_t>(tensor.bytes, out, narrow);
+            break;
+        case DType::u32:
+            convert_all<std::uint32_t>(tensor.bytes, out, narrow);
+            break;
+        case DType::i16:
+            convert_all<std::int16_t>(tensor.bytes, out, [](std::int16_t v) { return v; });
+            break;
+        case DType::i8:
+            convert_all<std::int8_t>(tensor.bytes, out, [](std::int8_t v) { return v; });
+            break;
+        case DType::u8:
+        case DType::boolean:
+            convert_all<std::uint8_t>(tensor.bytes, out, [](std::uint8_t v) { return v; });
+            break;
+        default:
+            throw Error(ErrorCode::bad_file,
+                        fmt::format("tensor '{}' has dtype {} where integers were expected",
+                                    printable(tensor.name), name_of(tensor.dtype)));
+    }
+    return values;
+}
+
+}  // namespace quantsparse::format
