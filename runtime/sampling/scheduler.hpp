@@ -1,6 +1,7 @@
 // Flow-matching samplers as upstream Wan2.1 numbers them (golden facts 29-35). CPU only, no Vulkan.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -18,14 +19,26 @@ class Scheduler {
   public:
     virtual ~Scheduler() = default;
     int steps() const { return static_cast<int>(timesteps_.size()); }
-    const std::vector<float>& sigmas() const { return sigmas_; }       ///< steps + 1, last is 0
-    const std::vector<float>& timesteps() const { return timesteps_; } ///< what the model receives
+    const std::vector<float>& sigmas() const { return sigmas_; }        ///< steps + 1, last is 0
+    const std::vector<float>& timesteps() const { return timesteps_; }  ///< what the model receives
     /// Advances `sample` in place by one step; call exactly `steps()` times, in order.
     virtual void step(std::span<float> sample, std::span<const float> velocity) = 0;
 
+    /// The data prediction x - sigma * v of the last step: where the clip is heading (previews).
+    /// Empty before the first step.
+    const std::vector<double>& data_prediction() const { return data_prediction_; }
+
   protected:
+    /// Checks order and sizes, sets data_prediction_ and returns the index of this step.
+    std::size_t begin_step(std::span<const float> sample, std::span<const float> velocity);
+
     std::vector<float> sigmas_;
     std::vector<float> timesteps_;
+    std::vector<double> data_prediction_;
+
+  private:
+    std::size_t next_step_ = 0;
+    std::size_t value_count_ = 0;  ///< of the sample, fixed by the first step
 };
 
 /// Throws Error(invalid_argument) for steps < 1, shift <= 0.

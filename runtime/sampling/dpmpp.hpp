@@ -1,0 +1,17 @@
+// DPM-Solver++ 2M, midpoint form, on the flow's data prediction (fact 33).
+#pragma once
+
+#include "sampling/scheduler.hpp"
+
+namespace quantsparse::sampling {
+
+class DpmppScheduler final : public Scheduler {
+  public:
+    DpmppScheduler(int steps, double shift);
+    void step(std::span<float> sample, std::span<const float> velocity) override;
+
+  private:
+    std::vector<double> previous_prediction_;  ///< m1: the data prediction one step back
+};
+
+}  // namespace quantsparse::sampling

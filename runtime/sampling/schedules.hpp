@@ -1,0 +1,32 @@
+// Noise levels and timesteps of the samplers, and the log-SNR arithmetic they share.
+#pragma once
+
+#include <vector>
+
+#include "sampling/scheduler.hpp"
+
+namespace quantsparse::sampling {
+
+struct Schedule {
+    std::vector<float> sigmas;     ///< steps + 1 noise levels, falling, the last one 0
+    std::vector<float> timesteps;  ///< steps values on the 0..1000 scale
+};
+
+/// Golden facts 29, 30 and 34. Throws Error(invalid_argument) for steps < 1 or shift <= 0.
+Schedule make_schedule(SamplerKind kind, int steps, double shift);
+
+/// One integration interval from noise level `sigma` to `sigma_next`, in the variable
+/// lambda = log(1 - sigma) - log(sigma) (fact 31). The ends sigma 1 and 0 give infinite h; every
+/// factor below is finite there.
+struct Interval {
+    Interval(double sigma, double sigma_next);
+
+    double ratio;   ///< sigma_next / sigma: what is left of the sample
+    double weight;  ///< -(1 - sigma_next) * expm1(-h): what the data prediction adds
+    double lambda;  ///< at `sigma`
+    double h;       ///< lambda_next - lambda; 0 when both levels round to the same float
+};
+
+double log_snr(double sigma);
+
+}  // namespace quantsparse::sampling
