@@ -1,0 +1,56 @@
+// Feeds arbitrary bytes to the safetensors reader: it must either open the file and hand out
+// tensors that can be read to the last byte, or throw quantsparse::Error. Built alone with
+//     clang++ -fsanitize=fuzzer,address,undefined
+// or linked into safetensors_mutation_test.cpp with any compiler.
+#include "fuzz/safetensors_fuzzer.hpp"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "format/checkpoint.hpp"
+#include "format/safetensors.hpp"
+#include "quantsparse/error.hpp"
+
+namespace {
+
+using namespace quantsparse::format;
+
+void read_everything(const SafetensorsFile& file) {
+    for (const auto& [name, view] : file.tensors()) {
+        try {
+            to_float(view);
+        } catch (const quantsparse::Error&) {
+            // Integers are no floats: to be refused, not read.
+        }
+        try {
+            to_int32(view);
+        } catch (const quantsparse::Error&) {
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    static const auto path = std::filesystem::temp_directory_path() /
+                             ("quantsparse-fuzz-" + std::to_string(::getpid()) + ".safetensors");
+    std::ofstream(path, std::ios::binary | std::ios::trunc)
+        .write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(size));
+    try {
+        read_everything(SafetensorsFile(path));
+        for (const auto component :
+             {Component::transformer, Component::text_encoder, Component::vae}) {
+            Checkpoint::open(path, component).names();
+        }
+    } catch (const quantsparse::Error&) {
+    }
+    try {
+        open_model(path);
+    } catch (const quantsparse::Error&) {
+    }
+    std::filesystem::remove(path);
+    return 0;
+}

@@ -1,0 +1,314 @@
+#include <gtest/gtest.h>
+
+#include "format/bit_packing.hpp"
+#include "format/checkpoint.hpp"
+#include "format/mapped_file.hpp"
+#include "format/model_file.hpp"
+#include "unit/format_support.hpp"
+
+namespace quantsparse::format::test {
+namespace {
+
+using nlohmann::json;
+
+class OpenModelTest : public testing::Test {
+  protected:
+    void SetUp() override { tiny_.write_diffusers_folder(folder_.path()); }
+
+    void edit_json(const std::string& name, const std::function<void(json&)>& change) {
+        auto value = json::parse(read_small_text(folder_ / name, 1 << 20));
+        change(value);
+        write_text(folder_ / name, value.dump());
+    }
+    void expect_refused(ErrorCode code, const std::vector<std::string>& pieces) {
+        expect_error(code, pieces, [&] { open_model(folder_.path()); });
+    }
+
+    TinyModel tiny_;
+    TemporaryFolder folder_;
+};
+
+TEST_F(OpenModelTest, ReadsADiffusersFolderWithItsDefaults) {
+    const auto bundle = open_model(folder_.path());
+    EXPECT_EQ(bundle.architecture, "wan2.1-t2v");
+    EXPECT_EQ(bundle.quantization, "none");
+    EXPECT_EQ(bundle.transformer_config.dim, 64);
+    EXPECT_EQ(bundle.transformer_config.text_len, 16);
+    EXPECT_EQ(bundle.text_encoder_config.text_len, 16);
+    EXPECT_EQ(bundle.native_width, 64);
+    EXPECT_EQ(bundle.native_frames, 9);
+    EXPECT_EQ(bundle.steps, 8);
+    EXPECT_DOUBLE_EQ(bundle.guidance_scale, 4.0);
+    EXPECT_DOUBLE_EQ(bundle.flow_shift, 3.0);
+    EXPECT_EQ(bundle.tokenizer.size(), std::string("not a real tokenizer").size());
+    EXPECT_EQ(bundle.transformer->at("blocks.1.ffn.0.weight").shape,
+              (std::vector<std::int64_t>{160, 64}));
+}
+
+TEST_F(OpenModelTest, AcceptsDiffusersFieldNames) {
+    edit_json("transformer/config.json", [](json& config) {
+        config = {{"_class_name", "WanTransformer3DModel"},
+                  {"num_attention_heads", 2},
+                  {"attention_head_dim", 32},
+                  {"in_channels", 16},
+                  {"out_channels", 16},
+                  {"num_layers", 2},
+                  {"ffn_dim", 160},
+                  {"freq_dim", 32},
+                  {"text_dim", 32},
+                  {"text_len", 16},
+                  {"qk_norm", "rms_norm_across_heads"},
+                  {"image_dim", nullptr},
+                  {"added_kv_proj_dim", nullptr}};
+    });
+    const auto bundle = open_model(folder_.path());
+    EXPECT_EQ(bundle.transformer_config.dim, 64);
+    EXPECT_TRUE(bundle.transformer_config.qk_norm);
+}
+
+TEST_F(OpenModelTest, NamesAPathThatDoesNotExist) {
+    expect_error(ErrorCode::io, {"nowhere", "does not exist"},
+                 [&] { open_model(folder_ / "nowhere"); });
+}
+
+TEST_F(OpenModelTest, RefusesUnknownArchitectures) {
+    edit_json("model_index.json", [](json& index) { index["_class_name"] = "FluxPipeline"; });
+    expect_refused(ErrorCode::unsupported, {"FluxPipeline", "WanPipeline"});
+    edit_json("model_index.json", [](json& index) { index["_class_name"] = "WanPipeline"; });
+    edit_json("transformer/config.json",
+              [](json& config) { config["_class_name"] = "HunyuanVideoTransformer3DModel"; });
+    expect_refused(ErrorCode::unsupported,
+                   {"transformer/config.json", "HunyuanVideoTransformer3DModel"});
+    edit_json("transformer/config.json", [](json& config) {
+        config["_class_name"] = "WanTransformer3DModel";
+        config["model_type"] = "i2v";
+    });
+    expect_refused(ErrorCode::unsupported, {"takes an image"});
+}
+
+TEST_F(OpenModelTest, NamesAllMissingTensorsInOneLine) {
+    auto tensors = required_tensors(tiny_.transformer);
+    std::erase_if(tensors, [](const RequiredTensor& tensor) {
+        return tensor.name == "head.head.bias" || tensor.name == "blocks.1.norm3.weight";
+    });
+    write_network(folder_ / "transformer/diffusion_pytorch_model.safetensors", tensors);
+    expect_refused(ErrorCode::bad_file,
+                   {"2 tensors of the transformer", "blocks.1.norm3.weight", "head.head.bias"});
+    std::erase_if(tensors,
+                  [](const RequiredTensor& tensor) { return tensor.name.starts_with("blocks.0"); });
+    write_network(folder_ / "transformer/diffusion_pytorch_model.safetensors", tensors);
+    expect_refused(ErrorCode::bad_file, {"29 tensors of the transformer", "and 21 more"});
+}
+
+TEST_F(OpenModelTest, NamesTheFirstTensorOfAnotherShape) {
+    auto other = tiny_.transformer;
+    other.ffn_dim = 96;
+    write_network(folder_ / "transformer/diffusion_pytorch_model.safetensors",
+                  required_tensors(other));
+    expect_refused(ErrorCode::bad_file, {"'blocks.0.ffn.0.weight'", "[96, 64]", "[160, 64]"});
+}
+
+TEST_F(OpenModelTest, RefusesWeightsThatAreIntegers) {
+    SafetensorsWriter writer(folder_ / "text_encoder/model.safetensors");
+    for (const auto& tensor : required_tensors(tiny_.text_encoder)) {
+        writer.declare(tensor.name, DType::i32, tensor.shape);
+    }
+    for (const auto& tensor : required_tensors(tiny_.text_encoder)) {
+        std::size_t count = 1;
+        for (const auto dimension : tensor.shape) {
+            count *= static_cast<std::size_t>(dimension);
+        }
+        writer.write(tensor.name, bytes_of(std::vector<std::int32_t>(count)));
+    }
+    writer.finish();
+    expect_refused(ErrorCode::bad_file, {"text_encoder/model.safetensors", "dtype I32"});
+}
+
+TEST_F(OpenModelTest, RefusesNetworksThatDoNotBelongTogether) {
+    edit_json("text_encoder/config.json", [](json& config) { config["dim"] = 48; });
+    expect_refused(ErrorCode::bad_file, {"text_dim is 32", "dim is 48"});
+    edit_json("text_encoder/config.json", [](json& config) { config["dim"] = 32; });
+    edit_json("transformer/config.json", [](json& config) {
+        config["in_dim"] = 4;
+        config["out_dim"] = 4;
+    });
+    expect_refused(ErrorCode::bad_file, {"in_dim is 4", "z_dim is 16"});
+}
+
+TEST_F(OpenModelTest, RefusesConfigurationsThatMakeNoSense) {
+    const auto try_value = [&](const char* key, const json& value, const char* piece) {
+        edit_json("transformer/config.json", [&](json& config) { config[key] = value; });
+        expect_refused(ErrorCode::bad_file, {"transformer/config.json", piece});
+        write_text(folder_ / "transformer/config.json", to_json(tiny_.transformer).dump());
+    };
+    try_value("num_heads", 0, "num_heads is 0");
+    try_value("num_heads", 3, "3 heads");
+    try_value("ffn_dim", -160, "ffn_dim is -160");
+    try_value("ffn_dim", "160", "ffn_dim is \"160\"");
+    try_value("dim", 1e300, "dim is 1e+300");
+    try_value("patch_size", json::array({1, 2}), "patch_size");
+    try_value("eps", 0, "eps is 0");
+    write_text(folder_ / "vae/config.json", "{");
+    expect_refused(ErrorCode::bad_file, {"vae/config.json", "not a JSON object"});
+}
+
+TEST_F(OpenModelTest, NamesTheFolderThatIsMissing) {
+    std::filesystem::remove_all(folder_ / "vae");
+    expect_refused(ErrorCode::io, {"lacks the folder 'vae'"});
+}
+
+TEST_F(OpenModelTest, AnOriginalFolderWithPthFilesSaysHowToConvertThem) {
+    const TemporaryFolder original;
+    write_network(original / "diffusion_pytorch_model.safetensors",
+                  required_tensors(tiny_.transformer));
+    write_text(original / "models_t5_umt5-xxl-enc-bf16.pth", "x");
+    expect_error(ErrorCode::unsupported, {"models_t5", ".pth", "--convert-only"},
+                 [&] { open_model(original.path()); });
+}
+
+TEST_F(OpenModelTest, ReadsAnOriginalFolderByShapes) {
+    const TemporaryFolder original;
+    auto config = tiny_;
+    config.transformer.num_heads = 1;  // head width 64, what shapes without a config mean
+    config.transformer.text_len = 512;
+    write_network(original / "diffusion_pytorch_model.safetensors",
+                  required_tensors(config.transformer));
+    write_network(original / "models_t5_umt5-xxl-enc-bf16.safetensors",
+                  required_tensors(config.text_encoder));
+    write_network(original / "Wan2.1_VAE.safetensors", required_tensors(config.vae, true));
+    expect_error(ErrorCode::io, {"spiece.model"}, [&] { open_model(original.path()); });
+    write_text(original / "google/umt5-xxl/spiece.model", "bytes");
+    const auto bundle = open_model(original.path());
+    EXPECT_EQ(bundle.transformer_config.num_heads, 1);
+    EXPECT_EQ(bundle.transformer_config.ffn_dim, 160);
+    EXPECT_EQ(bundle.text_encoder_config.num_heads, 2);
+    EXPECT_EQ(bundle.vae_config.dim, 4);
+    EXPECT_EQ(bundle.transformer_config.text_len, 512);
+}
+
+/// A quantised file with the tiny model's shapes and constant content.
+class ModelFileTest : public OpenModelTest {
+  protected:
+    std::filesystem::path write(
+        int bits, const std::function<void(std::map<std::string, std::string>&)>& change = {},
+        const std::string& leave_out = {}) {
+        const auto source = open_model(folder_.path());
+        const auto path = folder_ / "model.safetensors";
+        SafetensorsWriter writer(path);
+        auto metadata =
+            model_file_metadata(source, json{{"weight_bits", bits}, {"activation_bits", 8}}.dump());
+        if (change) {
+            change(metadata);
+        }
+        for (const auto& [key, value] : metadata) {
+            writer.set_metadata(key, value);
+        }
+        std::vector<RequiredTensor> plain;
+        const auto linears = block_linears(tiny_.transformer);
+        const auto is_linear = [&](const std::string& name) {
+            return std::any_of(linears.begin(), linears.end(), [&](const BlockLinear& linear) {
+                return name == linear.name + ".weight";
+            });
+        };
+        for (const auto& tensor : required_tensors(tiny_.transformer)) {
+            if (!is_linear(tensor.name)) {
+                plain.push_back({"transformer." + tensor.name, tensor.shape});
+            }
+        }
+        for (const auto& linear : linears) {
+            plain.push_back({"transformer." + linear.name + ".codes",
+                             codes_shape(linear.out_features, linear.in_features, bits)});
+            plain.push_back({"transformer." + linear.name + ".scale", {linear.out_features}});
+            plain.push_back(
+                {"transformer." + linear.name + ".channel_scale", {linear.in_features}});
+        }
+        for (const auto& tensor : required_tensors(tiny_.text_encoder)) {
+            plain.push_back({"text_encoder." + tensor.name, tensor.shape});
+        }
+        for (const auto& tensor : required_tensors(tiny_.vae, true)) {
+            plain.push_back({"vae." + tensor.name, tensor.shape});
+        }
+        plain.push_back({"tokenizer.model", {5}});
+        std::erase_if(plain,
+                      [&](const RequiredTensor& tensor) { return tensor.name == leave_out; });
+        const auto dtype = [](const std::string& name) {
+            return name == "tokenizer.model"  ? DType::u8
+                   : name.ends_with(".codes") ? DType::u32
+                                              : DType::f32;
+        };
+        for (const auto& tensor : plain) {
+            writer.declare(tensor.name, dtype(tensor.name), tensor.shape);
+        }
+        for (const auto& tensor : plain) {
+            std::size_t bytes = size_of(dtype(tensor.name));
+            for (const auto dimension : tensor.shape) {
+                bytes *= static_cast<std::size_t>(dimension);
+            }
+            writer.write(tensor.name, std::vector<std::byte>(bytes));
+        }
+        writer.finish();
+        return path;
+    }
+};
+
+TEST_F(ModelFileTest, ReadsBackWhatTheMetadataSay) {
+    for (const int bits : {4, 6, 8}) {
+        const auto bundle = open_model(write(bits));
+        EXPECT_EQ(bundle.weight_bits, bits);
+        EXPECT_EQ(bundle.quantization, "w" + std::to_string(bits) + "a8");
+        EXPECT_EQ(bundle.native_width, 64);
+        EXPECT_EQ(bundle.steps, 8);
+        EXPECT_DOUBLE_EQ(bundle.flow_shift, 3.0);
+        EXPECT_EQ(bundle.transformer_config.ffn_dim, 160);
+        EXPECT_EQ(bundle.text_encoder_config.vocab_size, 72);
+        EXPECT_EQ(bundle.vae_config.latents_std.size(), 16U);
+        EXPECT_EQ(bundle.tokenizer.size(), 5U);
+        EXPECT_NE(bundle.transformer->find("blocks.0.ffn.0.codes"), nullptr);
+        EXPECT_EQ(bundle.transformer->find("blocks.0.ffn.0.weight"), nullptr);
+        EXPECT_EQ(bundle.text_encoder->find("patch_embedding.weight"), nullptr);
+    }
+}
+
+TEST_F(ModelFileTest, CountsTheBytesOfTheLinears) {
+    const auto bundle = open_model(write(4));
+    const auto bytes = linear_bytes(*bundle.transformer, bundle.transformer_config);
+    const std::uint64_t weights = 2 * (8 * 64 * 64 + 2 * 160 * 64);
+    EXPECT_EQ(bytes.bf16, 2 * weights);
+    EXPECT_EQ(bytes.stored, weights / 2 + 4 * 2 * (9 * 64 + 160));
+    EXPECT_EQ(bytes.input_vectors, 4U * 2 * (9 * 64 + 160));
+}
+
+TEST_F(ModelFileTest, RefusesNewerVersionsAndOtherArchitectures) {
+    const auto with = [&](const char* key, const std::string& value) {
+        return write(4, [&](auto& metadata) { metadata[key] = value; });
+    };
+    expect_error(ErrorCode::unsupported, {"version 2", "newer than the 1", "update"},
+                 [&] { open_model(with("version", "2")); });
+    expect_error(ErrorCode::bad_file, {"'1.5' is no version number"},
+                 [&] { open_model(with("version", "1.5")); });
+    expect_error(ErrorCode::unsupported, {"unknown architecture 'wan9'"},
+                 [&] { open_model(with("architecture", "wan9")); });
+    expect_error(ErrorCode::unsupported, {"single network"},
+                 [&] { open_model(with("format", "pt")); });
+    expect_error(ErrorCode::bad_file, {"weight_bits"},
+                 [&] { open_model(with("quantization", R"({"weight_bits":5})")); });
+    expect_error(ErrorCode::bad_file, {"config", "lacks 'transformer'"},
+                 [&] { open_model(with("config", "{}")); });
+    expect_error(ErrorCode::bad_file, {"lacks the metadata entry 'quantization'"}, [&] {
+        open_model(write(4, [](auto& metadata) { metadata.erase("quantization"); }));
+    });
+}
+
+TEST_F(ModelFileTest, NamesMissingAndWronglyPackedTensors) {
+    expect_error(ErrorCode::bad_file,
+                 {"1 tensor of the transformer", "blocks.1.cross_attn.k.codes"},
+                 [&] { open_model(write(4, {}, "transformer.blocks.1.cross_attn.k.codes")); });
+    expect_error(ErrorCode::bad_file, {"'blocks.0.self_attn.q.codes'", "[8, 64]", "[16, 64]"}, [&] {
+        open_model(write(4, [](auto& metadata) {
+            metadata["quantization"] = R"({"weight_bits":8,"activation_bits":8})";
+        }));
+    });
+}
+
+}  // namespace
+}  // namespace quantsparse::format::test
