@@ -1,5 +1,6 @@
 #include "format/bit_packing.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -159,11 +160,10 @@ TEST(GoldenQuantisation, CodesAndScalesEqualTheReference) {
     };
     for (const int bits : {4, 6, 8}) {
         compare(quantize_weight(to_float(weight), size(weight, 0), size(weight, 1), bits),
-                "w" + std::to_string(bits));
+                fmt::format("w{}", bits));
     }
     for (const int bits : {6, 8}) {
-        compare(quantize_rows(to_float(x), size(x, 0), size(x, 1), bits),
-                "a" + std::to_string(bits));
+        compare(quantize_rows(to_float(x), size(x, 0), size(x, 1), bits), fmt::format("a{}", bits));
     }
 }
 

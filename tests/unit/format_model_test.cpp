@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "format/bit_packing.hpp"
@@ -255,7 +256,7 @@ TEST_F(ModelFileTest, ReadsBackWhatTheMetadataSay) {
     for (const int bits : {4, 6, 8}) {
         const auto bundle = open_model(write(bits));
         EXPECT_EQ(bundle.weight_bits, bits);
-        EXPECT_EQ(bundle.quantization, "w" + std::to_string(bits) + "a8");
+        EXPECT_EQ(bundle.quantization, fmt::format("w{}a8", bits));
         EXPECT_EQ(bundle.native_width, 64);
         EXPECT_EQ(bundle.steps, 8);
         EXPECT_DOUBLE_EQ(bundle.flow_shift, 3.0);
