@@ -1,7 +1,7 @@
 """Sizes of the networks and settings of the training stages."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 TEXT_LEN = 32                 # tokens a caption is padded to
 PAD, EOS, UNK = 0, 1, 2       # token ids, as in UMT5
@@ -72,7 +72,7 @@ class Geometry:
 
 
 GEOMETRIES = {g.name: g for g in (
-    Geometry(9, 96, 8000, 100, 24), Geometry(17, 128, 2000, 50, 8), Geometry(33, 192, 1000, 20, 2))}
+    Geometry(9, 96, 8000, 100, 24), Geometry(17, 128, 1500, 50, 8), Geometry(33, 192, 800, 20, 2))}
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,9 @@ class DitStage:
         Phase(6000, {"9x96": 1.0}),
         Phase(1200, {"9x96": 0.4, "17x128": 0.4, "33x192": 0.2}, 0.6),
         Phase(800, {"17x128": 0.2, "33x192": 0.8}, 0.5, True))
-    adam_lr: float = 1.5e-3
-    muon_lr: float = 0.012
+    adam_lr: float = 3e-3
+    muon_lr: float = 0.03
     shape_weight: float = 5.0  # weight of latent cells that the shape touches
     no_caption: float = 0.1    # share of captions replaced by the end token alone
     save_every: int = 100
+    geometries: dict[str, Geometry] = field(default_factory=lambda: dict(GEOMETRIES))

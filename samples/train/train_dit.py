@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch import multiprocessing as mp
 
 from captions import caption
-from config import EOS, GEOMETRIES, PAD, SHIFT, TEXT_LEN, DitConfig, DitStage, TextConfig
+from config import EOS, PAD, SHIFT, TEXT_LEN, DitConfig, DitStage, TextConfig
 from latents import Shards
 from muon import FlatOptimiser
 from nets.dit import Dit
@@ -43,7 +43,7 @@ def schedule(stage: DitStage, step: int) -> tuple[dict[str, float], float, int]:
     for p in stage.phases:
         if left < p.steps:
             factor = p.lr * (1 - left / p.steps * 0.98 if p.decay else 1.0)
-            return p.mix, factor * min(1.0, (step + 1) / 100), total - step
+            return p.mix, factor * min(1.0, (step + 1) / 40), total - step
         left -= p.steps
     return {}, 0.0, 0
 
@@ -101,7 +101,7 @@ def _worker(rank: int, ranks: int, workdir: Path, level: str, stage: DitStage, d
         elif step % 100 == 0:
             for d in data.values():
                 d.refresh()
-        g = GEOMETRIES[name]
+        g = stage.geometries[name]
         batch = g.batch * (1 if device == "cpu" else 2)
         codes, mask, scenes = data[name].batch(rng, batch)
         texts = [None if rng.random() < stage.no_caption else caption(s, rng) for s in scenes]
@@ -135,9 +135,12 @@ def _worker(rank: int, ranks: int, workdir: Path, level: str, stage: DitStage, d
                 sums, n = np.zeros(4), 0
                 holder = Model()
                 torch.nn.utils.vector_to_parameters(ema.cpu().clone(), holder.parameters())
-                save({"ema": holder.state_dict(), "flat": flat.cpu(), "ema_flat": ema.cpu(),
-                      "first": opt.first.cpu(), "second": opt.second.cpu(), "step": step, "clips": clips,
-                      "seconds": time.monotonic() - start, "done": left == 1}, workdir / "dit.pt")
+                state = {"ema": holder.state_dict(), "flat": flat.cpu(), "ema_flat": ema.cpu(),
+                         "first": opt.first.cpu(), "second": opt.second.cpu(), "step": step, "clips": clips,
+                         "seconds": time.monotonic() - start, "done": left == 1}
+                save(state, workdir / "dit.pt")
+                if left == 1 or step in np.cumsum([p.steps for p in stage.phases]):
+                    save(state, workdir / f"dit-{step}.pt")  # the phase's end, kept
 
 
 def train_dit(workdir: Path, level: str, stage: DitStage, device: str, processes: int = 2) -> Path:

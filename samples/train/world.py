@@ -49,8 +49,21 @@ class Scene:
     tilt: float
 
 
-def random_scene(rng: np.random.Generator, level: str = "basic", **fixed: str) -> Scene:
-    """Draws a scene; attributes given by name are kept."""
+def is_held_out(shape: str, colour: str, back: str, motion: str) -> bool:
+    """Combinations that training never shows: one in eight."""
+    return (SHAPES.index(shape) + 2 * tuple(COLOURS).index(colour) + 3 * BACKGROUNDS.index(back)
+            + 5 * MOTIONS.index(motion)) % 8 == 5
+
+
+def random_scene(rng: np.random.Generator, level: str = "basic", held_out: bool = False, **fixed: str) -> Scene:
+    """Draws a scene, of the training combinations or of the held-out ones; attributes given by name are kept."""
+    while True:
+        s = _draw(rng, level, fixed)
+        if is_held_out(s.shape, s.colour, s.background, s.motion) == held_out:
+            return s
+
+
+def _draw(rng: np.random.Generator, level: str, fixed: dict[str, str]) -> Scene:
     lv = LEVELS[level]
     pick = {"shape": SHAPES, "colour": tuple(COLOURS), "size": lv.sizes, "background": lv.backgrounds,
             "motion": lv.motions}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from config import DitConfig
-from nets.text import gelu
+from nets.text import Gelu
 
 
 class _Rms(torch.autograd.Function):
@@ -60,27 +60,38 @@ def rope_table(grid: tuple[int, int, int], head_dim: int, device: torch.device) 
     return a.cos().float().to(device), a.sin().float().to(device)
 
 
-class _Rope(torch.autograd.Function):
-    """Rotates adjacent pairs of [B, L, heads, d]; the backward pass rotates back."""
+@lru_cache(maxsize=4)
+def pair_swap(head_dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The matrix P with (x P)[2i] = -x[2i + 1] and (x P)[2i + 1] = x[2i]."""
+    p = torch.zeros(head_dim, head_dim)
+    even = torch.arange(0, head_dim, 2)
+    p[even + 1, even] = -1
+    p[even, even + 1] = 1
+    return p.to(device, dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates adjacent pairs of [B, L, heads, d]."""
+    swapped = x @ pair_swap(x.shape[-1], x.device, x.dtype)
+    return x * cos.to(x.dtype)[:, None] + swapped * sin.to(x.dtype)[:, None]
+
+
+class _LayerNorm(torch.autograd.Function):
+    """(x - mean) / deviation over the last axis."""
 
     @staticmethod
-    def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        half = sin[..., ::2]
-        y = x * cos
-        y[..., ::2] -= x[..., 1::2] * half
-        y[..., 1::2] += x[..., ::2] * half
+    def forward(ctx, x: Tensor, eps: float) -> Tensor:
+        y = x - x.mean(dim=-1, keepdim=True, dtype=torch.float32).to(x.dtype)
+        scale = torch.rsqrt(y.square().mean(dim=-1, keepdim=True, dtype=torch.float32) + eps).to(x.dtype)
+        y.mul_(scale)
+        ctx.save_for_backward(y, scale)
         return y
 
     @staticmethod
-    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        cos, sin = cos.to(x.dtype)[:, None], sin.to(x.dtype)[:, None]
-        ctx.save_for_backward(cos, sin)
-        return _Rope.turn(x, cos, sin)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return _Rope.turn(grad, cos, -sin), None, None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        y, scale = ctx.saved_tensors
+        along = (grad * y).mean(dim=-1, keepdim=True)
+        return (grad - grad.mean(dim=-1, keepdim=True)).addcmul_(y, along, value=-1).mul_(scale), None
 
 
 class Attention(nn.Module):
@@ -99,7 +110,7 @@ class Attention(nn.Module):
         k = self.norm_k(self.k(source)).reshape(b, source.shape[1], self.heads, -1)
         v = self.v(source).reshape(b, source.shape[1], self.heads, -1)
         if rope is not None:
-            q, k = _Rope.apply(q, *rope), _Rope.apply(k, *rope)
+            q, k = rotate(q, *rope), rotate(k, *rope)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         p = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3), dim=-1)
         return self.o((p @ v).transpose(1, 2).reshape(b, n, d))
@@ -112,7 +123,7 @@ class Block(nn.Module):
         self.self_attn = Attention(c.dim, c.num_heads, c.eps)
         self.norm3 = nn.LayerNorm(c.dim, c.eps)
         self.cross_attn = Attention(c.dim, c.num_heads, c.eps)
-        self.ffn = nn.Sequential(nn.Linear(c.dim, c.ffn_dim), nn.GELU(approximate="tanh"),
+        self.ffn = nn.Sequential(nn.Linear(c.dim, c.ffn_dim), Gelu(),
                                  nn.Linear(c.ffn_dim, c.dim))
         self.modulation = nn.Parameter(torch.randn(1, 6, c.dim) / c.dim ** 0.5)
 
@@ -121,14 +132,14 @@ class Block(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + e).to(x.dtype).unsqueeze(2).unbind(1)
         y = modulate(x, shift1, scale1, self.eps)
         x = torch.addcmul(x, self.self_attn(y, y, rope), gate1)
-        x = x + self.cross_attn(F.layer_norm(x, x.shape[-1:], self.norm3.weight.to(x.dtype),
-                                             self.norm3.bias.to(x.dtype), self.eps), context)
+        y = torch.addcmul(self.norm3.bias.to(x.dtype), _LayerNorm.apply(x, self.eps), self.norm3.weight.to(x.dtype))
+        x = x + self.cross_attn(y, context)
         return torch.addcmul(x, self.ffn(modulate(x, shift2, scale2, self.eps)), gate2)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """layer norm without parameters, * (1 + scale) + shift."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
+    return torch.addcmul(shift, _LayerNorm.apply(x, eps), 1 + scale)
 
 
 class Head(nn.Module):
@@ -148,7 +159,7 @@ class Dit(nn.Module):
         super().__init__()
         self.c = c
         self.patch_embedding = nn.Conv3d(c.in_dim, c.dim, (1, 2, 2), stride=(1, 2, 2))
-        self.text_embedding = nn.Sequential(nn.Linear(c.text_dim, c.dim), nn.GELU(approximate="tanh"),
+        self.text_embedding = nn.Sequential(nn.Linear(c.text_dim, c.dim), Gelu(),
                                             nn.Linear(c.dim, c.dim))
         self.time_embedding = nn.Sequential(nn.Linear(c.freq_dim, c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(c.dim, 6 * c.dim))

@@ -1,0 +1,141 @@
+"""Figures of an exported model: python3 samples/train/evaluate.py FOLDER
+
+Writes a Markdown table: autoencoder PSNR on held-out clips, and how often the checker finds the asked colour,
+background, shape and motion in clips made from prompts whose combination was never trained on.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import names
+import stfile
+from captions import plain_caption
+from checker import ATTRIBUTES, check
+from config import DitConfig, TextConfig, VaeConfig
+from nets.dit import Dit
+from nets.text import TextEncoder
+from nets.vae import Vae
+from sample import decode, sample
+from vocab import Tokenizer
+from world import Scene, random_scene, render
+
+
+def fill(net: nn.Module, tensors: dict[str, Tensor], rename) -> nn.Module:
+    """Loads exported tensors into a network with the original names."""
+    net.load_state_dict({k: tensors[rename(k)].float() for k in net.state_dict()})
+    return net.eval().requires_grad_(False)
+
+
+class Bundle:
+    """An exported folder, loaded."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.tok = Tokenizer(folder / "tokenizer/spiece.model")
+        self.text = fill(TextEncoder(TextConfig()), stfile.read(folder / "text_encoder/model.safetensors"),
+                         names.text_name).to(device)
+        self.dit = fill(Dit(DitConfig()), stfile.read(folder / "transformer/diffusion_pytorch_model.safetensors"),
+                        names.dit_name).to(device)
+        self.vae = fill(Vae(VaeConfig()), stfile.read(folder / "vae/diffusion_pytorch_model.safetensors"),
+                        names.vae_name).to(device)
+        c = json.loads((folder / "vae/config.json").read_text())
+        self.mean, self.std = (torch.tensor(c[k], device=device) for k in ("latents_mean", "latents_std"))
+
+
+def test_scenes(count: int, level: str, frames: int) -> list[Scene]:
+    """Held-out scenes; colours, shapes, motions and backgrounds come up about equally often."""
+    return [random_scene(np.random.default_rng((555, i)), level, held_out=True) for i in range(count)]
+
+
+def psnr(b: Bundle, level: str, frames: int, size: int, count: int, device: str) -> list[float]:
+    """dB of whole held-out clips through the autoencoder's means, in float32."""
+    out = []
+    for i in range(count):
+        clip, _ = render(random_scene(np.random.default_rng((777, i)), level, held_out=True), frames, size)
+        x = torch.from_numpy(clip * 2 - 1).permute(3, 0, 1, 2)[None].to(device)
+        with torch.no_grad():
+            y = b.vae.decode(b.vae.encode(x)[0]).clamp(-1, 1)
+        out.append(-10 * math.log10((y - x).square().mean().item() / 4 + 1e-12))
+    return out
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("folder", type=Path)
+    p.add_argument("--prompts", type=int, default=24)
+    p.add_argument("--frames", type=int, default=33)
+    p.add_argument("--size", type=int, default=192)
+    p.add_argument("--steps", type=int, default=20)
+    p.add_argument("--guidance", type=float, default=4.0)
+    p.add_argument("--negative", default="")
+    p.add_argument("--level", default="basic")
+    p.add_argument("--seed", type=int, default=1000)
+    p.add_argument("--vae-clips", type=int, default=8)
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--save", type=Path, help="folder for the clips as .npy, uint8 [F, H, W, 3]")
+    a = p.parse_args()
+    if a.frames % 4 != 1 or a.size % 16:
+        print("error: frames must be 1 + 4 n, size a multiple of 16", file=sys.stderr)
+        return 2
+    torch.set_num_threads(a.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    b = Bundle(a.folder, device)
+    if a.vae_clips:
+        db = psnr(b, a.level, a.frames, a.size, a.vae_clips, device)
+        print(f"autoencoder, {a.vae_clips} held-out clips of {a.frames}x{a.size}x{a.size}: "
+              f"{np.mean(db):.1f} dB mean, {min(db):.1f} dB least", flush=True)
+    scenes = test_scenes(a.prompts, a.level, a.frames)
+    hits = {k: 0 for k in ATTRIBUTES}
+    pair = everything = 0
+    table: dict[tuple[str, str, str], int] = {}
+    start = time.monotonic()
+    grid = (1 + (a.frames - 1) // 4, a.size // 8, a.size // 8)
+    group = max(1, 12 * 108 // (grid[0] * grid[1] * grid[2] // 4))
+    lines = []
+    for i in range(0, len(scenes), group):
+        part = scenes[i:i + group]
+        z = sample(b.text, b.dit, b.tok, [plain_caption(s) for s in part], a.negative, grid, a.steps, a.guidance,
+                   a.seed + i, device)
+        for j, (s, clip) in enumerate(zip(part, decode(b.vae, z, b.mean, b.std))):
+            v = check(clip)
+            if a.save:
+                a.save.mkdir(parents=True, exist_ok=True)
+                np.save(a.save / f"{i + j:03d}.npy", (clip * 255).astype(np.uint8))
+            right = {k: getattr(v, k) == getattr(s, k) for k in ATTRIBUTES}
+            for k in ATTRIBUTES:
+                hits[k] += right[k]
+                key = (k, getattr(s, k), getattr(v, k))
+                table[key] = table.get(key, 0) + 1
+            pair += right["colour"] and right["background"]
+            everything += all(right.values())
+            lines.append(f"{plain_caption(s)} -> {v.colour} {v.shape} {v.motion} on {v.background}")
+    n = len(scenes)
+    print(f"{n} held-out prompts, {a.frames}x{a.size}x{a.size}, {a.steps} Euler steps, guidance {a.guidance:g}, "
+          f"seed {a.seed}: " + ", ".join(f"{k} {100 * c / n:.0f} %" for k, c in hits.items())
+          + f", colour on background {100 * pair / n:.0f} %, all four {100 * everything / n:.0f} % "
+          f"({time.monotonic() - start:.0f} s)")
+    for k in ATTRIBUTES:
+        asked = [x for x in ATTRIBUTES[k] if any(t[0] == k and t[1] == x for t in table)]
+        seen = [x for x in (*ATTRIBUTES[k], "still", "-") if any(t[0] == k and t[2] == x for t in table)]
+        print(f"\n| {k}: asked \\ seen | " + " | ".join(seen) + " |\n|" + " --- |" * (len(seen) + 1))
+        for x in asked:
+            print(f"| {x} | " + " | ".join(str(table.get((k, x, y), 0) or "") for y in seen) + " |")
+    print()
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
