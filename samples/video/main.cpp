@@ -1,0 +1,203 @@
+// quantsparse-video: a prompt and a model go in, a video file comes out.
+// Uses the public headers of libquantsparse only.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <exception>
+#include <optional>
+
+#include "interrupt.hpp"
+#include "latents_file.hpp"
+#include "options.hpp"
+#include "output_file.hpp"
+#include "quantsparse/error.hpp"
+#include "report.hpp"
+#include "writer.hpp"
+
+namespace quantsparse::video {
+namespace {
+
+constexpr int kDone = 0;
+constexpr int kFailed = 1;
+constexpr int kWrongUsage = 2;
+
+int stopped() {
+    fmt::print(stderr, "quantsparse-video: stopped: no file was written\n");
+    return kFailed;
+}
+
+std::string model_name(const std::filesystem::path& model) {
+    return (model.has_filename() ? model : model.parent_path()).filename().string();
+}
+
+int list_devices(const Options& options) {
+    const std::vector<DeviceInfo> devices = quantsparse::list_devices();
+    fmt::print("{}", options.json ? devices_json(devices) : devices_table(devices));
+    return kDone;
+}
+
+// Everything a run writes, opened before the work begins so that a bad place is found at once.
+struct Outputs {
+    std::vector<std::string> names;
+    std::vector<std::unique_ptr<VideoWriter>> writers;
+    std::optional<LatentsFile> latents;
+    std::optional<OutputFile> profile;
+
+    explicit Outputs(const Options& options) : names(options.outputs) {
+        std::vector<OutputTarget> targets;  // all names are checked before any file is made
+        for (const std::string& name : options.outputs) {
+            targets.push_back(resolve_output(name, options.format));
+        }
+        for (const OutputTarget& target : targets) {
+            writers.push_back(make_writer(target));
+        }
+        if (!options.latents.empty()) {
+            latents.emplace(options.latents);
+        }
+        if (!options.profile_file.empty()) {
+            profile.emplace(options.profile_file);
+        }
+    }
+
+    void begin(const ClipProperties& properties) {
+        for (const auto& writer : writers) {
+            writer->begin(properties);
+        }
+    }
+
+    // False when interrupted.
+    bool write(const Video& video) {
+        const std::size_t frame_bytes = video.rgb.size() / static_cast<std::size_t>(video.frames);
+        const std::span<const std::uint8_t> rgb(video.rgb);
+        for (const auto& writer : writers) {
+            for (int frame = 0; frame < video.frames; ++frame) {
+                if (interrupted()) {
+                    return false;
+                }
+                writer->write_frame(
+                    rgb.subspan(static_cast<std::size_t>(frame) * frame_bytes, frame_bytes));
+            }
+        }
+        for (const auto& writer : writers) {
+            writer->finish();
+        }
+        if (latents) {
+            latents->write(video.latents, video.latent_shape);
+        }
+        return true;
+    }
+};
+
+void report_profile(const Options& options, const TextToVideo& pipeline, const Device& device,
+                    Outputs& outputs) {
+    if (!options.pipeline.profile) {
+        return;
+    }
+    if (outputs.profile) {
+        outputs.profile->write(
+            profile_json(pipeline.profile(), pipeline.stage_times(), device.info()));
+        outputs.profile->finish();
+    } else {
+        fmt::print(stderr, "{}", profile_table(pipeline.profile(), pipeline.stage_times()));
+    }
+}
+
+void report_done(const Options& options, const GenerationParameters& parameters, const Video& video,
+                 const TextToVideo& pipeline, const Device& device) {
+    std::string times;
+    for (const StageTime& stage : pipeline.stage_times()) {
+        times += fmt::format("{}{} {}", times.empty() ? "" : ", ", stage.stage,
+                             duration_text(stage.seconds));
+    }
+    fmt::print(stderr, "{}x{}, {} frames at {:g} fps, seed {}, on {}: {}\n", video.width,
+               video.height, video.frames, video.fps, parameters.seed, device.info().name, times);
+    for (const std::string& output : options.outputs) {
+        if (output != "-") {
+            fmt::print(stderr, "wrote {}\n", output);
+        }
+    }
+}
+
+int generate(const Options& options) {
+    std::optional<Outputs> outputs;
+    if (!options.plan) {
+        outputs.emplace(options);
+    }
+    Device device(options.device);
+    TextToVideo pipeline(options.model, device, options.pipeline);
+    const GenerationParameters parameters = pipeline.resolve(options.generation);
+    if (options.plan) {
+        const MemoryPlan plan = pipeline.plan(parameters);
+        fmt::print("{}", options.json ? plan_json(plan, parameters) : plan_table(plan, parameters));
+        return kDone;
+    }
+    ClipProperties properties{parameters.width, parameters.height, parameters.frames};
+    properties.fps = options.fps > 0 ? options.fps : pipeline.summary().fps;
+    properties.crf = options.crf;
+    properties.comment =
+        generation_record(parameters, pipeline.summary(), model_name(options.model));
+    outputs->begin(properties);
+
+    ProgressView view(options.quiet ? ProgressStyle::none : options.progress);
+    GenerationCallbacks callbacks;
+    callbacks.progress = [&](const Progress& progress) {
+        view.update(progress);
+        return !interrupted();
+    };
+    if (!options.preview.empty()) {
+        callbacks.preview_interval = options.preview_interval;
+        callbacks.preview = [&](const Picture& picture, int) {
+            write_png(options.preview, picture.width, picture.height, picture.rgb);
+        };
+    }
+    std::optional<Video> video;
+    if (!interrupted()) {
+        video = pipeline.generate(parameters, callbacks);
+    }
+    view.end_line();
+    if (!video) {
+        return stopped();
+    }
+    video->fps = properties.fps;
+    if (device.validation_message_count() > 0) {
+        throw Error(ErrorCode::device,
+                    fmt::format("the validation layers reported {} messages: no file was written",
+                                device.validation_message_count()));
+    }
+    if (!outputs->write(*video)) {
+        return stopped();
+    }
+    report_profile(options, pipeline, device, *outputs);
+    if (!options.quiet) {
+        report_done(options, parameters, *video, pipeline, device);
+    }
+    return kDone;
+}
+
+int run(int argc, char** argv) {
+    const ParseResult parsed = parse_options(argc, argv);
+    if (parsed.exit_code) {
+        return *parsed.exit_code;
+    }
+    watch_for_interrupts();
+    return parsed.options.list_devices ? list_devices(parsed.options) : generate(parsed.options);
+}
+
+}  // namespace
+}  // namespace quantsparse::video
+
+int main(int argc, char** argv) {
+    using namespace quantsparse;
+    try {
+        return video::run(argc, argv);
+    } catch (const Error& error) {
+        fmt::print(stderr, "quantsparse-video: {}\n", error.what());
+        return error.code() == ErrorCode::invalid_argument ? video::kWrongUsage : video::kFailed;
+    } catch (const std::bad_alloc&) {
+        fmt::print(stderr, "quantsparse-video: out of memory: lower --size or --frames\n");
+        return video::kFailed;
+    } catch (const std::exception& error) {
+        fmt::print(stderr, "quantsparse-video: {}\n", error.what());
+        return video::kFailed;
+    }
+}

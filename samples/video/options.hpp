@@ -1,0 +1,47 @@
+// The command line of quantsparse-video.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "progress_view.hpp"
+#include "quantsparse/pipeline.hpp"
+
+namespace quantsparse::video {
+
+struct Options {
+    std::filesystem::path model;
+    GenerationParameters generation;
+    DeviceOptions device;
+    PipelineOptions pipeline;
+
+    std::vector<std::string> outputs;
+    std::string format;
+    double fps = 0;  ///< 0: the model's own
+    int crf = -1;
+    std::filesystem::path preview;  ///< empty: none
+    int preview_interval = 5;
+    std::filesystem::path latents;  ///< empty: not saved
+
+    bool list_devices = false;
+    bool plan = false;
+    bool json = false;
+    std::filesystem::path profile_file;  ///< empty: a table on standard error
+    ProgressStyle progress = ProgressStyle::automatic;
+    bool quiet = false;
+};
+
+/// The options, or the exit code when there is nothing more to do (--help, --version, wrong usage).
+struct ParseResult {
+    Options options;
+    std::optional<int> exit_code;
+};
+
+ParseResult parse_options(int argc, char** argv);
+
+/// "512M", "4G", "1.5GiB" or bytes. Throws Error(invalid_argument).
+std::uint64_t parse_size(const std::string& text);
+
+}  // namespace quantsparse::video

@@ -1,0 +1,212 @@
+#include "report.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include "quantsparse/version.hpp"
+
+namespace quantsparse::video {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::size_t kProfileRows = 24;
+
+// Text may come from drivers and files: never fails on broken UTF-8.
+std::string dump(const Json& json, int indent) {
+    return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+const char* sampler_name(Sampler sampler) {
+    switch (sampler) {
+        case Sampler::unipc:
+            return "unipc";
+        case Sampler::dpmpp:
+            return "dpm++";
+        case Sampler::euler:
+            return "euler";
+    }
+    return "";
+}
+
+}  // namespace
+
+std::string bytes_text(std::uint64_t bytes) {
+    constexpr std::array kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double value = static_cast<double>(bytes);
+    std::size_t unit = 0;
+    while (value >= 1024 && unit + 1 < kUnits.size()) {
+        value /= 1024;
+        ++unit;
+    }
+    return fmt::format("{:.{}f} {}", value, unit == 0 ? 0 : value < 10 ? 2 : 1, kUnits[unit]);
+}
+
+std::string devices_table(const std::vector<DeviceInfo>& devices) {
+    std::string text;
+    for (const DeviceInfo& device : devices) {
+        text +=
+            fmt::format("{} {}: {}\n", device.is_default ? '*' : ' ', device.index, device.name);
+        text += fmt::format("     {} device, Vulkan {}, {}\n", device.kind, device.api_version,
+                            device.driver);
+        text += fmt::format(
+            "     memory {}, one allocation {}, one binding {}\n", bytes_text(device.memory_bytes),
+            bytes_text(device.max_allocation_bytes), bytes_text(device.max_storage_buffer_range));
+        text += fmt::format(
+            "     work-group {}, shared memory {}, subgroup {}, integer dot product {}\n",
+            device.max_workgroup_invocations, bytes_text(device.shared_memory_bytes),
+            device.subgroup_size,
+            !device.integer_dot_product      ? "no"
+            : device.integer_dot_accelerated ? "accelerated"
+                                             : "yes, not accelerated");
+        text += fmt::format("     uuid {}\n", device.uuid);
+        if (!device.note.empty()) {
+            text += fmt::format("     {}\n", device.note);
+        }
+    }
+    return text;
+}
+
+std::string devices_json(const std::vector<DeviceInfo>& devices) {
+    Json list = Json::array();
+    for (const DeviceInfo& device : devices) {
+        list.push_back({{"index", device.index},
+                        {"name", device.name},
+                        {"driver", device.driver},
+                        {"uuid", device.uuid},
+                        {"kind", device.kind},
+                        {"api_version", device.api_version},
+                        {"memory_bytes", device.memory_bytes},
+                        {"max_allocation_bytes", device.max_allocation_bytes},
+                        {"max_storage_buffer_range", device.max_storage_buffer_range},
+                        {"max_workgroup_invocations", device.max_workgroup_invocations},
+                        {"shared_memory_bytes", device.shared_memory_bytes},
+                        {"subgroup_size", device.subgroup_size},
+                        {"integer_dot_product", device.integer_dot_product},
+                        {"integer_dot_accelerated", device.integer_dot_accelerated},
+                        {"half_arithmetic", device.half_arithmetic},
+                        {"timestamps", device.timestamps},
+                        {"usable", device.usable},
+                        {"is_default", device.is_default},
+                        {"note", device.note}});
+    }
+    return dump(list, 2) + '\n';
+}
+
+std::string plan_table(const MemoryPlan& plan, const GenerationParameters& parameters) {
+    std::string text =
+        fmt::format("{}x{}, {} frames\n\n", parameters.width, parameters.height, parameters.frames);
+    text += fmt::format("{:<14}{:>12}{:>13}{:>12}{:>12}{:>17}{:>12}\n", "stage", "weights",
+                        "activations", "staging", "total", "largest binding", "operations");
+    for (const StagePlan& stage : plan.stages) {
+        text += fmt::format("{:<14}{:>12}{:>13}{:>12}{:>12}{:>17}{:>12}\n", stage.stage,
+                            bytes_text(stage.weight_bytes), bytes_text(stage.activation_bytes),
+                            bytes_text(stage.staging_bytes), bytes_text(stage.total_bytes()),
+                            bytes_text(stage.largest_binding_bytes), stage.operations);
+    }
+    text += fmt::format("\npeak {} (stages run one after another)", bytes_text(plan.peak_bytes));
+    if (plan.budget_bytes == 0) {
+        return text + ", the device's budget is not known\n";
+    }
+    return text + fmt::format(", of {}: {}\n", bytes_text(plan.budget_bytes),
+                              plan.peak_bytes <= plan.budget_bytes
+                                  ? "fits"
+                                  : "does NOT fit: lower --size or --frames");
+}
+
+std::string plan_json(const MemoryPlan& plan, const GenerationParameters& parameters) {
+    Json stages = Json::array();
+    for (const StagePlan& stage : plan.stages) {
+        stages.push_back({{"stage", stage.stage},
+                          {"weight_bytes", stage.weight_bytes},
+                          {"activation_bytes", stage.activation_bytes},
+                          {"staging_bytes", stage.staging_bytes},
+                          {"total_bytes", stage.total_bytes()},
+                          {"largest_binding_bytes", stage.largest_binding_bytes},
+                          {"operations", stage.operations}});
+    }
+    return dump({{"width", parameters.width},
+                 {"height", parameters.height},
+                 {"frames", parameters.frames},
+                 {"stages", stages},
+                 {"peak_bytes", plan.peak_bytes},
+                 {"budget_bytes", plan.budget_bytes}},
+                2) +
+           '\n';
+}
+
+std::string profile_table(const std::vector<OperationTime>& operations,
+                          const std::vector<StageTime>& stages) {
+    std::string text = fmt::format("{:<12}{:>10}\n", "stage", "seconds");
+    for (const StageTime& stage : stages) {
+        text += fmt::format("{:<12}{:>10.2f}\n", stage.stage, stage.seconds);
+    }
+    std::vector<OperationTime> sorted = operations;
+    std::stable_sort(sorted.begin(), sorted.end(),
+                     [](const auto& a, const auto& b) { return a.milliseconds > b.milliseconds; });
+    double total = 0;
+    for (const OperationTime& operation : sorted) {
+        total += operation.milliseconds;
+    }
+    if (sorted.empty()) {
+        return text + "\nno times per operation: the device has no timestamps\n";
+    }
+    text += fmt::format("\n{:<14}{:<40}{:>9}{:>12}{:>8}\n", "stage", "operation", "calls",
+                        "total ms", "share");
+    const std::size_t shown = std::min(sorted.size(), kProfileRows);
+    for (std::size_t i = 0; i < shown; ++i) {
+        const OperationTime& operation = sorted[i];
+        text += fmt::format("{:<14}{:<40}{:>9}{:>12.2f}{:>7.1f}%\n", operation.stage,
+                            operation.operation, operation.calls, operation.milliseconds,
+                            total > 0 ? 100 * operation.milliseconds / total : 0);
+    }
+    if (shown < sorted.size()) {
+        text += fmt::format("and {} more; --profile=FILE.json has all\n", sorted.size() - shown);
+    }
+    return text;
+}
+
+std::string profile_json(const std::vector<OperationTime>& operations,
+                         const std::vector<StageTime>& stages, const DeviceInfo& device) {
+    Json stage_list = Json::array();
+    for (const StageTime& stage : stages) {
+        stage_list.push_back({{"stage", stage.stage}, {"seconds", stage.seconds}});
+    }
+    Json operation_list = Json::array();
+    for (const OperationTime& operation : operations) {
+        operation_list.push_back({{"stage", operation.stage},
+                                  {"operation", operation.operation},
+                                  {"calls", operation.calls},
+                                  {"milliseconds", operation.milliseconds}});
+    }
+    return dump({{"device", device.name},
+                 {"driver", device.driver},
+                 {"stages", stage_list},
+                 {"operations", operation_list}},
+                2) +
+           '\n';
+}
+
+std::string generation_record(const GenerationParameters& parameters, const ModelSummary& model,
+                              const std::string& model_name) {
+    return dump({{"prompt", parameters.prompt},
+                 {"negative_prompt", parameters.negative_prompt},
+                 {"model", model_name},
+                 {"architecture", model.architecture},
+                 {"quantization", model.quantization},
+                 {"width", parameters.width},
+                 {"height", parameters.height},
+                 {"frames", parameters.frames},
+                 {"seed", parameters.seed},
+                 {"steps", parameters.steps},
+                 {"sampler", sampler_name(parameters.sampler)},
+                 {"guidance_scale", parameters.guidance_scale},
+                 {"flow_shift", parameters.flow_shift},
+                 {"tool", fmt::format("quantsparse {}", kVersion)}},
+                -1);
+}
+
+}  // namespace quantsparse::video
