@@ -1,0 +1,8 @@
+// Specialisation constant ids shared by every kernel; runtime/kernels/specialization.hpp mirrors them.
+// Id 0 is the work-group's width in every kernel.
+#ifndef QUANTSPARSE_CONSTANTS_GLSL
+#define QUANTSPARSE_CONSTANTS_GLSL
+
+layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
+
+#endif

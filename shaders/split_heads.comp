@@ -1,0 +1,83 @@
+// From token-major rows to head-major attention operands, with what Wan does to q and k on the way:
+//
+//   y = x * rsqrt(mean(x^2) + eps) * weight     kNorm: RMS norm over all heads together (fact 6)
+//   (y[2i], y[2i+1]) rotated by its angle       kRope: adjacent pairs, 3 axes (fact 7)
+//   out[head, token, c] = y[head * head_dim + c]
+//
+//   in     fp32 [tokens, in_stride]
+//   out    fp32 [heads, token_stride, padded_dim]; columns head_dim .. padded_dim-1 are set to zero
+//   table  (cos, sin) [positions, head_dim / 2]: angle(position, pair), built in fp64 on the host
+//
+// One work-group per token. The token's grid position is (frame, row, column) of a grid whose rows
+// and columns are in the push constants; which axis a pair turns by follows from its index.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "constants.glsl"
+
+layout(constant_id = 1) const uint kNorm = 0;
+layout(constant_id = 2) const uint kRope = 0;
+
+layout(set = 0, binding = 0, std430) readonly buffer In { float in_values[]; };
+layout(set = 0, binding = 1, std430) writeonly buffer Out { float out_values[]; };
+layout(set = 0, binding = 2, std430) readonly buffer Weight { float weight[]; };
+layout(set = 0, binding = 3, std430) readonly buffer Table { vec2 table[]; };
+
+layout(push_constant) uniform Push {
+    uint heads;
+    uint head_dim;
+    uint padded_dim;
+    uint in_stride;
+    uint token_stride;  // tokens of a head in `out`
+    uint token_base;    // token of work-group 0, in the grid and in `out`
+    uint grid_rows;
+    uint grid_columns;
+    uint pairs_time;    // pairs turned by the frame index; the next pairs_row by the row, the rest by
+    uint pairs_row;     // the column
+    float eps;
+    uint first_head;    // head of the input that goes to out's head 0
+} p;
+
+#include "reduce.glsl"
+
+void main() {
+    const uint row = gl_WorkGroupID.x;
+    const uint token = p.token_base + row;
+    const uint base = row * p.in_stride;
+    const uint columns = p.heads * p.head_dim;
+    const uint lane = gl_LocalInvocationID.x;
+    const uint lanes = gl_WorkGroupSize.x;
+
+    float inverse = 1.0;
+    if (kNorm != 0) {
+        float squares = 0.0;
+        for (uint i = lane; i < columns; i += lanes) squares += in_values[base + i] * in_values[base + i];
+        inverse = 1.0 / sqrt(workgroup_sum(squares) / float(columns) + p.eps);
+    }
+
+    const uint frame = token / (p.grid_rows * p.grid_columns);
+    const uint in_frame = token % (p.grid_rows * p.grid_columns);
+    const uint pairs = p.padded_dim / 2;
+    for (uint i = lane; i < p.heads * pairs; i += lanes) {
+        const uint head = i / pairs;
+        const uint pair = i % pairs;
+        vec2 y = vec2(0.0);
+        for (uint side = 0; side < 2; ++side) {
+            const uint c = 2 * pair + side;
+            if (c < p.head_dim) {
+                const uint column = head * p.head_dim + c;
+                y[side] = in_values[base + column] * inverse;
+                if (kNorm != 0) y[side] *= weight[column];
+            }
+        }
+        if (kRope != 0 && 2 * pair + 1 < p.head_dim) {
+            const uint position = pair < p.pairs_time ? frame
+                : pair < p.pairs_time + p.pairs_row ? in_frame / p.grid_columns
+                : in_frame % p.grid_columns;
+            const vec2 angle = table[position * (p.head_dim / 2) + pair];
+            y = vec2(y.x * angle.x - y.y * angle.y, y.x * angle.y + y.y * angle.x);
+        }
+        const uint out_base = (head * p.token_stride + token) * p.padded_dim + 2 * pair;
+        out_values[out_base] = y.x;
+        out_values[out_base + 1] = y.y;
+    }
+}
