@@ -72,7 +72,7 @@ class Geometry:
 
 
 GEOMETRIES = {g.name: g for g in (
-    Geometry(9, 96, 8000, 100, 24), Geometry(17, 128, 1500, 50, 8), Geometry(33, 192, 800, 20, 2))}
+    Geometry(9, 96, 8000, 100, 24), Geometry(17, 128, 600, 50, 8), Geometry(33, 192, 500, 20, 2))}
 
 
 @dataclass(frozen=True)
