@@ -1,0 +1,135 @@
+// A Program is a flat list of operations over virtual tensors: the one idea of the runtime.
+//
+// Models append operations and never touch Vulkan. From the list come the memory plan (plan.hpp),
+// the recorded command buffers with their barriers, the bounded submissions and the profile
+// (executor.hpp). A Program has phases, each run on its own and as often as wanted ("text", "step",
+// ...).
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <shaders/registry.hpp>
+#include <string>
+#include <vector>
+
+#include "quantsparse/device.hpp"
+
+namespace quantsparse::program {
+
+/// Handle of a tensor of one Program.
+struct Tensor {
+    std::uint32_t id = 0xFFFFFFFF;
+    bool valid() const { return id != 0xFFFFFFFF; }
+};
+
+enum class Lifetime {
+    transient,   ///< lives from its first to its last use inside one phase; memory is shared
+    persistent,  ///< keeps its contents between runs and phases; the host may read and write it
+    constant,    ///< weights: written by the host, counted apart
+};
+
+/// What operations must respect of the device they will run on.
+struct Limits {
+    std::uint64_t max_binding_bytes = 128ull << 20;
+    std::uint64_t max_block_bytes = 1ull << 30;  ///< one allocation
+    std::uint64_t alignment = 256;               ///< of a binding's offset
+    std::uint32_t max_invocations = 128;
+    bool runs_on_cpu = false;
+    Arithmetic arithmetic = Arithmetic::portable;
+};
+
+struct Binding {
+    Tensor tensor;
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;  ///< 0: to the end of the tensor
+    bool reads = false;
+    bool writes = false;
+};
+
+inline Binding read(Tensor t, std::uint64_t offset = 0, std::uint64_t bytes = 0) {
+    return {t, offset, bytes, true, false};
+}
+inline Binding write(Tensor t, std::uint64_t offset = 0, std::uint64_t bytes = 0) {
+    return {t, offset, bytes, false, true};
+}
+inline Binding read_write(Tensor t, std::uint64_t offset = 0, std::uint64_t bytes = 0) {
+    return {t, offset, bytes, true, true};
+}
+/// A binding the specialised shader never touches; Vulkan wants a buffer there all the same.
+inline Binding unused(Tensor any) {
+    return {any, 0, 0, false, false};
+}
+
+struct Operation {
+    std::string name;  ///< for the profile and for messages
+    shaders::ShaderId shader;
+    std::vector<std::uint32_t>
+        specialization;  ///< value i of constant id i; id 0 is the group's width
+    std::vector<Binding> bindings;
+    std::vector<std::byte> push;
+    std::array<std::uint32_t, 3> groups = {1, 1, 1};
+    double work = 0;  ///< estimated arithmetic operations, to bound the length of submissions
+    std::uint32_t phase = 0;
+};
+
+class Program {
+  public:
+    struct TensorInfo {
+        std::string name;
+        std::uint64_t bytes = 0;
+        Lifetime lifetime = Lifetime::transient;
+    };
+
+    explicit Program(const Limits& limits, bool keep_intermediates = false)
+        : limits_(limits), keep_intermediates_(keep_intermediates) {}
+
+    const Limits& limits() const { return limits_; }
+
+    /// Declares a tensor of at least `bytes` (rounded up to 16).
+    Tensor add(const std::string& name, std::uint64_t bytes,
+               Lifetime lifetime = Lifetime::transient);
+
+    /// Operations appended from here on belong to this phase; returns its number.
+    std::uint32_t begin_phase(const std::string& name);
+
+    template <typename Push>
+    void dispatch(const std::string& name, shaders::ShaderId shader,
+                  std::vector<std::uint32_t> specialization, std::vector<Binding> bindings,
+                  const Push& push, std::array<std::uint32_t, 3> groups, double work) {
+        static_assert(sizeof(Push) <= 128, "Vulkan guarantees 128 bytes of push constants");
+        std::vector<std::byte> bytes(sizeof(Push));
+        std::memcpy(bytes.data(), &push, sizeof(Push));
+        append({name, shader, std::move(specialization), std::move(bindings), std::move(bytes),
+                groups, work, 0});
+    }
+
+    /// Whether models should copy intermediates aside for comparison with reference data.
+    bool keep_intermediates() const { return keep_intermediates_; }
+    void register_intermediate(const std::string& name, Tensor tensor) {
+        intermediates_[name] = tensor;
+    }
+    const std::map<std::string, Tensor>& intermediates() const { return intermediates_; }
+
+    const std::vector<TensorInfo>& tensors() const { return tensors_; }
+    const std::vector<Operation>& operations() const { return operations_; }
+    const std::vector<std::string>& phases() const { return phases_; }
+    std::uint64_t bytes_of(Tensor tensor) const { return tensors_[tensor.id].bytes; }
+
+  private:
+    void append(Operation operation);  ///< checks ranges and limits
+
+    Limits limits_;
+    bool keep_intermediates_;
+    std::vector<TensorInfo> tensors_;
+    std::vector<Operation> operations_;
+    std::vector<std::string> phases_;
+    std::map<std::string, Tensor> intermediates_;
+};
+
+/// The limits of an opened device, or of `info` for a plan without one.
+Limits limits_of(const DeviceInfo& info, std::uint64_t storage_alignment, Arithmetic arithmetic);
+
+}  // namespace quantsparse::program

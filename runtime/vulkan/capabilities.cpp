@@ -1,0 +1,133 @@
+#include "vulkan/capabilities.hpp"
+
+#include <fmt/format.h>
+#include <algorithm>
+#include <cstring>
+
+namespace quantsparse::vulkan {
+namespace {
+
+std::string kind_of(vk::PhysicalDeviceType type) {
+    switch (type) {
+        case vk::PhysicalDeviceType::eDiscreteGpu:
+            return "discrete";
+        case vk::PhysicalDeviceType::eIntegratedGpu:
+            return "integrated";
+        case vk::PhysicalDeviceType::eVirtualGpu:
+            return "virtual";
+        case vk::PhysicalDeviceType::eCpu:
+            return "cpu";
+        default:
+            return "other";
+    }
+}
+
+int preference(const DeviceInfo& device) {
+    if (!device.usable) return -1;
+    if (device.kind == "discrete") return 4;
+    if (device.kind == "integrated") return 3;
+    if (device.kind == "virtual") return 2;
+    return device.kind == "cpu" ? 0 : 1;
+}
+
+}  // namespace
+
+Capabilities read_capabilities(const vk::raii::PhysicalDevice& physical, int index) {
+    Capabilities result;
+    DeviceInfo& info = result.info;
+    const auto basic = physical.getProperties();
+    info.index = index;
+    info.name = basic.deviceName.data();
+    info.kind = kind_of(basic.deviceType);
+    info.api_version =
+        fmt::format("{}.{}.{}", VK_API_VERSION_MAJOR(basic.apiVersion),
+                    VK_API_VERSION_MINOR(basic.apiVersion), VK_API_VERSION_PATCH(basic.apiVersion));
+    info.max_storage_buffer_range = basic.limits.maxStorageBufferRange;
+    info.max_workgroup_invocations = basic.limits.maxComputeWorkGroupInvocations;
+    info.shared_memory_bytes = basic.limits.maxComputeSharedMemorySize;
+    result.storage_alignment = basic.limits.minStorageBufferOffsetAlignment;
+    result.timestamp_period_ns = basic.limits.timestampPeriod;
+    result.quirks.runs_on_cpu = basic.deviceType == vk::PhysicalDeviceType::eCpu;
+    if (basic.apiVersion < VK_API_VERSION_1_2) {
+        info.driver = fmt::format("{}", basic.driverVersion);
+        info.note = "not usable: Vulkan 1.2 is needed";
+        return result;
+    }
+
+    const auto properties =
+        physical.getProperties2<vk::PhysicalDeviceProperties2, vk::PhysicalDeviceVulkan11Properties,
+                                vk::PhysicalDeviceVulkan12Properties>();
+    const auto& v11 = properties.get<vk::PhysicalDeviceVulkan11Properties>();
+    const auto& v12 = properties.get<vk::PhysicalDeviceVulkan12Properties>();
+    info.driver = fmt::format("{} {}", v12.driverName.data(), v12.driverInfo.data());
+    info.max_allocation_bytes = v11.maxMemoryAllocationSize;
+    info.subgroup_size = v11.subgroupSize;
+    for (const auto byte : v11.deviceUUID) info.uuid += fmt::format("{:02x}", byte);
+
+    bool dot_extension = false;
+    for (const auto& extension : physical.enumerateDeviceExtensionProperties()) {
+        const char* name = extension.extensionName.data();
+        if (!std::strcmp(name, "VK_KHR_shader_integer_dot_product")) dot_extension = true;
+        if (!std::strcmp(name, "VK_EXT_memory_budget")) result.has_memory_budget = true;
+    }
+    const bool v13 = basic.apiVersion >= VK_API_VERSION_1_3;
+    result.has_dot_extension = dot_extension && !v13;
+    if (dot_extension || v13) {
+        const auto features =
+            physical.getFeatures2<vk::PhysicalDeviceFeatures2,
+                                  vk::PhysicalDeviceShaderIntegerDotProductFeatures>();
+        info.integer_dot_product = features.get<vk::PhysicalDeviceShaderIntegerDotProductFeatures>()
+                                       .shaderIntegerDotProduct;
+        const auto dot =
+            physical.getProperties2<vk::PhysicalDeviceProperties2,
+                                    vk::PhysicalDeviceShaderIntegerDotProductProperties>();
+        info.integer_dot_accelerated =
+            dot.get<vk::PhysicalDeviceShaderIntegerDotProductProperties>()
+                .integerDotProduct4x8BitPackedSignedAccelerated;
+    }
+    const auto features12 =
+        physical.getFeatures2<vk::PhysicalDeviceFeatures2, vk::PhysicalDeviceVulkan12Features>();
+    info.half_arithmetic = features12.get<vk::PhysicalDeviceVulkan12Features>().shaderFloat16;
+
+    const auto memory = physical.getMemoryProperties();
+    for (std::uint32_t i = 0; i < memory.memoryHeapCount; ++i) {
+        if (memory.memoryHeaps[i].flags & vk::MemoryHeapFlagBits::eDeviceLocal) {
+            info.memory_bytes =
+                std::max<std::uint64_t>(info.memory_bytes, memory.memoryHeaps[i].size);
+        }
+    }
+
+    const auto queues = physical.getQueueFamilyProperties();
+    bool has_compute = false;
+    for (std::uint32_t i = 0; i < queues.size(); ++i) {
+        if (queues[i].queueFlags & vk::QueueFlagBits::eCompute) {
+            result.queue_family = i;
+            result.timestamp_valid_bits = queues[i].timestampValidBits;
+            has_compute = true;
+            break;
+        }
+    }
+    info.timestamps = result.timestamp_valid_bits > 0;
+    info.usable = has_compute;
+    if (!has_compute) info.note = "not usable: no compute queue";
+    return result;
+}
+
+void choose_default(std::vector<DeviceInfo>& devices) {
+    DeviceInfo* best = nullptr;
+    for (DeviceInfo& device : devices) {
+        if (device.usable && (!best || preference(device) > preference(*best))) best = &device;
+    }
+    if (!best) return;
+    best->is_default = true;
+    best->note = best->kind == "cpu"
+                     ? "default: there is no GPU, so this CPU implementation is used (slow)"
+                     : fmt::format("default: the first {} device", best->kind);
+    for (DeviceInfo& device : devices) {
+        if (device.usable && !device.is_default && device.kind == "cpu") {
+            device.note = "CPU implementation: used only when asked for";
+        }
+    }
+}
+
+}  // namespace quantsparse::vulkan

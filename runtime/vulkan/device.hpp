@@ -1,0 +1,56 @@
+// Instance, logical device and queue. This folder knows Vulkan and nothing of models; everything
+// above it uses Program (program/program.hpp) instead.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <vulkan/vulkan_raii.hpp>
+
+#include "quantsparse/device.hpp"
+#include "vulkan/capabilities.hpp"
+
+namespace quantsparse::vulkan {
+
+class PipelineCache;
+
+class Device {
+  public:
+    explicit Device(const DeviceOptions& options);
+    ~Device();
+    Device(const Device&) = delete;
+
+    const Capabilities& capabilities() const { return capabilities_; }
+    Arithmetic arithmetic() const { return arithmetic_; }
+    /// Bytes the next allocations may take: the option's limit, else the driver's budget, else the
+    /// heap.
+    std::uint64_t memory_budget() const;
+    int validation_messages() const { return validation_messages_; }
+
+    const vk::raii::PhysicalDevice& physical() const { return physical_; }
+    const vk::raii::Device& logical() const { return device_; }
+    const vk::raii::Queue& queue() const { return queue_; }
+    PipelineCache& pipelines() { return *pipelines_; }
+
+    /// Submits and waits. Throws Error(device) naming `operation` when the device is lost.
+    void submit_and_wait(const vk::raii::CommandBuffer& commands, const char* operation);
+
+  private:
+    void create_instance(bool validation);
+
+    std::atomic<int> validation_messages_{0};
+    vk::raii::Context context_;
+    vk::raii::Instance instance_{nullptr};
+    vk::raii::DebugUtilsMessengerEXT messenger_{nullptr};
+    vk::raii::PhysicalDevice physical_{nullptr};
+    Capabilities capabilities_;
+    Arithmetic arithmetic_ = Arithmetic::portable;
+    std::uint64_t memory_limit_ = 0;
+    vk::raii::Device device_{nullptr};
+    vk::raii::Queue queue_{nullptr};
+    vk::raii::Fence fence_{nullptr};
+    std::unique_ptr<PipelineCache> pipelines_;
+};
+
+}  // namespace quantsparse::vulkan

@@ -1,0 +1,116 @@
+#include "vulkan/pipeline_cache.hpp"
+
+#include <unistd.h>
+
+#include <fmt/format.h>
+#include <fstream>
+#include <iterator>
+
+#include "quantsparse/error.hpp"
+
+namespace quantsparse::vulkan {
+namespace {
+
+/// The name says all that makes a cache stale: vendor, device, driver version, cache layout.
+std::string file_name(const vk::PhysicalDeviceProperties& properties) {
+    std::string uuid;
+    for (const auto byte : properties.pipelineCacheUUID) uuid += fmt::format("{:02x}", byte);
+    return fmt::format("pipelines-{:04x}-{:04x}-{:08x}-{}.bin", properties.vendorID,
+                       properties.deviceID, properties.driverVersion, uuid);
+}
+
+std::vector<char> read_file(const std::filesystem::path& path) {
+    std::ifstream in(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+}  // namespace
+
+PipelineCache::PipelineCache(const vk::raii::PhysicalDevice& physical,
+                             const vk::raii::Device& device, const std::filesystem::path& directory)
+    : device_(device) {
+    std::vector<char> data;
+    if (!directory.empty()) {
+        file_ = directory / file_name(physical.getProperties());
+        data = read_file(file_);
+    }
+    try {
+        cache_ = vk::raii::PipelineCache(device_,
+                                         vk::PipelineCacheCreateInfo({}, data.size(), data.data()));
+    } catch (const vk::SystemError&) {
+        cache_ = vk::raii::PipelineCache(device_, vk::PipelineCacheCreateInfo());
+    }
+}
+
+PipelineCache::~PipelineCache() {
+    if (!file_.empty() && !pipelines_.empty()) save();
+}
+
+void PipelineCache::save() const {
+    // Beside, then renamed: two processes at once leave one whole file. Failure costs only time
+    // later.
+    try {
+        const auto data = cache_.getData();
+        std::error_code ignored;
+        if (std::filesystem::file_size(file_, ignored) == data.size()) return;
+        std::filesystem::create_directories(file_.parent_path(), ignored);
+        const std::filesystem::path temporary =
+            file_.string() + fmt::format(".{}.tmp", static_cast<long>(::getpid()));
+        {
+            std::ofstream out(temporary, std::ios::binary);
+            out.write(reinterpret_cast<const char*>(data.data()),
+                      static_cast<std::streamsize>(data.size()));
+            if (!out) {
+                std::filesystem::remove(temporary, ignored);
+                return;
+            }
+        }
+        std::filesystem::rename(temporary, file_, ignored);
+        if (ignored) std::filesystem::remove(temporary, ignored);
+    } catch (const std::exception&) {
+    }
+}
+
+const Pipeline& PipelineCache::get(shaders::ShaderId shader,
+                                   const std::vector<std::uint32_t>& specialization,
+                                   std::uint32_t binding_count, std::uint32_t push_bytes) {
+    auto& slot = pipelines_[{shader, specialization}];
+    if (slot) return *slot;
+    const shaders::ShaderCode code = shaders::shader_code(shader);
+    try {
+        auto made = std::make_unique<Pipeline>();
+        std::vector<vk::DescriptorSetLayoutBinding> bindings;
+        for (std::uint32_t i = 0; i < binding_count; ++i) {
+            bindings.emplace_back(i, vk::DescriptorType::eStorageBuffer, 1,
+                                  vk::ShaderStageFlagBits::eCompute);
+        }
+        made->set_layout =
+            vk::raii::DescriptorSetLayout(device_, vk::DescriptorSetLayoutCreateInfo({}, bindings));
+        const vk::PushConstantRange push(vk::ShaderStageFlagBits::eCompute, 0, push_bytes);
+        made->layout = vk::raii::PipelineLayout(
+            device_, vk::PipelineLayoutCreateInfo({}, *made->set_layout, push));
+        const vk::raii::ShaderModule module(
+            device_, vk::ShaderModuleCreateInfo({}, code.words.size_bytes(), code.words.data()));
+        std::vector<vk::SpecializationMapEntry> entries;
+        for (std::uint32_t i = 0; i < specialization.size(); ++i) {
+            entries.emplace_back(i, i * 4, 4);
+        }
+        const vk::SpecializationInfo constants(static_cast<std::uint32_t>(entries.size()),
+                                               entries.data(), specialization.size() * 4,
+                                               specialization.data());
+        const vk::PipelineShaderStageCreateInfo stage({}, vk::ShaderStageFlagBits::eCompute,
+                                                      *module, "main", &constants);
+        // Dispatches are sliced with vkCmdDispatchBase to bound the length of a submission.
+        made->pipeline = vk::raii::Pipeline(
+            device_, cache_,
+            vk::ComputePipelineCreateInfo(vk::PipelineCreateFlagBits::eDispatchBase, stage,
+                                          *made->layout));
+        slot = std::move(made);
+    } catch (const vk::SystemError& error) {
+        throw Error(ErrorCode::device, fmt::format("the driver could not compile kernel {}: {}",
+                                                   code.name, error.what()));
+    }
+    return *slot;
+}
+
+}  // namespace quantsparse::vulkan

@@ -1,0 +1,45 @@
+// Compute pipelines made on demand and kept, in memory for the run and on disk between runs.
+//
+// A pipeline is a shader variant with its specialisation constants. All bindings are storage
+// buffers of set 0, as many as the caller says; push constants are at most 128 bytes. The file on
+// disk is keyed by the driver's own cache UUID and version, and anything wrong with it is a miss,
+// never an error.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <shaders/registry.hpp>
+#include <string>
+#include <vector>
+#include <vulkan/vulkan_raii.hpp>
+
+namespace quantsparse::vulkan {
+
+struct Pipeline {
+    vk::raii::DescriptorSetLayout set_layout{nullptr};
+    vk::raii::PipelineLayout layout{nullptr};
+    vk::raii::Pipeline pipeline{nullptr};
+};
+
+class PipelineCache {
+  public:
+    PipelineCache(const vk::raii::PhysicalDevice& physical, const vk::raii::Device& device,
+                  const std::filesystem::path& directory);
+    ~PipelineCache();  ///< writes the file when pipelines were added
+
+    /// `specialization[i]` is the value of constant id i. The reference stays valid.
+    const Pipeline& get(shaders::ShaderId shader, const std::vector<std::uint32_t>& specialization,
+                        std::uint32_t binding_count, std::uint32_t push_bytes);
+
+  private:
+    void save() const;
+
+    using Key = std::pair<shaders::ShaderId, std::vector<std::uint32_t>>;
+    const vk::raii::Device& device_;
+    std::filesystem::path file_;
+    vk::raii::PipelineCache cache_{nullptr};
+    std::map<Key, std::unique_ptr<Pipeline>> pipelines_;
+};
+
+}  // namespace quantsparse::vulkan
