@@ -1,0 +1,185 @@
+#include "calib/collect.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "calib/networks.hpp"
+#include "calib/progress.hpp"
+#include "calib/prompt_tokens.hpp"
+#include "quantsparse/error.hpp"
+#include "sampling/scheduler.hpp"
+
+namespace quantsparse::calib {
+namespace {
+
+// The paper calibrates 1.3B at about half of its tokens; statistics change little below that.
+constexpr std::int64_t kDefaultTokens = 1000;
+constexpr int kDefaultFrames = 17;
+// All kept rows together; above it fewer rows are kept per group.
+constexpr std::uint64_t kRowBudgetBytes = std::uint64_t{3} << 29;
+constexpr int kFewestRows = 64;
+
+// Short, concrete and plain, so that a small vocabulary knows the words too.
+constexpr const char* kPrompts[] = {
+    "a red circle moves left on a black background",
+    "a large blue square moves up on a white background",
+    "a small green triangle moves right on a gray background",
+    "a yellow star moves down on a navy background",
+    "a cat walks over a wooden floor in the sun",
+    "waves roll onto a beach at dusk, seen from above",
+    "a man in a red coat crosses a busy street in the rain",
+    "close-up of a flower that opens in time lapse",
+};
+
+/// Pixels that one token spans along rows and columns.
+struct Granularity {
+    int width = 0;
+    int height = 0;
+};
+
+Granularity granularity(const format::ModelBundle& model) {
+    const int scale = 1 << (model.vae_config.dim_mult.size() - 1);
+    return {scale * model.transformer_config.patch_size[2],
+            scale * model.transformer_config.patch_size[1]};
+}
+
+int temporal_scale(const format::ModelBundle& model) {
+    const auto& down = model.vae_config.temporal_downsample;
+    return 1 << std::count(down.begin(), down.end(), true);
+}
+
+int kept_rows(const format::WanDitConfig& config, int wanted) {
+    const std::uint64_t width =
+        6 * static_cast<std::uint64_t>(config.dim) + static_cast<std::uint64_t>(config.ffn_dim);
+    const std::uint64_t fitting =
+        kRowBudgetBytes / (4 * width * static_cast<std::uint64_t>(config.num_layers));
+    return static_cast<int>(std::clamp<std::uint64_t>(
+        fitting, kFewestRows, static_cast<std::uint64_t>(std::max(wanted, kFewestRows))));
+}
+
+}  // namespace
+
+ClipSize choose_clip_size(const format::ModelBundle& model, const CalibrationOptions& options) {
+    const auto unit = granularity(model);
+    const int scale = temporal_scale(model);
+    const int patch_frames = model.transformer_config.patch_size[0];
+    const auto round_to = [](double value, int multiple) {
+        return std::max(1, static_cast<int>(std::lround(value / multiple))) * multiple;
+    };
+    ClipSize size;
+    size.frames =
+        options.frames > 0
+            ? options.frames
+            : std::min(model.native_frames, std::max(1, (kDefaultFrames - 1) / scale * scale + 1));
+    size.frames = options.frames > 0 ? size.frames : (size.frames - 1) / scale * scale + 1;
+    const int latent_frames = (size.frames - 1) / scale + 1;
+    const double native_tokens = static_cast<double>(model.native_width) / unit.width *
+                                 model.native_height / unit.height * latent_frames / patch_frames;
+    const double shrink = std::min(1.0, std::sqrt(kDefaultTokens / native_tokens));
+    size.width =
+        options.width > 0 ? options.width : round_to(model.native_width * shrink, unit.width);
+    size.height =
+        options.height > 0 ? options.height : round_to(model.native_height * shrink, unit.height);
+    const int near_width = round_to(size.width, unit.width);
+    const int near_height = round_to(size.height, unit.height);
+    const int near_frames = (size.frames - 1) / scale * scale + 1;
+    if (size.width != near_width || size.height != near_height || size.frames != near_frames ||
+        latent_frames % patch_frames != 0) {
+        throw Error(
+            ErrorCode::invalid_argument,
+            fmt::format("calibration clips of {}x{} with {} frames do not fit this model; "
+                        "width and height must be multiples of {} and {}, frames {}n+1 (the "
+                        "nearest: {}x{}, {})",
+                        size.width, size.height, size.frames, unit.width, unit.height, scale,
+                        near_width, near_height, near_frames));
+    }
+    const int spatial = 1 << (model.vae_config.dim_mult.size() - 1);
+    size.latent = {model.transformer_config.in_dim, latent_frames, size.height / spatial,
+                   size.width / spatial};
+    size.tokens = std::int64_t{latent_frames / patch_frames} * (size.height / unit.height) *
+                  (size.width / unit.width);
+    return size;
+}
+
+std::vector<std::string> choose_prompts(const CalibrationOptions& options) {
+    std::vector<std::string> source = options.prompts;
+    if (source.empty()) {
+        source.assign(std::begin(kPrompts), std::end(kPrompts));
+    }
+    std::vector<std::string> prompts;
+    for (int i = 0; i < options.samples; ++i) {
+        prompts.push_back(source[static_cast<std::size_t>(i) % source.size()]);
+    }
+    return prompts;
+}
+
+CollectedActivations collect_activations(const format::ModelBundle& model,
+                                         const CalibrationOptions& options, bool show_progress) {
+    const c10::InferenceMode no_gradients;
+    const auto& config = model.transformer_config;
+    const auto size = choose_clip_size(model, options);
+    const auto prompts = choose_prompts(options);
+
+    auto texts = prompts;
+    texts.emplace_back();  // the unconditional branch
+    std::vector<at::Tensor> contexts;
+    for (const auto& ids : tokenize_prompts(model.tokenizer, texts, config.text_len)) {
+        contexts.push_back(
+            encode_text(*model.text_encoder, model.text_encoder_config, ids, check_cancelled));
+    }
+    const auto unconditional = contexts.back();
+
+    WanDit network(*model.transformer, config);
+    CollectedActivations collected(config);
+    const int forwards = 2 * static_cast<int>(prompts.size()) * options.steps;
+    const int rows = kept_rows(config, options.kept_rows);
+    const int rows_per_forward = (rows + forwards - 1) / forwards;
+    // Text rows do not depend on the step: seen once per clip and branch.
+    const int text_rows = rows / (2 * static_cast<int>(prompts.size()));
+
+    const std::vector<std::int64_t> shape(size.latent.begin(), size.latent.end());
+    std::vector<at::Tensor> latents;
+    std::vector<std::unique_ptr<sampling::Scheduler>> schedulers;
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+        latents.push_back(at::empty(shape, at::kFloat));
+        sampling::fill_gaussian(options.seed + i, {latents[i].data_ptr<float>(),
+                                                   static_cast<std::size_t>(latents[i].numel())});
+        schedulers.push_back(sampling::make_scheduler(sampling::SamplerKind::unipc, options.steps,
+                                                      model.flow_shift));
+    }
+    Progress progress("collecting activations", options.steps * config.num_layers, show_progress);
+    for (int step = 0; step < options.steps; ++step) {
+        std::vector<DitInput> inputs;
+        for (std::size_t i = 0; i < prompts.size(); ++i) {
+            const double timestep = schedulers[i]->timesteps()[static_cast<std::size_t>(step)];
+            inputs.push_back({latents[i], contexts[i], timestep});
+            inputs.push_back({latents[i], unconditional, timestep});
+        }
+        const auto observer = [&](int block, InputGroup group, const at::Tensor& tensor) {
+            const bool text = group == InputGroup::cross_kv;
+            if (!text || step == 0) {
+                collected.add(block, group, values_of(tensor), text ? text_rows : rows_per_forward);
+            }
+        };
+        const auto velocities = network.forward(inputs, observer, [&] {
+            check_cancelled();
+            progress.advance();
+        });
+        for (std::size_t i = 0; i < prompts.size(); ++i) {
+            auto guided = velocities[2 * i].contiguous();
+            const auto plain = velocities[2 * i + 1].contiguous();
+            const auto count = static_cast<std::size_t>(guided.numel());
+            sampling::apply_guidance({guided.data_ptr<float>(), count}, values_of(plain),
+                                     static_cast<float>(model.guidance_scale));
+            // A new tensor: the step's inputs still refer to the old one.
+            latents[i] = latents[i].clone();
+            schedulers[i]->step({latents[i].data_ptr<float>(), count}, values_of(guided));
+        }
+    }
+    collected.finish();
+    return collected;
+}
+
+}  // namespace quantsparse::calib

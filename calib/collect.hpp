@@ -1,0 +1,34 @@
+// Running the unquantised model over a few generated clips and keeping what quantising needs to
+// know.
+#pragma once
+
+#include <array>
+
+#include "calib/activations.hpp"
+#include "calib/options.hpp"
+#include "format/checkpoint.hpp"
+
+namespace quantsparse::calib {
+
+/// Size of the calibration clips in pixels and frames.
+struct ClipSize {
+    int width = 0;
+    int height = 0;
+    int frames = 0;
+    std::array<int, 4> latent{};  ///< [channels, frames, rows, columns]
+    std::int64_t tokens = 0;
+};
+
+/// The size asked for, or one of at most about 1000 tokens with the native shape. Throws
+/// Error(invalid_argument) saying the nearest size where the one asked for does not fit the
+/// networks.
+ClipSize choose_clip_size(const format::ModelBundle& model, const CalibrationOptions& options);
+
+/// The prompts in use: the options' own or the built-in ones, repeated or cut to the sample count.
+std::vector<std::string> choose_prompts(const CalibrationOptions& options);
+
+/// Generates the clips with guidance, UniPC and the model's own shift, observing every forward.
+CollectedActivations collect_activations(const format::ModelBundle& model,
+                                         const CalibrationOptions& options, bool show_progress);
+
+}  // namespace quantsparse::calib

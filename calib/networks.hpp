@@ -1,0 +1,69 @@
+// Floating-point Wan DiT and UMT5 encoder on LibTorch, for running the unquantised model on the
+// CPU. The only header of this folder that includes Torch. Numbers in comments are the facts of the
+// reference data's README.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "calib/activations.hpp"
+#include "format/checkpoint.hpp"
+
+namespace quantsparse::calib {
+
+/// A tensor as fp32. Throws Error(non_finite) naming it when it holds NaN or infinity.
+at::Tensor load_tensor(const format::Checkpoint& checkpoint, const std::string& name);
+
+/// The float values of a contiguous CPU tensor.
+std::span<const float> values_of(const at::Tensor& tensor);
+
+/// Sees the input rows [tokens, width] of a group of linears.
+using Observer = std::function<void(int block, InputGroup group, const at::Tensor& rows)>;
+
+struct DitInput {
+    at::Tensor latent;    ///< [in_dim, frames, height, width]
+    at::Tensor context;   ///< [tokens, text_dim], unpadded
+    double timestep = 0;  ///< 0..1000
+};
+
+/// Runs several inputs block by block, so that each block's weights are read once for all of them.
+class WanDit {
+  public:
+    /// Keeps the blocks in memory when all of them take at most `cache_bytes` in fp32, else one
+    /// block at a time.
+    WanDit(const format::Checkpoint& checkpoint, const format::WanDitConfig& config,
+           std::uint64_t cache_bytes = std::uint64_t{2} << 30);
+
+    /// Velocities [out_dim, frames, height, width]. `after_block` is called between blocks; it may
+    /// throw to stop. Throws Error(non_finite) naming the block whose output is not finite.
+    std::vector<at::Tensor> forward(const std::vector<DitInput>& inputs,
+                                    const Observer& observer = {},
+                                    const std::function<void()>& after_block = {});
+
+  private:
+    using Weights = std::map<std::string, at::Tensor>;
+    struct State;
+
+    State prepare(const DitInput& input) const;
+    void run_block(int block, const Weights& weights, State& state, const Observer& observer) const;
+    at::Tensor finish(const State& state) const;
+    Weights load_block(int block) const;
+    at::Tensor top(const std::string& name) const;
+
+    const format::Checkpoint& checkpoint_;
+    format::WanDitConfig config_;
+    bool cache_blocks_ = false;
+    std::map<int, Weights> cached_;
+    Weights top_;
+};
+
+/// The text states [valid tokens, dim] of one tokenised prompt; one layer's weights in memory at a
+/// time.
+at::Tensor encode_text(const format::Checkpoint& checkpoint, const format::Umt5Config& config,
+                       const std::vector<int>& ids, const std::function<void()>& after_layer = {});
+
+}  // namespace quantsparse::calib

@@ -1,0 +1,31 @@
+// What a calibration is asked to do. The command line fills it, tests do too.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace quantsparse::calib {
+
+struct CalibrationOptions {
+    std::filesystem::path model;           ///< diffusers folder, original folder
+    std::filesystem::path output;          ///< the model file to write
+    std::filesystem::path work_directory;  ///< empty: "<output>.partial"
+    std::string preset = "fast";
+    int weight_bits = 4;      ///< 4, 6, 8, or 16: nothing is quantised
+    int activation_bits = 8;  ///< 8, 6, or 16 together with 16-bit weights
+    bool rotate = true;       ///< signed block Hadamard
+    bool smooth = true;       ///< channel scales by search
+    int samples = 4;          ///< prompts generated
+    int steps = 10;           ///< denoising steps of each
+    std::uint64_t seed = 0;
+    int width = 0;  ///< of the calibration clips; 0: chosen from the native size
+    int height = 0;
+    int frames = 0;
+    int kept_rows = 512;               ///< tokens kept per group of linears
+    int threads = 0;                   ///< 0: all cores
+    std::vector<std::string> prompts;  ///< empty: the built-in ones
+};
+
+}  // namespace quantsparse::calib

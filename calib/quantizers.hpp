@@ -1,0 +1,26 @@
+// Quantise-then-dequantise and the search for the clipping that loses least (algorithms 2.1, 2.2).
+#pragma once
+
+#include <span>
+#include <vector>
+
+namespace quantsparse::calib {
+
+/// gamma in {0.50, 0.52, ..., 1.00} at 4 and 6 bits; at 8 bits the maximum fits, {1}.
+std::vector<float> clip_grid(int bits);
+
+/// Per output channel the gamma of the grid with the least ||w - Q(w)||^2.
+std::vector<float> search_clipping(std::span<const float> weight, int n, int k, int bits,
+                                   std::span<const float> grid);
+
+/// Q(w) with codes and scales as format::quantize_weight makes them.
+std::vector<float> fake_quantize_weight(std::span<const float> weight, int n, int k, int bits,
+                                        std::span<const float> gamma);
+
+/// Q(x) per row with dynamic scales, as format::quantize_rows makes them.
+std::vector<float> fake_quantize_rows(std::span<const float> rows, int m, int k, int bits);
+
+/// 10 log10(|signal|^2 / |signal - approximation|^2), at most 200 (equal).
+double signal_to_noise_db(std::span<const float> signal, std::span<const float> approximation);
+
+}  // namespace quantsparse::calib
