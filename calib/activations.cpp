@@ -84,31 +84,35 @@ const GroupActivations& CollectedActivations::group(int block, InputGroup which)
     return const_cast<CollectedActivations*>(this)->group(block, which);
 }
 
-void CollectedActivations::add(int block, InputGroup which, std::span<const float> rows, int keep) {
-    auto& entry = group(block, which);
-    const auto width = static_cast<std::size_t>(entry.width);
-    const std::size_t count = rows.size() / width;
-    if (count == 0 || rows.size() % width != 0) {
+Observation observe_rows(std::span<const float> rows, int width, int keep, std::size_t start) {
+    const auto columns = static_cast<std::size_t>(width);
+    const std::size_t count = rows.size() / columns;
+    if (count == 0 || rows.size() % columns != 0) {
         throw Error(ErrorCode::invalid_argument,
                     fmt::format("{} values are no rows of {}", rows.size(), width));
     }
-    std::vector<float> largest(width, 0.0f);
+    Observation result;
+    result.absmax.assign(columns, 0.0f);
     for (std::size_t row = 0; row < count; ++row) {
-        for (std::size_t i = 0; i < width; ++i) {
-            largest[i] = std::max(largest[i], std::fabs(rows[row * width + i]));
+        for (std::size_t i = 0; i < columns; ++i) {
+            result.absmax[i] = std::max(result.absmax[i], std::fabs(rows[row * columns + i]));
         }
     }
-    for (std::size_t i = 0; i < width; ++i) {
-        entry.absmax[i] += largest[i];
-    }
-    // Evenly spread, starting elsewhere in every forward, so that the sample covers the whole clip.
     const std::size_t kept = std::min(count, static_cast<std::size_t>(std::max(keep, 1)));
-    const auto start = static_cast<std::size_t>(entry.forwards) * 7919;
     for (std::size_t i = 0; i < kept; ++i) {
         const std::size_t row = (start + i * count / kept) % count;
-        const auto line = rows.subspan(row * width, width);
-        entry.rows.insert(entry.rows.end(), line.begin(), line.end());
+        const auto line = rows.subspan(row * columns, columns);
+        result.rows.insert(result.rows.end(), line.begin(), line.end());
     }
+    return result;
+}
+
+void CollectedActivations::add(int block, InputGroup which, const Observation& observation) {
+    auto& entry = group(block, which);
+    for (std::size_t i = 0; i < entry.absmax.size(); ++i) {
+        entry.absmax[i] += observation.absmax.at(i);
+    }
+    entry.rows.insert(entry.rows.end(), observation.rows.begin(), observation.rows.end());
     ++entry.forwards;
 }
 

@@ -34,6 +34,15 @@ struct GroupActivations {
     int row_count() const { return width == 0 ? 0 : static_cast<int>(rows.size()) / width; }
 };
 
+/// One forward's contribution to a group.
+struct Observation {
+    std::vector<float> absmax;  ///< per channel
+    std::vector<float> rows;    ///< the ones kept
+};
+
+/// Maxima of rows [count, width], and `keep` of them evenly spread from row `start` on.
+Observation observe_rows(std::span<const float> rows, int width, int keep, std::size_t start);
+
 /// All groups of all blocks.
 class CollectedActivations {
   public:
@@ -43,8 +52,7 @@ class CollectedActivations {
     GroupActivations& group(int block, InputGroup group);
     const GroupActivations& group(int block, InputGroup group) const;
 
-    /// Adds one forward's rows [count, width]: their maxima, and every stride-th of them.
-    void add(int block, InputGroup group, std::span<const float> rows, int keep);
+    void add(int block, InputGroup group, const Observation& observation);
     /// Turns sums of maxima into averages; to be called once, after the last add().
     void finish();
 

@@ -193,7 +193,7 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
     check_options(options);
     const auto model = open_source(options, show_progress);
     probe_output(options.output);
-    set_thread_count(options.threads);
+    set_thread_count(core_count(options.threads));
 
     CalibrationSummary summary;
     std::vector<fs::path> block_files;

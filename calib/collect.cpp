@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
+#include "calib/linear_algebra.hpp"
 #include "calib/networks.hpp"
 #include "calib/progress.hpp"
 #include "calib/prompt_tokens.hpp"
@@ -20,6 +22,8 @@ constexpr int kDefaultFrames = 17;
 // All kept rows together; above it fewer rows are kept per group.
 constexpr std::uint64_t kRowBudgetBytes = std::uint64_t{3} << 29;
 constexpr int kFewestRows = 64;
+// Rows kept of consecutive forwards start this far apart, so that the sample covers the whole clip.
+constexpr std::size_t kRowStride = 7919;
 
 // Short, concrete and plain, so that a small vocabulary knows the words too.
 constexpr const char* kPrompts[] = {
@@ -131,13 +135,17 @@ CollectedActivations collect_activations(const format::ModelBundle& model,
     }
     const auto unconditional = contexts.back();
 
-    WanDit network(*model.transformer, config);
+    const int inputs_per_step = 2 * static_cast<int>(prompts.size());
+    const int cores = core_count(options.threads);
+    const int workers = std::min(cores, inputs_per_step);
+    set_thread_count(std::max(1, cores / workers));
+    WanDit network(*model.transformer, config, workers);
     CollectedActivations collected(config);
-    const int forwards = 2 * static_cast<int>(prompts.size()) * options.steps;
     const int rows = kept_rows(config, options.kept_rows);
-    const int rows_per_forward = (rows + forwards - 1) / forwards;
+    const int rows_per_forward =
+        (rows + inputs_per_step * options.steps - 1) / (inputs_per_step * options.steps);
     // Text rows do not depend on the step: seen once per clip and branch.
-    const int text_rows = rows / (2 * static_cast<int>(prompts.size()));
+    const int text_rows = std::max(1, rows / inputs_per_step);
 
     const std::vector<std::int64_t> shape(size.latent.begin(), size.latent.end());
     std::vector<at::Tensor> latents;
@@ -157,13 +165,24 @@ CollectedActivations collect_activations(const format::ModelBundle& model,
             inputs.push_back({latents[i], contexts[i], timestep});
             inputs.push_back({latents[i], unconditional, timestep});
         }
-        const auto observer = [&](int block, InputGroup group, const at::Tensor& tensor) {
+        // Filled by the workers, taken in the inputs' order, so that a run can be repeated exactly.
+        std::vector<std::map<InputGroup, Observation>> seen(inputs.size());
+        const auto observer = [&](std::size_t input, int, InputGroup group,
+                                  const at::Tensor& tensor) {
             const bool text = group == InputGroup::cross_kv;
             if (!text || step == 0) {
-                collected.add(block, group, values_of(tensor), text ? text_rows : rows_per_forward);
+                const auto forward = static_cast<std::size_t>(step) * inputs.size() + input;
+                seen[input][group] =
+                    observe_rows(values_of(tensor), static_cast<int>(tensor.size(1)),
+                                 text ? text_rows : rows_per_forward, forward * kRowStride);
             }
         };
-        const auto velocities = network.forward(inputs, observer, [&] {
+        const auto velocities = network.forward(inputs, observer, [&](int block) {
+            for (const auto& groups : seen) {
+                for (const auto& [group, observation] : groups) {
+                    collected.add(block, group, observation);
+                }
+            }
             check_cancelled();
             progress.advance();
         });
@@ -179,6 +198,7 @@ CollectedActivations collect_activations(const format::ModelBundle& model,
         }
     }
     collected.finish();
+    set_thread_count(cores);
     return collected;
 }
 

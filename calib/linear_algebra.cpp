@@ -20,15 +20,18 @@ std::vector<float> multiply_transposed(std::span<const float> x, std::span<const
     return result;
 }
 
+int core_count(int threads) {
+    return threads > 0 ? threads
+                       : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+}
+
 void set_thread_count(int threads) {
-    const int count =
-        threads > 0 ? threads : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-    at::set_num_threads(count);
+    at::set_num_threads(threads);
     // OpenBLAS keeps a pool of its own, which LibTorch does not know of.
     using SetThreads = void (*)(int);
     if (auto* set =
             reinterpret_cast<SetThreads>(::dlsym(RTLD_DEFAULT, "openblas_set_num_threads"))) {
-        set(count);
+        set(threads);
     }
 }
 

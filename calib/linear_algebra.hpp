@@ -10,7 +10,10 @@ namespace quantsparse::calib {
 std::vector<float> multiply_transposed(std::span<const float> x, std::span<const float> w, int m,
                                        int n, int k);
 
-/// Threads of the matrix library; 0: all cores.
+/// The number asked for, or of all cores when that is 0.
+int core_count(int threads);
+
+/// Threads inside one operation of LibTorch and of its matrix library.
 void set_thread_count(int threads);
 
 }  // namespace quantsparse::calib

@@ -21,8 +21,10 @@ at::Tensor load_tensor(const format::Checkpoint& checkpoint, const std::string& 
 /// The float values of a contiguous CPU tensor.
 std::span<const float> values_of(const at::Tensor& tensor);
 
-/// Sees the input rows [tokens, width] of a group of linears.
-using Observer = std::function<void(int block, InputGroup group, const at::Tensor& rows)>;
+/// Sees the input rows [tokens, width] of a group of linears. Called from several threads at once,
+/// but never for the same input.
+using Observer =
+    std::function<void(std::size_t input, int block, InputGroup group, const at::Tensor& rows)>;
 
 struct DitInput {
     at::Tensor latent;    ///< [in_dim, frames, height, width]
@@ -31,31 +33,36 @@ struct DitInput {
 };
 
 /// Runs several inputs block by block, so that each block's weights are read once for all of them.
+/// The inputs are divided among the threads: on small models and shared machines that is several
+/// times faster than threads inside each operation.
 class WanDit {
   public:
     /// Keeps the blocks in memory when all of them take at most `cache_bytes` in fp32, else one
     /// block at a time.
     WanDit(const format::Checkpoint& checkpoint, const format::WanDitConfig& config,
-           std::uint64_t cache_bytes = std::uint64_t{2} << 30);
+           int threads = 1, std::uint64_t cache_bytes = std::uint64_t{2} << 30);
 
-    /// Velocities [out_dim, frames, height, width]. `after_block` is called between blocks; it may
-    /// throw to stop. Throws Error(non_finite) naming the block whose output is not finite.
+    /// Velocities [out_dim, frames, height, width]. `after_block` is called between blocks, from
+    /// the calling thread; it may throw to stop. Throws Error(non_finite) naming the block whose
+    /// output is not finite.
     std::vector<at::Tensor> forward(const std::vector<DitInput>& inputs,
                                     const Observer& observer = {},
-                                    const std::function<void()>& after_block = {});
+                                    const std::function<void(int block)>& after_block = {});
 
   private:
     using Weights = std::map<std::string, at::Tensor>;
     struct State;
 
     State prepare(const DitInput& input) const;
-    void run_block(int block, const Weights& weights, State& state, const Observer& observer) const;
+    void run_block(int block, const Weights& weights, State& state, std::size_t input,
+                   const Observer& observer) const;
     at::Tensor finish(const State& state) const;
     Weights load_block(int block) const;
     at::Tensor top(const std::string& name) const;
 
     const format::Checkpoint& checkpoint_;
     format::WanDitConfig config_;
+    int threads_ = 1;
     bool cache_blocks_ = false;
     std::map<int, Weights> cached_;
     Weights top_;

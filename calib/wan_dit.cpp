@@ -1,6 +1,10 @@
 #include <fmt/format.h>
 
+#include <atomic>
 #include <cmath>
+#include <exception>
+#include <mutex>
+#include <thread>
 
 #include "calib/networks.hpp"
 #include "quantsparse/error.hpp"
@@ -55,6 +59,36 @@ at::Tensor rope_angles(std::array<std::int64_t, 3> grid, int head_dim) {
     return at::cat(parts, 3).reshape({grid[0] * grid[1] * grid[2], -1});
 }
 
+/// Runs body(0) ... body(count - 1) on up to `threads` threads; rethrows the first exception.
+void in_parallel(std::size_t count, int threads, const std::function<void(std::size_t)>& body) {
+    std::atomic<std::size_t> next{0};
+    std::exception_ptr failure;
+    std::mutex failure_mutex;
+    const auto work = [&] {
+        const c10::InferenceMode no_gradients;  // belongs to a thread
+        try {
+            for (std::size_t index = next++; index < count; index = next++) {
+                body(index);
+            }
+        } catch (...) {
+            const std::lock_guard lock(failure_mutex);
+            failure = failure ? failure : std::current_exception();
+        }
+    };
+    std::vector<std::thread> workers;
+    for (std::size_t i = 1; i < std::min(count, static_cast<std::size_t>(std::max(threads, 1)));
+         ++i) {
+        workers.emplace_back(work);
+    }
+    work();
+    for (auto& worker : workers) {
+        worker.join();
+    }
+    if (failure) {
+        std::rethrow_exception(failure);
+    }
+}
+
 std::string block_name(int block, const char* name) {
     return fmt::format("blocks.{}.{}", block, name);
 }
@@ -89,8 +123,8 @@ struct WanDit::State {
 };
 
 WanDit::WanDit(const format::Checkpoint& checkpoint, const format::WanDitConfig& config,
-               std::uint64_t cache_bytes)
-    : checkpoint_(checkpoint), config_(config) {
+               int threads, std::uint64_t cache_bytes)
+    : checkpoint_(checkpoint), config_(config), threads_(threads) {
     const auto dim = static_cast<std::uint64_t>(config.dim);
     const auto block_bytes =
         4 * (8 * dim * dim + 2 * dim * static_cast<std::uint64_t>(config.ffn_dim));
@@ -175,12 +209,12 @@ WanDit::State WanDit::prepare(const DitInput& input) const {
     return state;
 }
 
-void WanDit::run_block(int block, const Weights& weights, State& state,
+void WanDit::run_block(int block, const Weights& weights, State& state, std::size_t input,
                        const Observer& observer) const {
     const std::array<std::int64_t, 1> width = {config_.dim};
     const auto observe = [&](InputGroup group, const at::Tensor& rows) {
         if (observer) {
-            observer(block, group, rows.contiguous());
+            observer(input, block, group, rows.contiguous());
         }
     };
     const auto linear = [&](const at::Tensor& x, const std::string& name) {
@@ -222,7 +256,7 @@ void WanDit::run_block(int block, const Weights& weights, State& state,
     const auto hidden = at::gelu(linear(u, "ffn.0"), "tanh");
     observe(InputGroup::ffn_2, hidden);
     state.x = state.x + modulation[5] * linear(hidden, "ffn.2");
-    if (!at::isfinite(state.x).all().item<bool>()) {
+    if (!std::isfinite(state.x.sum().item<float>())) {  // NaN and infinity survive a sum
         throw Error(ErrorCode::non_finite,
                     fmt::format("block {} of the transformer gives NaN or infinity for a "
                                 "calibration clip; the checkpoint is damaged or not a Wan2.1 model",
@@ -247,7 +281,7 @@ at::Tensor WanDit::finish(const State& state) const {
 
 std::vector<at::Tensor> WanDit::forward(const std::vector<DitInput>& inputs,
                                         const Observer& observer,
-                                        const std::function<void()>& after_block) {
+                                        const std::function<void(int block)>& after_block) {
     const c10::InferenceMode no_gradients;
     std::vector<State> states;
     for (const auto& input : inputs) {
@@ -261,11 +295,11 @@ std::vector<at::Tensor> WanDit::forward(const std::vector<DitInput>& inputs,
             loaded = load_block(block);
         }
         const Weights& weights = cache_blocks_ ? cached_.at(block) : loaded;
-        for (auto& state : states) {
-            run_block(block, weights, state, observer);
-        }
+        in_parallel(states.size(), threads_, [&](std::size_t index) {
+            run_block(block, weights, states[index], index, observer);
+        });
         if (after_block) {
-            after_block();
+            after_block(block);
         }
     }
     std::vector<at::Tensor> velocities;
