@@ -1,4 +1,4 @@
-// Ctrl-C and SIGTERM as a flag that the work asks between its steps.
+// Ctrl-C and SIGTERM as a flag that the work asks between its steps and writes.
 #pragma once
 
 namespace quantsparse::video {

@@ -133,6 +133,7 @@ ParseResult parse_options(int argc, char** argv) {
     GenerationParameters& generation = options.generation;
     CLI::App app("Generates video from text on any Vulkan device.", "quantsparse-video");
     app.footer(kExamples);
+    app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     app.get_formatter()->column_width(34);
     app.set_version_flag("--version", fmt::format("quantsparse-video {}", kVersion));
     std::string size, seed, prompt_file, memory_limit, profile;
@@ -154,7 +155,8 @@ ParseResult parse_options(int argc, char** argv) {
                    "may be given several times")
         ->type_name("FILE")
         ->group(group)
-        ->allow_extra_args(false);
+        ->allow_extra_args(false)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 
     group = "Picture";
     auto* width = app.add_option("-W,--width", generation.width, "pixels; default: the model's")
@@ -271,6 +273,9 @@ ParseResult parse_options(int argc, char** argv) {
         require_positive(interval, options.preview_interval, "it must be 1 or more");
         require_positive(shift, generation.flow_shift,
                          "it must be greater than 0, usually 3 to 12");
+        if (generation.steps > 1000) {
+            wrong_usage(fmt::format("--steps is {}: it must be from 1 to 1000", generation.steps));
+        }
         if (!(options.fps <= 1000)) {
             wrong_usage(fmt::format("--fps is {}: it must be at most 1000", options.fps));
         }

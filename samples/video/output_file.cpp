@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "interrupt.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::video {
@@ -74,17 +75,21 @@ void OutputFile::fail(int error_number) const {
                              ? "free some space or choose another place with -o"
                          : error_number == EPIPE ? "the reader of the pipe has gone"
                                                  : "nothing was kept; check the disk";
+    if (error_number == EINTR) {
+        throw Error(ErrorCode::io, fmt::format("stopped while writing '{}': nothing was kept",
+                                               destination_.string()));
+    }
     throw Error(ErrorCode::io, fmt::format("writing '{}' failed: {}: {}", destination_.string(),
                                            std::strerror(error_number), advice));
 }
 
 void OutputFile::write(std::span<const std::uint8_t> bytes) {
     while (!bytes.empty()) {
+        if (interrupted()) {  // a pipe's reader may never come back
+            fail(EINTR);
+        }
         const ::ssize_t count = ::write(descriptor_, bytes.data(), bytes.size());
         if (count < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
             fail(errno);
         }
         bytes = bytes.subspan(static_cast<std::size_t>(count));

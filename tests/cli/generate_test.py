@@ -1,0 +1,113 @@
+"""Clips that come out: every format, the same bits twice, what is reported."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import unittest
+from pathlib import Path
+
+from support import COMPARE, MODEL, PROMPT, SMALL, CliTest, have
+
+SWIFTSHADER = Path("/usr/lib/chromium/vk_swiftshader_icd.json")
+
+
+class Generate(CliTest):
+    def clip(self, *arguments, **options) -> str:
+        return self.assert_done(self.video("-m", MODEL, "-p", PROMPT, *SMALL, *arguments, **options))
+
+    def test_every_format_in_one_run(self) -> None:
+        outputs = ["a.mp4", "a.webm", "a.gif", "a.y4m", "frames/"]
+        self.clip(*(word for o in outputs for word in ("-o", o)))
+        self.assertEqual(sorted(p.name for p in self.folder.iterdir()),
+                         ["a.gif", "a.mp4", "a.webm", "a.y4m", "frames"])
+        self.assertEqual(len(list((self.folder / "frames").iterdir())), 5)
+        if not have("ffprobe"):
+            self.skipTest("no ffprobe to read the files with")
+        for name in outputs[:4]:
+            probe = subprocess.run(
+                ["ffprobe", "-v", "error", "-count_frames", "-of", "json", "-show_entries",
+                 "stream=width,height,nb_read_frames:format_tags", self.folder / name],
+                capture_output=True, check=True)
+            report = json.loads(probe.stdout)
+            stream = report["streams"][0]
+            self.assertEqual((stream["width"], stream["height"]), (64, 64), name)
+            self.assertEqual(stream["nb_read_frames"], "5", name)
+            if name != "a.y4m":
+                tags = {k.lower(): v for k, v in report["format"]["tags"].items()}
+                record = json.loads(tags["comment"])
+                self.assertEqual((record["prompt"], record["seed"]), (PROMPT, 0), name)
+
+    def test_standard_output_carries_y4m_alone(self) -> None:
+        result = self.video("-m", MODEL, "-p", PROMPT, *SMALL, "-o", "-")
+        self.assert_done(result)
+        self.assertTrue(result.stdout.startswith(b"YUV4MPEG2 W64 H64 "))
+        self.assertEqual(result.stdout.count(b"FRAME\n"), 5)
+        self.assert_no_output()
+
+    def test_same_seed_same_bits(self) -> None:
+        for name, seed in (("a.npy", "7"), ("b.npy", "7"), ("c.npy", "8")):
+            self.clip("-o", "a.y4m", "--seed", seed, "--save-latents", name)
+        first, again, other = ((self.folder / n).read_bytes() for n in ("a.npy", "b.npy", "c.npy"))
+        self.assertEqual(first, again)
+        self.assertNotEqual(first, other)
+
+    def test_arithmetic_tiers_and_drivers_agree(self) -> None:
+        self.clip("-o", "here/")
+        if SWIFTSHADER.exists():
+            driver = {"VK_DRIVER_FILES": str(SWIFTSHADER), "VK_ICD_FILENAMES": str(SWIFTSHADER)}
+            self.clip("-o", "there/", env={**os.environ, **driver})
+            result = self.run_tool(COMPARE, "here", "there", "--min-psnr", "40")
+            self.assertEqual(result.returncode, 0, result.stdout)
+        self.clip("-o", "portable/", "--arithmetic", "portable")
+        result = self.run_tool(COMPARE, "here", "portable", "--min-psnr", "60")
+        self.assertEqual(result.returncode, 0, result.stdout)
+
+    def test_every_sampler(self) -> None:
+        clips = set()
+        for sampler in ("unipc", "dpm++", "euler"):
+            self.clip("-o", "a.y4m", "--sampler", sampler, "--steps", "4")
+            clips.add((self.folder / "a.y4m").read_bytes())
+        self.assertEqual(len(clips), 3)
+
+    def test_a_long_prompt_is_cut_with_a_warning(self) -> None:
+        errors = self.assert_done(self.video("-m", MODEL, "-p", "red circle " * 200, *SMALL,
+                                             "-o", "a.gif", "--progress", "none"))
+        self.assertIn("prompt", errors)
+        self.assertRegex(errors, "truncated|cut|longer")
+
+    def test_reports(self) -> None:
+        errors = self.clip("-o", "a.gif", "--profile=times.json", "--preview", "preview.png",
+                           "--preview-interval", "1", "--progress", "json")
+        reports = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+        stages = [r["stage"] for r in reports]
+        self.assertIn("denoise", stages)
+        self.assertIn("decode", stages)
+        self.assertTrue(any(r["done"] == r["total"] == 2 for r in reports if r["stage"] == "denoise"))
+        profile = json.loads((self.folder / "times.json").read_text())
+        self.assertTrue(profile["operations"])
+        self.assertGreater(sum(o["milliseconds"] for o in profile["operations"]), 0)
+        self.assertTrue((self.folder / "preview.png").read_bytes().startswith(b"\x89PNG"))
+
+    def test_quiet_prints_nothing(self) -> None:
+        result = self.video("-m", MODEL, "-p", PROMPT, *SMALL, "-o", "a.gif", "--quiet")
+        self.assert_done(result)
+        self.assertEqual(result.stdout + result.stderr, b"")
+
+    def test_full_disk(self) -> None:
+        """/dev/full accepts being opened and refuses every byte."""
+        if not Path("/dev/full").exists():
+            self.skipTest("no /dev/full")
+        result = self.video("-m", MODEL, "-p", PROMPT, *SMALL, "-o", "/dev/full", "--format", "mp4",
+                            "--progress", "none")
+        self.assert_refused(result, 1, "No space left")
+
+    def test_full_disk_removes_the_other_outputs(self) -> None:
+        os.symlink("/dev/full", self.folder / "input-full.y4m")
+        result = self.video("-m", MODEL, "-p", PROMPT, *SMALL, "-o", "a.gif", "-o",
+                            "input-full.y4m", "--progress", "none")
+        self.assert_refused(result, 1, "No space left")
+
+
+if __name__ == "__main__":
+    unittest.main()
