@@ -50,7 +50,8 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
                 {"kept_rows", options.kept_rows},
                 {"size", {size.width, size.height, size.frames}},
                 {"prompts", choose_prompts(options)}}
-        .dump();
+        // Prompts that are no UTF-8 are refused by the tokenizer, with a better message.
+        .dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 /// The calibration as the model file records it.
