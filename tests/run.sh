@@ -37,12 +37,12 @@ run_tests() {
 if (( $# > 0 )); then
     run_tests "$*" "$@"
 else
-    run_tests "no device" -L '^(unit|calib)$' -j "$(nproc)"
+    run_tests "no device" -L '^(unit|fuzz|calib)$' -j "$(nproc)"
     tested=0
     for driver in /usr/share/vulkan/icd.d/lvp_icd*.json /usr/lib/chromium/vk_swiftshader_icd.json; do
         [[ -e $driver ]] || continue
         export VK_DRIVER_FILES=$driver VK_ICD_FILENAMES=$driver
-        run_tests "$(basename "$driver" .json)" -LE '^(unit|calib)$'
+        run_tests "$(basename "$driver" .json)" -LE '^(unit|fuzz|calib)$'
         tested=$(( tested + 1 ))
     done
     if (( tested == 0 )); then
