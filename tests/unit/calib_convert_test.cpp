@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "calib/calibrate.hpp"
 #include "calib/pickle_reader.hpp"
 #include "format/mapped_file.hpp"
 #include "unit/format_support.hpp"
@@ -55,6 +56,53 @@ torch.save(d, "model.pth")
     EXPECT_EQ(format::to_int32(file.at("ids")), (std::vector<std::int32_t>{7, -8}));
     EXPECT_EQ(format::to_float(file.at("parameter")), std::vector<float>{0.5f});
     EXPECT_TRUE(convert_folder(folder.path(), false).empty()) << "converted twice";
+}
+
+TEST(ConvertPth, AnOriginalReleaseFolderIsCalibratedAsItIs) {
+    const TemporaryFolder folder;
+    format::test::TinyModel tiny;
+    tiny.text_encoder.vocab_size = 512;
+    const auto release = folder / "release";
+    format::test::write_network(release / "diffusion_pytorch_model.safetensors",
+                                format::required_tensors(tiny.transformer));
+    format::test::write_text(release / "config.json", format::to_json(tiny.transformer).dump());
+    const auto source = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
+    std::filesystem::create_directories(release / "google" / "umt5-xxl");
+    std::filesystem::copy_file(
+        source / "samples" / "models" / "shapes-tiny" / "tokenizer" / "spiece.model",
+        release / "google" / "umt5-xxl" / "spiece.model");
+    const auto shapes_of = [](const std::vector<format::RequiredTensor>& tensors) {
+        auto shapes = nlohmann::json::object();
+        for (const auto& tensor : tensors) {
+            shapes[tensor.name] = tensor.shape;
+        }
+        return shapes.dump();
+    };
+    format::test::write_text(folder / "t5.json",
+                             shapes_of(format::required_tensors(tiny.text_encoder)));
+    format::test::write_text(folder / "vae.json",
+                             shapes_of(format::required_tensors(tiny.vae, true)));
+    if (!run_python(folder, R"(
+import json, torch
+for shapes, name in (("t5.json", "models_t5_umt5-xxl-enc-bf16.pth"), ("vae.json", "Wan2.1_VAE.pth")):
+    tensors = {k: (torch.rand(s) * 0.2).bfloat16() for k, s in json.load(open(shapes)).items()}
+    torch.save(tensors, "release/" + name)
+)")) {
+        GTEST_SKIP() << "no Python with torch";
+    }
+    CalibrationOptions options;
+    options.model = release;
+    options.output = folder / "out.safetensors";
+    options.samples = 1;
+    options.steps = 1;
+    options.width = 32;
+    options.height = 32;
+    options.frames = 5;
+    calibrate(options, false);
+    const auto model = format::open_model(options.output);
+    EXPECT_EQ(model.quantization, "w4a8");
+    EXPECT_EQ(model.vae->at("decoder.conv1.weight").dtype, format::DType::bf16);
+    EXPECT_TRUE(std::filesystem::exists(release / "Wan2.1_VAE.safetensors"));
 }
 
 TEST(ConvertPth, TruncatedAndForeignFilesAreRefused) {
