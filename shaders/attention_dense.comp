@@ -23,13 +23,14 @@ layout(set = 0, binding = 3, std430) writeonly buffer Out { float out_values[]; 
 layout(set = 0, binding = 4, std430) readonly buffer Bias { float bias_values[]; };
 
 layout(push_constant) uniform Push {
-    uint queries;
+    uint queries;       // of this dispatch; the first is query_base
+    uint query_base;    // `out` is bound from this row on
     uint keys;          // keys beyond are masked
     uint q_stride;      // tokens a head
     uint kv_stride;
     uint head_dim;
     uint out_stride;
-    uint first_column;  // of `out`, for the first head of this dispatch
+    uint first_head;    // of `bias` and `out`; q, k and v are bound from this head on
     uint bias_span;
     float scale;
     uint pad_to;        // columns of `out` after the last head's that are set to zero
@@ -38,7 +39,7 @@ layout(push_constant) uniform Push {
 void main() {
     const uint query = gl_WorkGroupID.x * gl_WorkGroupSize.x + gl_LocalInvocationID.x;
     const uint head = gl_WorkGroupID.y;
-    const uint row = min(query, p.queries - 1);
+    const uint row = p.query_base + min(query, p.queries - 1);
 
     vec4 q[kDim4];
     vec4 sum[kDim4];
@@ -64,7 +65,7 @@ void main() {
         [[unroll]] for (uint j = 0; j < kKeyTile; ++j) {
             const uint key = first + j;
             if (kHasBias != 0) {
-                score[j] += bias_values[head * (2 * p.bias_span - 1) +
+                score[j] += bias_values[(p.first_head + head) * (2 * p.bias_span - 1) +
                                         min(key, p.keys - 1) + p.bias_span - 1 - row];
             }
             if (key >= p.keys) score[j] = -3.0e38;
@@ -88,7 +89,7 @@ void main() {
     }
 
     if (query >= p.queries) return;
-    const uint out_base = query * p.out_stride + p.first_column + head * p.head_dim;
+    const uint out_base = query * p.out_stride + (p.first_head + head) * p.head_dim;
     const float normalise = 1.0 / denominator;
     for (uint c = 0; c < p.head_dim; ++c) out_values[out_base + c] = sum[c / 4][c % 4] * normalise;
     if (head == gl_NumWorkGroups.y - 1) {

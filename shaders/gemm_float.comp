@@ -37,6 +37,7 @@ layout(push_constant) uniform Push {
     uint factor_stride4;
     uint residual_stride4;
     uint gate_offset4;
+    uint column4;    // first column / 4 of this dispatch in out, bias, factor, residual and gate
     float scale;     // multiplies the sum before the epilogue
 } p;
 
@@ -84,8 +85,8 @@ void main() {
     if (n4 >= p.n4) return;
     [[unroll]] for (uint r = 0; r < kRows; ++r) {
         if (row0 + r < p.m) {
-            out_values[(row0 + r) * p.out_stride4 + n4] =
-                epilogue(sum[r] * p.scale, row0 + r, n4);
+            out_values[(row0 + r) * p.out_stride4 + p.column4 + n4] =
+                epilogue(sum[r] * p.scale, row0 + r, p.column4 + n4);
         }
     }
 }

@@ -16,6 +16,7 @@ layout(set = 0, binding = 2, std430) writeonly buffer Out { float out_values[]; 
 layout(push_constant) uniform Push {
     uint channels;
     uint plane;
+    uint out_offset;  // in floats: frames of history that come before
 } p;
 
 void main() {
@@ -31,6 +32,6 @@ void main() {
     for (uint c = 0; c < p.channels; ++c) {
         float y = in_values[base + c * p.plane] * factor * gamma[c];
         if (kSilu != 0) y = y / (1.0 + exp(-y));
-        out_values[base + c * p.plane] = y;
+        out_values[p.out_offset + base + c * p.plane] = y;
     }
 }

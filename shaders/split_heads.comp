@@ -23,7 +23,9 @@ layout(set = 0, binding = 2, std430) readonly buffer Weight { float weight[]; };
 layout(set = 0, binding = 3, std430) readonly buffer Table { vec2 table[]; };
 
 layout(push_constant) uniform Push {
-    uint heads;
+    uint heads;         // heads written by this dispatch
+    uint first_head;    // of the input; becomes head 0 of `out`
+    uint columns;       // of an input row: all heads
     uint head_dim;
     uint padded_dim;
     uint in_stride;
@@ -34,7 +36,6 @@ layout(push_constant) uniform Push {
     uint pairs_time;    // pairs turned by the frame index; the next pairs_row by the row, the rest by
     uint pairs_row;     // the column
     float eps;
-    uint first_head;    // head of the input that goes to out's head 0
 } p;
 
 #include "reduce.glsl"
@@ -43,15 +44,16 @@ void main() {
     const uint row = gl_WorkGroupID.x;
     const uint token = p.token_base + row;
     const uint base = row * p.in_stride;
-    const uint columns = p.heads * p.head_dim;
     const uint lane = gl_LocalInvocationID.x;
     const uint lanes = gl_WorkGroupSize.x;
 
     float inverse = 1.0;
     if (kNorm != 0) {
         float squares = 0.0;
-        for (uint i = lane; i < columns; i += lanes) squares += in_values[base + i] * in_values[base + i];
-        inverse = 1.0 / sqrt(workgroup_sum(squares) / float(columns) + p.eps);
+        for (uint i = lane; i < p.columns; i += lanes) {
+            squares += in_values[base + i] * in_values[base + i];
+        }
+        inverse = 1.0 / sqrt(workgroup_sum(squares) / float(p.columns) + p.eps);
     }
 
     const uint frame = token / (p.grid_rows * p.grid_columns);
@@ -64,7 +66,7 @@ void main() {
         for (uint side = 0; side < 2; ++side) {
             const uint c = 2 * pair + side;
             if (c < p.head_dim) {
-                const uint column = head * p.head_dim + c;
+                const uint column = (p.first_head + head) * p.head_dim + c;
                 y[side] = in_values[base + column] * inverse;
                 if (kNorm != 0) y[side] *= weight[column];
             }

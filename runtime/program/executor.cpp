@@ -160,13 +160,13 @@ struct Executor::Impl {
         batch.commands.end();
     }
 
-    /// Records the phase for `rate` (work a second), slicing operations that are too long on their
+    /// Records the phase for `wanted_rate` (work a second), slicing operations that are too long on their
     /// own.
-    void record(Phase& phase, double rate) {
+    void record(Phase& phase, double wanted_rate) {
         make_descriptor_sets(phase);
         phase.batches.clear();
-        phase.rate = rate;
-        const double budget = rate * kTargetSeconds;
+        phase.rate = wanted_rate;
+        const double budget = wanted_rate * kTargetSeconds;
         HazardTracker hazards;
         Batch batch = begin_batch();
         const auto cut = [&] {

@@ -9,6 +9,8 @@
 namespace quantsparse::program {
 namespace {
 
+constexpr std::uint64_t kPreferredBlockBytes = 1ull << 30;
+
 struct Use {
     std::uint32_t first = 0xFFFFFFFF;  ///< index of the first operation
     std::uint32_t last = 0;
@@ -22,11 +24,12 @@ std::uint64_t align_up(std::uint64_t value, std::uint64_t alignment) {
 /// Appends tensors one after another, opening a block when the last one is full.
 class Stacker {
   public:
-    Stacker(Plan& plan, const Limits& limits) : plan_(plan), limits_(limits) {}
+    Stacker(Plan& plan, std::uint64_t alignment, std::uint64_t block_limit)
+        : plan_(plan), alignment_(alignment), block_limit_(block_limit) {}
 
     void place(std::uint32_t tensor, std::uint64_t bytes) {
-        bytes = align_up(bytes, limits_.alignment);
-        if (!open_ || plan_.block_bytes.back() + bytes > limits_.max_block_bytes) {
+        bytes = align_up(bytes, alignment_);
+        if (!open_ || plan_.block_bytes.back() + bytes > block_limit_) {
             plan_.block_bytes.push_back(0);
             open_ = true;
         }
@@ -40,7 +43,8 @@ class Stacker {
 
   private:
     Plan& plan_;
-    const Limits& limits_;
+    std::uint64_t alignment_;
+    std::uint64_t block_limit_;
     bool open_ = false;
 };
 
@@ -63,7 +67,11 @@ Plan make_plan(const Program& program) {
             plan.largest_binding_bytes = std::max(plan.largest_binding_bytes, binding.bytes);
         }
     }
+    // Blocks of a GiB at most where tensors allow: large allocations fail first when memory is
+    // fragmented.
+    std::uint64_t block_limit = std::min(limits.max_block_bytes, kPreferredBlockBytes);
     for (const auto& tensor : tensors) {
+        block_limit = std::max(block_limit, align_up(tensor.bytes, limits.alignment));
         if (align_up(tensor.bytes, limits.alignment) > limits.max_block_bytes) {
             throw Error(
                 ErrorCode::out_of_memory,
@@ -74,11 +82,11 @@ Plan make_plan(const Program& program) {
         }
     }
 
-    Stacker constants(plan, limits);
+    Stacker constants(plan, limits.alignment, block_limit);
     for (std::uint32_t i = 0; i < tensors.size(); ++i) {
         if (tensors[i].lifetime == Lifetime::constant) constants.place(i, tensors[i].bytes);
     }
-    Stacker persistent(plan, limits);
+    Stacker persistent(plan, limits.alignment, block_limit);
     for (std::uint32_t i = 0; i < tensors.size(); ++i) {
         if (tensors[i].lifetime == Lifetime::persistent) persistent.place(i, tensors[i].bytes);
     }
@@ -114,7 +122,7 @@ Plan make_plan(const Program& program) {
                 if (offset + bytes <= other.begin) break;
                 offset = std::max(offset, other.end);
             }
-            if (offset + bytes > limits.max_block_bytes) continue;
+            if (offset + bytes > block_limit) continue;
             const Placed placed{offset, offset + bytes, uses[tensor]};
             block.insert(std::upper_bound(
                              block.begin(), block.end(), placed,

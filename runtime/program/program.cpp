@@ -59,8 +59,7 @@ void Program::append(Operation operation) {
 Limits limits_of(const DeviceInfo& info, std::uint64_t storage_alignment, Arithmetic arithmetic) {
     Limits limits;
     limits.max_binding_bytes = info.max_storage_buffer_range;
-    // Blocks of a GiB at most: large single allocations fail first when memory is fragmented.
-    limits.max_block_bytes = std::min<std::uint64_t>(info.max_allocation_bytes, 1ull << 30);
+    limits.max_block_bytes = info.max_allocation_bytes;
     // Chunks are cut at multiples of 256 bytes whatever the device asks, so that a plan made for
     // one device has the same shape on another.
     limits.alignment = std::max<std::uint64_t>(256, storage_alignment);

@@ -70,9 +70,9 @@ Capabilities read_capabilities(const vk::raii::PhysicalDevice& physical, int ind
         if (!std::strcmp(name, "VK_KHR_shader_integer_dot_product")) dot_extension = true;
         if (!std::strcmp(name, "VK_EXT_memory_budget")) result.has_memory_budget = true;
     }
-    const bool v13 = basic.apiVersion >= VK_API_VERSION_1_3;
-    result.has_dot_extension = dot_extension && !v13;
-    if (dot_extension || v13) {
+    // The instance asks for Vulkan 1.2, so the extension is needed even where 1.3 made it core.
+    result.has_dot_extension = dot_extension;
+    if (dot_extension) {
         const auto features =
             physical.getFeatures2<vk::PhysicalDeviceFeatures2,
                                   vk::PhysicalDeviceShaderIntegerDotProductFeatures>();

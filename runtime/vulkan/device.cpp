@@ -157,9 +157,7 @@ Device::Device(const DeviceOptions& options) : memory_limit_(options.memory_limi
         vk::PhysicalDeviceShaderIntegerDotProductFeatures dot_features(true);
         vk::DeviceCreateInfo create({}, queue);
         if (capabilities_.info.integer_dot_product) {
-            if (capabilities_.has_dot_extension) {
-                extensions.push_back(VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME);
-            }
+            extensions.push_back(VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME);
             create.pNext = &dot_features;
         }
         if (capabilities_.has_memory_budget)

@@ -56,7 +56,7 @@ struct Picture {
 struct GenerationCallbacks {
     /// Called between submissions, at least once a second; returning false cancels.
     std::function<bool(const Progress&)> progress;
-    /// Called every `preview_interval` steps with a rough picture (decoded without the VAE).
+    /// Called every `preview_interval` steps with the first frame as the clip is heading.
     std::function<void(const Picture&, int step)> preview;
     int preview_interval = 0;
 };

@@ -1,0 +1,64 @@
+// Sampler trajectories with an analytic velocity. No device involved.
+#include <cmath>
+
+#include "sampling/scheduler.hpp"
+#include "selftest/case.hpp"
+
+namespace quantsparse::selftest {
+namespace {
+
+sampling::SamplerKind kind_of(const std::string& name) {
+    if (name == "unipc") return sampling::SamplerKind::unipc;
+    return name == "euler" ? sampling::SamplerKind::euler : sampling::SamplerKind::dpmpp;
+}
+
+}  // namespace
+
+std::vector<Result> run_scheduler(const Case& c) {
+    std::vector<Result> results;
+    const auto& model = c.json.at("model");
+    const double a = model.at("a"), b = model.at("b"), w = model.at("w"), d = model.at("d");
+    const Settings settings;
+    for (const auto& run : c.json.at("runs")) {
+        const std::string id = run.at("id").get<std::string>() + ".";
+        RunReport report(c.name + "/" + run.at("id").get<std::string>(),
+                         settings.tolerance(c.json.at("tolerance")));
+        const auto scheduler =
+            sampling::make_scheduler(kind_of(c.json.at("scheduler")), run.at("steps").get<int>(),
+                                     run.at("shift").get<double>());
+        report.intermediate("sigmas", scheduler->sigmas(), c.floats(id + "sigmas"));
+        const auto& timesteps = c.io.at(id + "timesteps");
+        std::vector<float> reference_timesteps;
+        if (timesteps.dtype == format::DType::f32) {
+            reference_timesteps = c.floats(id + "timesteps");
+        } else {
+            for (const int t : c.integers(id + "timesteps"))
+                reference_timesteps.push_back(static_cast<float>(t));
+        }
+        report.intermediate("timesteps", scheduler->timesteps(), reference_timesteps);
+
+        std::vector<float> x = c.floats(id + "in.x");
+        const std::vector<float> p = c.floats(id + "in.p");
+        std::vector<float> trajectory = x, predictions;
+        for (const float t : scheduler->timesteps()) {
+            std::vector<float> v(x.size());
+            const double wave = b * std::sin(w * t / 1000.0);
+            for (std::size_t i = 0; i < x.size(); ++i) {
+                v[i] = static_cast<float>(a * x[i] + wave + d * p[i]);
+            }
+            scheduler->step(x, v);
+            for (const double value : scheduler->data_prediction()) {
+                predictions.push_back(static_cast<float>(value));
+            }
+            trajectory.insert(trajectory.end(), x.begin(), x.end());
+        }
+        if (c.has(id + "mid.x0_pred")) {
+            report.intermediate("x0_pred", predictions, c.floats(id + "mid.x0_pred"));
+        }
+        report.output("trajectory", trajectory, c.floats(id + "out.trajectory"));
+        results.push_back(report.result());
+    }
+    return results;
+}
+
+}  // namespace quantsparse::selftest

@@ -1,0 +1,47 @@
+// Integer matrix products: rows quantised on the fly, times packed 4-, 6- or 8-bit weights.
+#pragma once
+
+#include "kernels/matmul.hpp"
+
+namespace quantsparse::kernels {
+
+/// A quantised weight [n, k] as format/bit_packing.hpp lays it out.
+struct QuantizedWeight {
+    std::string name;
+    int n = 0;
+    int k = 0;
+    int bits = 4;
+    Tensor words;
+    Tensor scale;  ///< fp32 [round_up(n, 4)]
+    Tensor bias;   ///< fp32 [round_up(n, 4)], optional
+};
+QuantizedWeight add_quantized_weight(Program& program, const std::string& name, int n, int k,
+                                     int bits, bool has_bias);
+
+/// How the input of one or several linears is transformed before it is rounded.
+struct InputTransform {
+    Tensor multiplier;  ///< fp32 [k]: rotation sign / channel scale; optional
+    int rotation_block =
+        0;  ///< block of the Hadamard rotation, a power of two that divides k; 0: none
+};
+
+/// Quantised rows, ready for one or several products.
+struct QuantizedRows {
+    int rows = 0;
+    int k = 0;
+    Tensor words;     ///< int8 [rows, packed_k / 4 words]
+    Tensor scales;    ///< fp32 [rows]
+    Tensor row_sums;  ///< int32 [rows]
+};
+
+/// codes and scale per row (quantize_rows.comp); `bits` is 6 or 8.
+QuantizedRows quantize_rows(Program& program, const std::string& name, const Matrix& input,
+                            const InputTransform& transform, int bits);
+
+/// out = epilogue(scales * scale * integer sum). `accumulators`: writes the integer sums instead,
+/// for tests.
+void matmul(Program& program, const std::string& name, const QuantizedRows& a,
+            const QuantizedWeight& weight, const Matrix& out, const Epilogue& epilogue = {},
+            bool accumulators = false);
+
+}  // namespace quantsparse::kernels

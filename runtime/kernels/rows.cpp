@@ -1,0 +1,90 @@
+#include "kernels/rows.hpp"
+
+#include "quantsparse/error.hpp"
+
+namespace quantsparse::kernels {
+namespace {
+
+struct NormPush {
+    std::uint32_t columns, stride, shift_offset, scale_offset;
+    float eps;
+};
+static_assert(sizeof(NormPush) == 20, "norm_rows.comp declares the same block");
+
+struct SplitPush {
+    std::uint32_t heads, first_head, columns, head_dim, padded_dim, in_stride, token_stride,
+        token_base, grid_rows, grid_columns, pairs_time, pairs_row;
+    float eps;
+};
+static_assert(sizeof(SplitPush) == 52, "split_heads.comp declares the same block");
+
+constexpr int kMaxRows = 65535 / 64 * 64;  // one work-group a row
+
+}  // namespace
+
+void normalize_rows(Program& program, const std::string& name, const Matrix& input,
+                    const Matrix& out, const Norm& norm) {
+    using program::read;
+    using program::unused;
+    const auto optional = [&](Tensor t) { return t.valid() ? read(t) : unused(input.tensor); };
+    const int chunk = std::min(kMaxRows, rows_per_dispatch(program, input.row_bytes(), input.rows));
+    for (int first = 0; first < input.rows; first += chunk) {
+        const int rows = std::min(chunk, input.rows - first);
+        program.dispatch(name, shaders::ShaderId::norm_rows,
+                         {row_lanes(program), static_cast<std::uint32_t>(norm.kind),
+                          norm.weight.valid(), norm.bias.valid(), norm.modulation.valid()},
+                         {read_rows(input, first, rows), write_rows(out, first, rows),
+                          optional(norm.weight), optional(norm.bias), optional(norm.modulation)},
+                         NormPush{static_cast<std::uint32_t>(input.columns),
+                                  static_cast<std::uint32_t>(input.stride),
+                                  static_cast<std::uint32_t>(norm.shift_offset),
+                                  static_cast<std::uint32_t>(norm.scale_offset), norm.eps},
+                         {static_cast<std::uint32_t>(rows), 1, 1}, 12.0 * rows * input.columns);
+    }
+}
+
+HeadMatrix add_head_matrix(Program& program, const std::string& name, int heads, int tokens,
+                           int head_dim, program::Lifetime lifetime) {
+    HeadMatrix out{{}, heads, tokens, head_dim, round_up(head_dim, 4), round_up(tokens, 16)};
+    out.tensor = program.add(name, out.head_bytes() * static_cast<std::uint64_t>(heads), lifetime);
+    return out;
+}
+
+void split_heads(Program& program, const std::string& name, const Matrix& input,
+                 const HeadMatrix& out, const HeadTransform& transform) {
+    using program::read;
+    using program::unused;
+    const auto optional = [&](Tensor t) { return t.valid() ? read(t) : unused(input.tensor); };
+    const int head_chunk = static_cast<int>(std::max<std::uint64_t>(
+        1, std::min<std::uint64_t>(program.limits().max_binding_bytes / out.head_bytes(),
+                                   static_cast<std::uint64_t>(out.heads))));
+    const int row_chunk =
+        std::min(kMaxRows, rows_per_dispatch(program, input.row_bytes(), input.rows));
+    for (int head = 0; head < out.heads; head += head_chunk) {
+        const int heads = std::min(head_chunk, out.heads - head);
+        for (int first = 0; first < input.rows; first += row_chunk) {
+            const int rows = std::min(row_chunk, input.rows - first);
+            program.dispatch(
+                name, shaders::ShaderId::split_heads,
+                {row_lanes(program), transform.norm_weight.valid(), transform.rope_table.valid()},
+                {read_rows(input, first, rows),
+                 program::write(out.tensor, out.head_bytes() * static_cast<std::uint64_t>(head),
+                                out.head_bytes() * static_cast<std::uint64_t>(heads)),
+                 optional(transform.norm_weight), optional(transform.rope_table)},
+                SplitPush{static_cast<std::uint32_t>(heads), static_cast<std::uint32_t>(head),
+                          static_cast<std::uint32_t>(out.heads * out.head_dim),
+                          static_cast<std::uint32_t>(out.head_dim),
+                          static_cast<std::uint32_t>(out.padded_dim),
+                          static_cast<std::uint32_t>(input.stride),
+                          static_cast<std::uint32_t>(out.token_stride),
+                          static_cast<std::uint32_t>(first),
+                          static_cast<std::uint32_t>(transform.grid[0]),
+                          static_cast<std::uint32_t>(transform.grid[1]),
+                          static_cast<std::uint32_t>(transform.pairs[0]),
+                          static_cast<std::uint32_t>(transform.pairs[1]), transform.eps},
+                {static_cast<std::uint32_t>(rows), 1, 1}, 10.0 * rows * input.columns);
+        }
+    }
+}
+
+}  // namespace quantsparse::kernels

@@ -1,0 +1,89 @@
+// The Wan2.1 diffusion transformer as a Program (upstream: wan/modules/model.py; golden facts
+// 1-11).
+#pragma once
+
+#include <vector>
+
+#include "format/model_config.hpp"
+#include "kernels/rows.hpp"
+#include "models/weights.hpp"
+
+namespace quantsparse::models {
+
+struct WanDitOptions {
+    format::WanDitConfig config;
+    int weight_bits = 16;      ///< 4, 6 or 8: the ten linears of each block are quantised
+    int activation_bits = 16;  ///< 8 or 6 with quantised weights
+    bool rotated = false;      ///< inputs of quantised linears pass a block Hadamard rotation
+    bool scaled = false;       ///< … and a channel scale
+    int latent_frames = 0;     ///< latent grid before patching
+    int latent_height = 0;     ///< a multiple of the patch
+    int latent_width = 0;
+    int branches = 1;   ///< 2 with classifier-free guidance: conditional, then unconditional
+    bool half = false;  ///< float weights stored as halves
+    int layers = 0;     ///< 0: all of the configuration's (benchmarks run one)
+};
+
+/// Appends all operations to `program` and keeps the handles the host needs.
+class WanDit {
+  public:
+    WanDit(Program& program, const WanDitOptions& options);
+
+    /// Host-written before text_phase(b): fp32 [text_len, round_up(text_dim, 4)], zero after the
+    /// prompt.
+    Matrix context() const { return context_; }
+    Tensor latent() const { return latent_; }      ///< fp32 [in_dim, F, H, W]
+    Tensor sinusoid() const { return sinusoid_; }  ///< fp32 [freq_dim], from time_sinusoid()
+    Tensor velocity(int branch) const { return velocity_[static_cast<std::size_t>(branch)]; }
+
+    /// Once per prompt and branch: text MLP, then keys and values of every cross-attention.
+    std::uint32_t text_phase(int branch) const {
+        return text_phase_[static_cast<std::size_t>(branch)];
+    }
+    /// One forward pass of the branch: latent, sinusoid -> velocity.
+    std::uint32_t step_phase(int branch) const {
+        return step_phase_[static_cast<std::size_t>(branch)];
+    }
+
+    const WeightSet& weights() const { return weights_; }
+    int tokens() const { return tokens_; }
+
+    /// Sinusoidal embedding of a timestep on the 0..1000 scale: cosines, then sines (fact 2), in
+    /// fp64.
+    std::vector<float> time_sinusoid(double timestep) const;
+
+  private:
+    struct Block {
+        Linear self_q, self_k, self_v, self_o, cross_q, cross_k, cross_v, cross_o, ffn_0, ffn_2;
+        Tensor self_norm_q, self_norm_k, cross_norm_q, cross_norm_k, norm3_weight, norm3_bias;
+        std::vector<kernels::HeadMatrix> cross_keys, cross_values;  ///< per branch
+    };
+
+    Linear linear(const std::string& name, int n, int k, const std::string& shares_input_with = {});
+    void declare_weights();
+    void build_text(int branch);
+    void build_step(int branch);
+    void build_block(int index, int branch, const Matrix& x, Tensor modulation);
+
+    WanDitOptions options_;
+    Program& program_;
+    WeightSet weights_;
+    int layers_ = 0;
+    int tokens_ = 0;
+    int grid_rows_ = 0;
+    int grid_columns_ = 0;
+    int dim_stride_ = 0;  ///< dim rounded up to 4
+
+    kernels::FloatWeight patch_embedding_, text_0_, text_2_, time_0_, time_2_, time_projection_,
+        head_;
+    Tensor modulation_tables_, head_modulation_, rope_table_;
+    std::vector<Block> blocks_;
+    std::vector<std::pair<std::string, kernels::InputTransform>> transforms_;
+
+    Matrix context_;
+    Tensor latent_, sinusoid_;
+    std::vector<Tensor> velocity_;
+    std::vector<std::uint32_t> text_phase_, step_phase_;
+};
+
+}  // namespace quantsparse::models

@@ -1,0 +1,267 @@
+#include "models/weights.hpp"
+
+#include <fmt/format.h>
+#include <cmath>
+
+#include "format/bit_packing.hpp"
+#include "format/model_file.hpp"
+#include "quantsparse/error.hpp"
+
+namespace quantsparse::models {
+namespace {
+
+using kernels::round_up;
+
+std::string resolve(const std::string& name, int layer) {
+    const std::size_t at = name.find("{}");
+    if (at == std::string::npos) return name;
+    return name.substr(0, at) + std::to_string(layer) + name.substr(at + 2);
+}
+
+std::uint64_t hash(std::uint64_t x) {  // SplitMix64
+    x += 0x9E3779B97F4A7C15ull;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+    return x ^ (x >> 31);
+}
+
+/// Pseudo-random values in +-sqrt(3/k), whose products keep the size of their input.
+std::vector<float> synthetic(const std::string& name, std::size_t count, double fan_in) {
+    std::vector<float> values(count);
+    std::uint64_t state = std::hash<std::string>{}(name);
+    const double range = std::sqrt(3.0 / fan_in);
+    for (float& value : values) {
+        state = hash(state);
+        value = static_cast<float>((static_cast<double>(state >> 11) * 0x1p-52 - 1.0) * range);
+    }
+    return values;
+}
+
+/// `groups` vectors next to each other, each padded with zeros to a multiple of 4.
+std::vector<float> pad_groups(const std::vector<float>& values, int groups) {
+    const int length = static_cast<int>(values.size()) / groups;
+    const int padded = round_up(length, 4);
+    std::vector<float> out(static_cast<std::size_t>(padded) * static_cast<std::size_t>(groups),
+                           0.0f);
+    for (int g = 0; g < groups; ++g) {
+        std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(g) * length, length,
+                    out.begin() + static_cast<std::ptrdiff_t>(g) * padded);
+    }
+    return out;
+}
+
+void write_floats(program::Executor& executor, Tensor tensor, const std::vector<float>& values) {
+    executor.write(tensor, std::as_bytes(std::span<const float>(values)));
+}
+
+void write_matrix_panel(program::Executor& executor, const kernels::FloatWeight::Panel& panel,
+                        const std::vector<float>& weight, int k, int length, int padded,
+                        bool half) {
+    // weight is [n, k] with n = groups of `length` rows; column c of the panel is row (c / padded)
+    // of groups, (c % padded) inside it, or padding.
+    const int columns = round_up(panel.columns, 4);
+    std::vector<float> transposed(static_cast<std::size_t>(k) * static_cast<std::size_t>(columns),
+                                  0.0f);
+    for (int c = 0; c < panel.columns; ++c) {
+        const int column = panel.first_column + c;
+        const int in_group = column % padded;
+        if (in_group >= length) continue;
+        const float* row =
+            weight.data() + static_cast<std::size_t>(column / padded * length + in_group) *
+                                static_cast<std::size_t>(k);
+        for (int i = 0; i < k; ++i) {
+            transposed[static_cast<std::size_t>(i) * static_cast<std::size_t>(columns) +
+                       static_cast<std::size_t>(c)] = row[i];
+        }
+    }
+    if (!half) return write_floats(executor, panel.tensor, transposed);
+    std::vector<std::uint16_t> halves(transposed.size());
+    for (std::size_t i = 0; i < halves.size(); ++i)
+        halves[i] = format::half_from_float(transposed[i]);
+    executor.write(panel.tensor, std::as_bytes(std::span<const std::uint16_t>(halves)));
+}
+
+std::int64_t product(const std::vector<std::int64_t>& shape) {
+    std::int64_t count = 1;
+    for (const std::int64_t extent : shape) count *= extent;
+    return count;
+}
+
+}  // namespace
+
+std::vector<float> load_values(const WeightSource& source, const std::string& name,
+                               const std::vector<std::int64_t>& shape) {
+    const std::string resolved = resolve(name, source.layer);
+    const std::int64_t count = product(shape);
+    if (!source.checkpoint) {
+        const double fan_in = shape.size() > 1 ? static_cast<double>(count / shape[0]) : 3.0;
+        return synthetic(resolved, static_cast<std::size_t>(count), fan_in);
+    }
+    const format::TensorView& tensor = source.checkpoint->at(resolved);
+    if (tensor.element_count() != count) {
+        throw Error(ErrorCode::bad_file, fmt::format("{}: tensor {} has {} values, {} are needed",
+                                                     source.checkpoint->path().string(), resolved,
+                                                     tensor.element_count(), count));
+    }
+    return format::to_float(tensor);
+}
+
+kernels::FloatWeight WeightSet::linear(const std::string& name, int n, int k, bool bias,
+                                       int row_groups) {
+    const int length = n / row_groups;
+    const int padded = row_groups == 1 ? n : round_up(length, 4);
+    kernels::FloatWeight weight =
+        kernels::add_float_weight(program_, name, padded * row_groups, k, half_, bias);
+    uploads_.push_back([=](program::Executor& executor, const WeightSource& source) {
+        const auto values = load_values(source, name + ".weight", {n, k});
+        for (const auto& panel : weight.panels) {
+            write_matrix_panel(executor, panel, values, k, length, padded, weight.half);
+        }
+        if (bias) {
+            write_floats(executor, weight.bias,
+                         pad_groups(load_values(source, name + ".bias", {n}), row_groups));
+        }
+    });
+    return weight;
+}
+
+kernels::QuantizedWeight WeightSet::quantized(const std::string& name, int n, int k, int bits,
+                                              bool bias) {
+    kernels::QuantizedWeight weight =
+        kernels::add_quantized_weight(program_, name, n, k, bits, bias);
+    uploads_.push_back([=](program::Executor& executor, const WeightSource& source) {
+        const std::size_t words = format::packed_word_count(n, k, bits);
+        if (source.checkpoint) {
+            const format::TensorView& codes =
+                source.checkpoint->at(resolve(name, source.layer) + ".codes");
+            if (codes.dtype != format::DType::u32 || codes.bytes.size() != words * 4) {
+                throw Error(ErrorCode::bad_file,
+                            fmt::format("{}: {}.codes must be {} U32 words",
+                                        source.checkpoint->path().string(), name, words));
+            }
+            executor.write(weight.words, codes.bytes);
+            write_floats(executor, weight.scale,
+                         pad_groups(load_values(source, name + ".scale", {n}), 1));
+        } else {
+            std::vector<std::uint32_t> random(words);
+            std::uint64_t state = std::hash<std::string>{}(name);
+            for (auto& word : random) word = static_cast<std::uint32_t>(state = hash(state));
+            executor.write(weight.words, std::as_bytes(std::span<const std::uint32_t>(random)));
+            const float scale = static_cast<float>(std::sqrt(3.0 / k) / (1 << (bits - 1)));
+            write_floats(executor, weight.scale,
+                         std::vector<float>(static_cast<std::size_t>(round_up(n, 4)), scale));
+        }
+        if (bias) {
+            write_floats(executor, weight.bias,
+                         pad_groups(load_values(source, name + ".bias", {n}), 1));
+        }
+    });
+    return weight;
+}
+
+kernels::InputTransform WeightSet::input_transform(const std::string& name, int k, bool rotated,
+                                                   bool scaled) {
+    kernels::InputTransform transform;
+    if (rotated) transform.rotation_block = format::hadamard_block(k);
+    if (rotated || scaled) {
+        transform.multiplier =
+            program_.add(name + ".input_multiplier", static_cast<std::uint64_t>(k) * 4,
+                         program::Lifetime::constant);
+        uploads_.push_back([=](program::Executor& executor, const WeightSource& source) {
+            std::vector<float> multiplier(static_cast<std::size_t>(k), 1.0f);
+            if (source.checkpoint && scaled) {
+                const auto scale = load_values(source, name + ".channel_scale", {k});
+                for (std::size_t i = 0; i < multiplier.size(); ++i) multiplier[i] /= scale[i];
+            }
+            if (source.checkpoint && rotated) {
+                const auto signs = load_values(source, name + ".rotation_signs", {k});
+                for (std::size_t i = 0; i < multiplier.size(); ++i) multiplier[i] *= signs[i];
+            }
+            write_floats(executor, transform.multiplier, multiplier);
+        });
+    }
+    return transform;
+}
+
+Tensor WeightSet::vector(const std::string& name, int count, int groups) {
+    return computed(name, round_up(count / groups, 4) * groups, [=](const WeightSource& source) {
+        return pad_groups(load_values(source, name, {count}), groups);
+    });
+}
+
+Tensor WeightSet::concatenated(const std::vector<std::string>& names, int count, int groups) {
+    const int padded = round_up(count / groups, 4) * groups;
+    return computed(names.front() + " …", padded * static_cast<int>(names.size()),
+                    [=](const WeightSource& source) {
+                        std::vector<float> all;
+                        for (const std::string& name : names) {
+                            const auto part =
+                                pad_groups(load_values(source, name, {count}), groups);
+                            all.insert(all.end(), part.begin(), part.end());
+                        }
+                        return all;
+                    });
+}
+
+kernels::ConvWeight WeightSet::convolution(const std::string& name, int out_channels,
+                                           int in_channels, int kernel_t, int kernel_y,
+                                           int kernel_x) {
+    kernels::ConvWeight weight = kernels::add_conv_weight(program_, name, out_channels, in_channels,
+                                                          kernel_t, kernel_y, kernel_x);
+    uploads_.push_back([=](program::Executor& executor, const WeightSource& source) {
+        const int taps = kernel_t * kernel_y * kernel_x;
+        const auto values =
+            load_values(source, name + ".weight", {out_channels, in_channels, taps});
+        const std::size_t padded = static_cast<std::size_t>(round_up(out_channels, 8));
+        std::vector<float> out(static_cast<std::size_t>(taps * in_channels) * padded, 0.0f);
+        for (int o = 0; o < out_channels; ++o) {
+            for (int c = 0; c < in_channels; ++c) {
+                for (int tap = 0; tap < taps; ++tap) {
+                    out[static_cast<std::size_t>(tap * in_channels + c) * padded +
+                        static_cast<std::size_t>(o)] =
+                        values[static_cast<std::size_t>((o * in_channels + c) * taps + tap)];
+                }
+            }
+        }
+        write_floats(executor, weight.weights, out);
+        std::vector<float> bias = load_values(source, name + ".bias", {out_channels});
+        bias.resize(padded, 0.0f);
+        write_floats(executor, weight.bias, bias);
+    });
+    return weight;
+}
+
+Tensor WeightSet::computed(const std::string& name, int floats,
+                           std::function<std::vector<float>(const WeightSource&)> make) {
+    const Tensor tensor =
+        program_.add(name, static_cast<std::uint64_t>(floats) * 4, program::Lifetime::constant);
+    uploads_.push_back(
+        [tensor, make = std::move(make)](program::Executor& executor, const WeightSource& source) {
+            write_floats(executor, tensor, make(source));
+        });
+    return tensor;
+}
+
+void WeightSet::upload(program::Executor& executor, const WeightSource& source) const {
+    for (const Upload& upload : uploads_) upload(executor, source);
+}
+
+LinearInput prepare_input(Program& program, const Linear& linear, const Matrix& input) {
+    LinearInput prepared{input, std::nullopt};
+    if (linear.quantized) {
+        prepared.rows = kernels::quantize_rows(program, linear.name + ".quantize", input,
+                                               linear.transform, linear.activation_bits);
+    }
+    return prepared;
+}
+
+void apply(Program& program, const std::string& name, const Linear& linear,
+           const LinearInput& input, const Matrix& out, const kernels::Epilogue& epilogue) {
+    if (linear.quantized) {
+        kernels::matmul(program, name, *input.rows, *linear.quantized, out, epilogue);
+    } else {
+        kernels::matmul(program, name, input.matrix, linear.weight, out, epilogue);
+    }
+}
+
+}  // namespace quantsparse::models

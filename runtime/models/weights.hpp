@@ -1,0 +1,89 @@
+// The link between a checkpoint's tensors and a Program's constants.
+//
+// A model declares what it needs while it builds its Program; the values travel after the Executor
+// has allocated the plan, so a plan can be printed without reading a single weight.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "format/checkpoint.hpp"
+#include "kernels/pictures.hpp"
+#include "kernels/quantized_matmul.hpp"
+#include "program/executor.hpp"
+
+namespace quantsparse::models {
+
+using kernels::Matrix;
+using kernels::Program;
+using kernels::Tensor;
+
+/// Where values come from: a checkpoint, or (nullptr) pseudo-random numbers of a sensible size for
+/// benchmarks of real shapes.
+struct WeightSource {
+    const format::Checkpoint* checkpoint = nullptr;
+    int layer = 0;  ///< replaces "{}" in names: streamed models upload layer after layer
+};
+
+class WeightSet {
+  public:
+    /// `half`: float matrices are kept as halves on the device.
+    WeightSet(Program& program, bool half) : program_(program), half_(half) {}
+
+    /// A linear `<name>.weight` [n, k] with optional `<name>.bias`. `row_groups` > 1: the output is
+    /// that many vectors of n / row_groups, each padded to a multiple of 4 (modulation vectors).
+    kernels::FloatWeight linear(const std::string& name, int n, int k, bool bias,
+                                int row_groups = 1);
+    kernels::QuantizedWeight quantized(const std::string& name, int n, int k, int bits, bool bias);
+    /// Channel scale and rotation of `<name>`'s input; both are optional in the file.
+    kernels::InputTransform input_transform(const std::string& name, int k, bool rotated,
+                                            bool scaled);
+    /// fp32 vector of `count`, as `groups` vectors each padded to a multiple of 4.
+    Tensor vector(const std::string& name, int count, int groups = 1);
+    kernels::ConvWeight convolution(const std::string& name, int out_channels, int in_channels,
+                                    int kernel_t, int kernel_y, int kernel_x);
+    /// Values made by `make` from the checkpoint (nullptr for a benchmark).
+    Tensor computed(const std::string& name, int floats,
+                    std::function<std::vector<float>(const WeightSource&)> make);
+    /// Several vectors of `count` floats each, concatenated and padded to multiples of 4.
+    Tensor concatenated(const std::vector<std::string>& names, int count, int groups);
+
+    void upload(program::Executor& executor, const WeightSource& source) const;
+
+    Program& program() { return program_; }
+
+  private:
+    using Upload = std::function<void(program::Executor&, const WeightSource&)>;
+
+    Program& program_;
+    bool half_;
+    std::vector<Upload> uploads_;
+};
+
+/// Values of `name` ("{}" replaced), checked against the shape's element count, as fp32.
+std::vector<float> load_values(const WeightSource& source, const std::string& name,
+                               const std::vector<std::int64_t>& shape);
+
+/// A linear of a transformer, quantised or not, behind one call.
+struct Linear {
+    std::string name;
+    int n = 0;
+    int k = 0;
+    std::optional<kernels::QuantizedWeight> quantized;
+    kernels::FloatWeight weight;
+    kernels::InputTransform transform;
+    int activation_bits = 8;
+};
+
+/// The input of one or several linears: quantised once when they are.
+struct LinearInput {
+    Matrix matrix;
+    std::optional<kernels::QuantizedRows> rows;
+};
+LinearInput prepare_input(Program& program, const Linear& linear, const Matrix& input);
+void apply(Program& program, const std::string& name, const Linear& linear,
+           const LinearInput& input, const Matrix& out, const kernels::Epilogue& epilogue = {});
+
+}  // namespace quantsparse::models
