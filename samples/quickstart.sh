@@ -12,7 +12,7 @@ seed=42
 model=samples/models/shapes-tiny
 out=out/quickstart
 bin=build/release/bin
-sampling=(--seed "$seed" --steps 20)
+settings=(--seed "$seed" --size 192x192 --frames 33 --steps 12)
 
 times=()
 stage() {  # stage NAME COMMAND...: runs it and keeps how long it took
@@ -37,9 +37,9 @@ stage "building" build
 stage "calibrating to W4A8" "$bin/quantsparse-calibrate" --model "$model" \
     --output "$out/shapes-tiny-w4a8.safetensors" --preset fast --weights 4 --activations 8
 stage "generating with W4A8" "$bin/quantsparse-video" -m "$out/shapes-tiny-w4a8.safetensors" \
-    -p "$prompt" "${sampling[@]}" -o "$out/clip.mp4" -o "$out/frames-w4a8/"
+    -p "$prompt" "${settings[@]}" -o "$out/clip.mp4" -o "$out/frames-w4a8/"
 stage "generating unquantised" "$bin/quantsparse-video" -m "$model" \
-    -p "$prompt" "${sampling[@]}" -o "$out/clip-unquantised.mp4" -o "$out/frames-unquantised/"
+    -p "$prompt" "${settings[@]}" -o "$out/clip-unquantised.mp4" -o "$out/frames-unquantised/"
 
 echo
 echo "the clip:         $PWD/$out/clip.mp4"

@@ -13,7 +13,8 @@ namespace {
 
 constexpr int kBarCells = 24;
 constexpr auto kBarPeriod = std::chrono::milliseconds(100);
-constexpr auto kLinePeriod = std::chrono::seconds(10);
+constexpr auto kLinePeriod = std::chrono::seconds(10);      // at the latest, as a sign of life
+constexpr auto kLeastLinePeriod = std::chrono::seconds(2);  // between lines of one stage
 
 const char* label_of(const std::string& stage) {
     return stage == "load"      ? "loading the model"
@@ -27,7 +28,7 @@ std::string counts(const Progress& progress) {
     const char* unit = std::string_view(progress.stage) == "denoise" ? " steps" : "";
     std::string text = fmt::format("{}/{}{}, {}", progress.done, progress.total, unit,
                                    duration_text(progress.elapsed_seconds));
-    if (progress.remaining_seconds >= 0) {
+    if (progress.remaining_seconds >= 0 && progress.done < progress.total) {
         text += fmt::format(", {} left", duration_text(progress.remaining_seconds));
     }
     return text;
@@ -59,16 +60,19 @@ ProgressView::ProgressView(ProgressStyle style) : style_(style) {
     }
 }
 
-// A stage's first and last report always shows; between them no more than a reader can use.
+// A stage's beginning and the end of denoising always show; between them no more than a reader
+// can use.
 bool ProgressView::due(const Progress& progress) {
     const auto now = std::chrono::steady_clock::now();
+    const bool lines = style_ == ProgressStyle::lines;
     const bool new_stage = stage_ != progress.stage;
     const int tenth = static_cast<int>(fraction(progress) * 10);
     const bool moved = new_stage || progress.done != last_done_;
-    const bool finished = moved && progress.done == progress.total;
-    const bool late = style_ == ProgressStyle::lines
-                          ? (moved && tenth != last_tenth_) || now - last_ >= kLinePeriod
-                          : now - last_ >= kBarPeriod;
+    const bool finished = moved && progress.done == progress.total &&
+                          (!lines || std::string_view(progress.stage) == "denoise");
+    const bool late =
+        lines ? now - last_ >= (moved && tenth != last_tenth_ ? kLeastLinePeriod : kLinePeriod)
+              : now - last_ >= kBarPeriod;
     if (!new_stage && !finished && !late) {
         return false;
     }

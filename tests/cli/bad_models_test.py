@@ -92,7 +92,7 @@ class BadModels(CliTest):
             kept[key] = {**tensor, "data_offsets": [len(packed), len(packed) + end - begin]}
             packed += data[begin:end]
         write_safetensors(path, kept, packed)
-        self.refused(path.parent.parent, "missing")
+        self.refused(path.parent.parent, "lacks", name.split(".")[0])
 
     def test_shape_mismatch(self) -> None:
         path, header, data, name = self.damaged()
