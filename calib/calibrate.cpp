@@ -68,6 +68,7 @@ std::string quantization_record(const CalibrationOptions& options, const ClipSiz
                              {"activations", "symmetric, per token, dynamic"}};
     record["rotation"] = options.rotate ? "hadamard" : "none";
     record["smoothing"] = options.smooth ? "auto" : "none";
+    record["bias_correction"] = true;
     record["high_precision"] = {"patch_embedding", "text_embedding", "time_embedding",
                                 "time_projection", "head",           "norms",
                                 "biases",          "modulation"};

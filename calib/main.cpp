@@ -86,7 +86,9 @@ void print_reports(const std::vector<calib::LinearReport>& reports) {
 
 void print_summary(const calib::CalibrationOptions& options,
                    const calib::CalibrationSummary& summary) {
-    print_reports(summary.reports);
+    if (!summary.reports.empty()) {
+        print_reports(summary.reports);
+    }
     constexpr double kMega = 1e6;
     fmt::print(
         "linears: {:.2f} MB, {:.1f} % of {:.2f} MB in bf16; scales and rotations of their "

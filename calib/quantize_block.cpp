@@ -40,33 +40,48 @@ double mean_of(const std::vector<float>& values) {
     return values.empty() ? 0 : sum / static_cast<double>(values.size());
 }
 
-/// Quantises one linear of a group; `x` are the kept rows, `quantized_x` the same as the runtime
-/// would quantise them.
+/// What the linears of a group share.
+struct GroupContext {
+    std::span<const float> rows;            ///< kept input rows
+    std::span<const float> quantized_rows;  ///< the same as the runtime would quantise them
+    const SmoothingChoice& choice;
+    const std::vector<float>& signs;
+    int bits = 4;
+    bool correct_bias = true;
+};
+
 QuantizedLinear quantize_linear(const std::string& name, std::span<const float> weight,
-                                std::vector<float> bias, std::span<const float> x,
-                                std::span<const float> quantized_x, const SmoothingChoice& choice,
-                                const std::vector<float>& signs, int bits) {
+                                std::vector<float> bias, const GroupContext& group) {
     QuantizedLinear linear;
-    const int k = static_cast<int>(choice.scale.size());
+    const int k = static_cast<int>(group.choice.scale.size());
     const int n = static_cast<int>(bias.size());
-    const int rows = static_cast<int>(x.size()) / k;
-    const auto transformed = transform_weight(weight, k, choice.scale, signs);
-    const auto grid = clip_grid(bits);
-    const auto gamma = search_clipping(transformed, n, k, bits, grid);
-    const auto quantized = format::quantize_weight(transformed, n, k, bits, gamma);
-    const auto dequantized = fake_quantize_weight(transformed, n, k, bits, gamma);
-    const auto target = multiply_transposed(x, weight, rows, n, k);
-    const auto output = multiply_transposed(quantized_x, dequantized, rows, n, k);
+    const int rows = static_cast<int>(group.rows.size()) / k;
+    const auto transformed = transform_weight(weight, k, group.choice.scale, group.signs);
+    const auto grid = clip_grid(group.bits);
+    const auto gamma = search_clipping(transformed, n, k, group.bits, grid);
+    const auto quantized = format::quantize_weight(transformed, n, k, group.bits, gamma);
+    const auto dequantized = fake_quantize_weight(transformed, n, k, group.bits, gamma);
+    const auto target = multiply_transposed(group.rows, weight, rows, n, k);
+    auto output = multiply_transposed(group.quantized_rows, dequantized, rows, n, k);
+    if (group.correct_bias) {
+        const auto shift = mean_shift(target, output, n);
+        for (std::size_t i = 0; i < output.size(); ++i) {
+            output[i] += shift[i % shift.size()];
+        }
+        for (std::size_t i = 0; i < bias.size(); ++i) {
+            bias[i] += shift[i];
+        }
+    }
     linear.name = name;
     linear.out_features = n;
     linear.in_features = k;
-    linear.codes = format::pack_weight_codes(quantized.codes, n, k, bits);
+    linear.codes = format::pack_weight_codes(quantized.codes, n, k, group.bits);
     linear.scale = quantized.scale;
     linear.bias = std::move(bias);
-    linear.channel_scale = choice.scale;
-    linear.rotation_signs = signs;
+    linear.channel_scale = group.choice.scale;
+    linear.rotation_signs = group.signs;
     linear.report = {name, signal_to_noise_db(transformed, dequantized),
-                     signal_to_noise_db(target, output), choice.alpha, mean_of(gamma)};
+                     signal_to_noise_db(target, output), group.choice.alpha, mean_of(gamma)};
     return linear;
 }
 
@@ -94,11 +109,15 @@ std::vector<QuantizedLinear> quantize_block(const format::Checkpoint& transforme
         const auto quantized_rows =
             fake_quantize_rows(transform_rows(group.rows, group.width, choice.scale, signs),
                                group.row_count(), group.width, options.activation_bits);
+        // Few prompts give too few different text rows to tell a mean by: measured, it costs 0.2
+        // dB.
+        const bool correct_bias = which != InputGroup::cross_kv;
+        const GroupContext context{group.rows, quantized_rows,      choice,
+                                   signs,      options.weight_bits, correct_bias};
         for (std::size_t i = 0; i < names.size(); ++i) {
             check_cancelled();
             result.push_back(quantize_linear(
-                names[i], weights[i], finite_values(transformer, names[i] + ".bias"), group.rows,
-                quantized_rows, choice, signs, options.weight_bits));
+                names[i], weights[i], finite_values(transformer, names[i] + ".bias"), context));
         }
     }
     return result;

@@ -96,6 +96,20 @@ std::vector<float> fake_quantize_rows(std::span<const float> rows, int m, int k,
     return dequantize(format::quantize_rows(rows, m, k, bits), k);
 }
 
+std::vector<float> mean_shift(std::span<const float> target, std::span<const float> output, int n) {
+    const auto channels = static_cast<std::size_t>(n);
+    const std::size_t rows = target.size() / channels;
+    std::vector<double> sums(channels, 0.0);
+    for (std::size_t i = 0; i < target.size(); ++i) {
+        sums[i % channels] += static_cast<double>(target[i]) - output[i];
+    }
+    std::vector<float> shift(channels, 0.0f);
+    for (std::size_t i = 0; i < channels && rows > 0; ++i) {
+        shift[i] = static_cast<float>(sums[i] / static_cast<double>(rows));
+    }
+    return shift;
+}
+
 double signal_to_noise_db(std::span<const float> signal, std::span<const float> approximation) {
     double power = 0;
     double noise = 0;

@@ -20,6 +20,13 @@ std::vector<float> fake_quantize_weight(std::span<const float> weight, int n, in
 /// Q(x) per row with dynamic scales, as format::quantize_rows makes them.
 std::vector<float> fake_quantize_rows(std::span<const float> rows, int m, int k, int bits);
 
+/// Mean over the rows of target - output, both [rows, n]: what quantising shifts each output
+/// channel by on average, to be added to the bias. Inputs with a mean (after GELU, after
+/// modulation) make the rounding errors of a row of weights add up; measured on the bundled model
+/// at W4A8 the correction is worth 1 to 1.7 dB in the ffn and 0.1 to 0.7 dB in the attention, on
+/// rows it was not taken from.
+std::vector<float> mean_shift(std::span<const float> target, std::span<const float> output, int n);
+
 /// 10 log10(|signal|^2 / |signal - approximation|^2), at most 200 (equal).
 double signal_to_noise_db(std::span<const float> signal, std::span<const float> approximation);
 

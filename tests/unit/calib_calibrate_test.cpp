@@ -98,7 +98,9 @@ TEST_F(CalibrateTest, StoredLinearsReproduceTheSource) {
         const auto output = multiply_transposed(
             transform_rows(x, k, channel_scale, values(".rotation_signs")), weight, 3, n, k);
         EXPECT_GT(signal_to_noise_db(target, output), 38.0) << linear.name;
-        EXPECT_EQ(values(".bias"), format::to_float(source.transformer->at(linear.name + ".bias")));
+        // The stored bias holds what quantising shifts the output by: little at 8 bits.
+        const auto bias = format::to_float(source.transformer->at(linear.name + ".bias"));
+        EXPECT_GT(signal_to_noise_db(bias, values(".bias")), 20.0) << linear.name;
     }
 }
 

@@ -66,6 +66,35 @@ TEST(Clipping, AnAllZeroRowStaysZero) {
     EXPECT_EQ(fake_quantize_weight(zero, 1, 32, 4, gamma), zero);
 }
 
+TEST(BiasCorrection, TakesTheMeanErrorOutOfEveryChannel) {
+    const std::vector<float> target = {1, 10, 2, 20, 3, 30};
+    const std::vector<float> output = {0, 11, 2, 20, 1, 31};
+    const auto shift = mean_shift(target, output, 2);
+    EXPECT_FLOAT_EQ(shift[0], 1.0f);          // (1 + 0 + 2) / 3
+    EXPECT_FLOAT_EQ(shift[1], -2.0f / 3.0f);  // (-1 + 0 - 1) / 3
+}
+
+TEST(BiasCorrection, GainsWhereInputsHaveAMean) {
+    const int k = 256;
+    const int n = 32;
+    const int rows = 400;
+    auto x = gaussian(static_cast<std::size_t>(rows) * k, 11);
+    for (auto& value : x) {
+        value = std::max(value, -0.1f);  // like the output of GELU
+    }
+    const auto w = gaussian(static_cast<std::size_t>(n) * k, 12);
+    const auto gamma = search_clipping(w, n, k, 4, clip_grid(4));
+    const auto target = multiply_transposed(x, w, rows, n, k);
+    auto output = multiply_transposed(fake_quantize_rows(x, rows, k, 8),
+                                      fake_quantize_weight(w, n, k, 4, gamma), rows, n, k);
+    const double before = signal_to_noise_db(target, output);
+    const auto shift = mean_shift(target, output, n);
+    for (std::size_t i = 0; i < output.size(); ++i) {
+        output[i] += shift[i % static_cast<std::size_t>(n)];
+    }
+    EXPECT_GT(signal_to_noise_db(target, output), before + 1.0);
+}
+
 TEST(Smoothing, ScaleHasGeometricMeanOneAndBoundedLogarithm) {
     const std::vector<float> x = {100.0f, 1.0f, 1e-9f, 3.0f};
     const std::vector<float> w = {0.1f, 0.2f, 0.3f, 0.0f};
