@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "calib/collect.hpp"
 #include "calib/convert_pth.hpp"
@@ -134,13 +135,27 @@ fs::path block_path(const fs::path& folder, int block) {
     return folder / fmt::format("block.{}.safetensors", block);
 }
 
+/// Takes the work folder away again when a run ends before anything was kept in it.
+class EmptyFolderRemover {
+  public:
+    explicit EmptyFolderRemover(fs::path folder) : folder_(std::move(folder)) {}
+    ~EmptyFolderRemover() {
+        std::error_code not_empty;
+        fs::remove(folder_, not_empty);
+    }
+    EmptyFolderRemover(const EmptyFolderRemover&) = delete;
+    EmptyFolderRemover& operator=(const EmptyFolderRemover&) = delete;
+
+  private:
+    fs::path folder_;
+};
+
 void remove_work_files(const fs::path& folder, int blocks) {
     std::error_code ignored;
     fs::remove(folder / "activations.safetensors", ignored);
     for (int block = 0; block < blocks; ++block) {
         fs::remove(block_path(folder, block), ignored);
     }
-    fs::remove(folder, ignored);  // only when nothing else is in it
 }
 
 }  // namespace
@@ -198,6 +213,7 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
     set_thread_count(core_count(options.threads));
 
     CalibrationSummary summary;
+    std::optional<EmptyFolderRemover> remover;
     std::vector<fs::path> block_files;
     std::string record;
     const fs::path folder = work_directory(options);
@@ -208,6 +224,7 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
         const auto size = choose_clip_size(model, options);
         const auto fingerprint = fingerprint_of(options, model, size);
         std::error_code failure;
+        remover.emplace(folder);
         fs::create_directories(folder, failure);
         if (failure) {
             throw Error(ErrorCode::io, fmt::format("can't create the work folder '{}': {}; choose "

@@ -188,11 +188,7 @@ int run(int argc, char** argv) {
         print_summary(options, calib::calibrate(options, true));
     } catch (const calib::Cancelled&) {
         const auto folder = calib::work_directory(options);
-        const bool resumable = fs::exists(folder) && !fs::is_empty(folder);
-        if (!resumable) {
-            std::error_code ignored;
-            fs::remove(folder, ignored);
-        }
+        const bool resumable = fs::exists(folder);
         fmt::print(
             stderr, "quantsparse-calibrate: cancelled; no output was written{}\n",
             resumable ? fmt::format(", the same command goes on from '{}'", folder.string()) : "");

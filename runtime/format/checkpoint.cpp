@@ -50,8 +50,17 @@ std::vector<fs::path> shards_of(const fs::path& index_path) {
     return paths;
 }
 
-/// The index or the only safetensors file of a folder.
+/// The index or the only safetensors file of a folder. Among several (variants such as
+/// model.fp16.safetensors) the one that has the layout's own name.
 fs::path weights_in_folder(const fs::path& folder) {
+    for (const char* stem : {"diffusion_pytorch_model", "model"}) {
+        for (const std::string_view ending : {kIndexEnding, std::string_view(".safetensors")}) {
+            const auto path = folder / std::string(stem).append(ending);
+            if (fs::exists(path)) {
+                return path;
+            }
+        }
+    }
     std::vector<fs::path> indices;
     std::vector<fs::path> files;
     for (const auto& entry : fs::directory_iterator(folder)) {
@@ -71,7 +80,7 @@ fs::path weights_in_folder(const fs::path& folder) {
     throw Error(
         files.empty() && indices.empty() ? ErrorCode::io : ErrorCode::bad_file,
         fmt::format("'{}' holds {} .safetensors files and {} indices where one is expected; "
-                    "give the file itself",
+                    "leave the one to use",
                     folder.string(), files.size(), indices.size()));
 }
 

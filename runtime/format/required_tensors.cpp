@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <set>
 
 #include "format/bit_packing.hpp"
 #include "format/config_json.hpp"
@@ -117,6 +119,22 @@ void check_dtype(const Checkpoint& checkpoint, const TensorView& view, bool fits
     }
 }
 
+/// Scales and signs multiply everything: one bad value would spoil the clip without a word.
+void check_values(const Checkpoint& checkpoint, const std::string& name, bool (*allowed)(float),
+                  const char* wanted) {
+    const auto* view = checkpoint.find(name);
+    if (view == nullptr) {
+        return;
+    }
+    const auto values = to_float(*view);
+    if (!std::all_of(values.begin(), values.end(), allowed)) {
+        throw Error(ErrorCode::bad_file,
+                    fmt::format("tensor '{}' of '{}' holds values that are not {}; the file is "
+                                "damaged, calibrate again",
+                                name, checkpoint.path().string(), wanted));
+    }
+}
+
 void throw_missing(const Checkpoint& checkpoint, const char* network,
                    const std::vector<std::string>& missing) {
     if (!missing.empty()) {
@@ -213,11 +231,13 @@ void check_tensors(const Checkpoint& checkpoint, const char* network,
 void check_quantized_tensors(const Checkpoint& checkpoint, const WanDitConfig& config,
                              int weight_bits) {
     const auto linears = block_linears(config);
+    std::set<std::string> packed;
+    for (const auto& linear : linears) {
+        packed.insert(linear.name + ".weight");
+    }
     std::vector<RequiredTensor> floating = required_tensors(config);
     std::erase_if(floating, [&](const RequiredTensor& tensor) {
-        return std::any_of(linears.begin(), linears.end(), [&](const BlockLinear& linear) {
-            return tensor.name == linear.name + ".weight";
-        });
+        return packed.find(tensor.name) != packed.end();
     });
     std::vector<RequiredTensor> codes;
     for (const auto& linear : linears) {
@@ -243,6 +263,13 @@ void check_quantized_tensors(const Checkpoint& checkpoint, const WanDitConfig& c
     for (const auto& tensor : codes) {
         const auto& view = checkpoint.at(tensor.name, tensor.shape);
         check_dtype(checkpoint, view, view.dtype == DType::u32, "U32");
+    }
+    const auto positive = [](float value) { return value > 0 && std::isfinite(value); };
+    const auto unit = [](float value) { return value == 1.0f || value == -1.0f; };
+    for (const auto& linear : linears) {
+        check_values(checkpoint, linear.name + ".scale", positive, "positive");
+        check_values(checkpoint, linear.name + ".channel_scale", positive, "positive");
+        check_values(checkpoint, linear.name + ".rotation_signs", unit, "+1 or -1");
     }
 }
 

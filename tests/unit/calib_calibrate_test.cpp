@@ -248,6 +248,7 @@ TEST_F(CalibrateTest, NamesTheTensorThatIsNotFinite) {
     expect_error(ErrorCode::non_finite, {"'blocks.1.ffn.0.weight'", "diffusion_pytorch_model"},
                  [&] { calibrate(options_, false); });
     EXPECT_FALSE(fs::exists(options_.output));
+    EXPECT_FALSE(fs::exists(work()));
 }
 
 TEST_F(CalibrateTest, RefusesOptionsThatMakeNoSense) {

@@ -1,8 +1,6 @@
 // The calibrator's own networks against the reference data, when the tester has them.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
 #include "calib/networks.hpp"
 #include "unit/format_support.hpp"
 
@@ -14,11 +12,10 @@ using format::Component;
 class GoldenNetworks : public testing::Test {
   protected:
     void SetUp() override {
-        const char* root = std::getenv("QUANTSPARSE_GOLDEN");
-        if (root == nullptr) {
-            GTEST_SKIP() << "QUANTSPARSE_GOLDEN is not set";
+        root_ = format::test::golden_root();
+        if (root_.empty()) {
+            GTEST_SKIP() << "no reference data: QUANTSPARSE_GOLDEN is not set";
         }
-        root_ = root;
     }
 
     nlohmann::json case_of(const std::string& name) const {

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <random>
 
 #include "format/model_file.hpp"
@@ -143,11 +142,11 @@ TEST(Hadamard, SecondColumnAlternates) {
 }
 
 TEST(GoldenQuantisation, CodesAndScalesEqualTheReference) {
-    const char* root = std::getenv("QUANTSPARSE_GOLDEN");
-    if (root == nullptr) {
-        GTEST_SKIP() << "QUANTSPARSE_GOLDEN is not set";
+    const auto root = golden_root();
+    if (root.empty()) {
+        GTEST_SKIP() << "no reference data: QUANTSPARSE_GOLDEN is not set";
     }
-    const SafetensorsFile io(std::filesystem::path(root) / "quant-linear" / "io.safetensors");
+    const SafetensorsFile io(root / "quant-linear" / "io.safetensors");
     const auto compare = [&](const QuantizedWeight& ours, const std::string& name) {
         const auto codes = to_int32(io.at(name + ".codes"));
         ASSERT_EQ(codes.size(), ours.codes.size());
@@ -171,11 +170,11 @@ TEST(GoldenQuantisation, CodesAndScalesEqualTheReference) {
 }
 
 TEST(GoldenRotation, HadamardEqualsTheReference) {
-    const char* root = std::getenv("QUANTSPARSE_GOLDEN");
-    if (root == nullptr) {
-        GTEST_SKIP() << "QUANTSPARSE_GOLDEN is not set";
+    const auto root = golden_root();
+    if (root.empty()) {
+        GTEST_SKIP() << "no reference data: QUANTSPARSE_GOLDEN is not set";
     }
-    const SafetensorsFile io(std::filesystem::path(root) / "quant-rotation" / "io.safetensors");
+    const SafetensorsFile io(root / "quant-rotation" / "io.safetensors");
     for (const auto& [name, columns] : {std::pair{"hadamard64", 64}, {"hadamard96_blocks32", 96}}) {
         const std::string run = name;
         const auto signs = to_float(io.at(run + ".in.signs"));

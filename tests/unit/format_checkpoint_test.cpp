@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <set>
 
 #include "format/tensor_names.hpp"
@@ -108,6 +107,10 @@ TEST(CheckpointTest, OpensFileFolderAndShardsAlike) {
     const auto sharded = Checkpoint::open(folder / "two", Component::transformer);
     EXPECT_EQ(sharded.names(), (std::vector<std::string>{"a", "b"}));
     EXPECT_EQ(to_float(sharded.at("b")), std::vector<float>{0.0f});
+    write_tensors(folder / "variants/model.safetensors", {"a"});
+    write_tensors(folder / "variants/model.fp16.safetensors", {"other"});
+    const auto chosen = Checkpoint::open(folder / "variants", Component::transformer);
+    EXPECT_EQ(chosen.names(), std::vector<std::string>{"a"});
 }
 
 TEST(CheckpointTest, RefusesAmbiguousFoldersAndEscapingShards) {
@@ -160,11 +163,10 @@ TEST(CheckpointTest, RefusesScaledFp8AndRepeatedTensors) {
 class GoldenLayouts : public testing::Test {
   protected:
     void SetUp() override {
-        const char* root = std::getenv("QUANTSPARSE_GOLDEN");
-        if (root == nullptr) {
-            GTEST_SKIP() << "QUANTSPARSE_GOLDEN is not set";
+        root_ = golden_root();
+        if (root_.empty()) {
+            GTEST_SKIP() << "no reference data: QUANTSPARSE_GOLDEN is not set";
         }
-        root_ = root;
     }
     void expect_same(const std::string& case_name, Component component) {
         const auto ours = Checkpoint::open(root_ / case_name / "model.safetensors", component);

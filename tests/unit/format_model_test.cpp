@@ -192,7 +192,7 @@ class ModelFileTest : public OpenModelTest {
   protected:
     std::filesystem::path write(
         int bits, const std::function<void(std::map<std::string, std::string>&)>& change = {},
-        const std::string& leave_out = {}) {
+        const std::string& leave_out = {}, const std::string& spoiled = {}) {
         const auto source = open_model(folder_.path());
         const auto path = folder_ / "model.safetensors";
         SafetensorsWriter writer(path);
@@ -245,7 +245,12 @@ class ModelFileTest : public OpenModelTest {
             for (const auto dimension : tensor.shape) {
                 bytes *= static_cast<std::size_t>(dimension);
             }
-            writer.write(tensor.name, std::vector<std::byte>(bytes));
+            std::vector<std::byte> content(bytes);
+            if (tensor.name.ends_with("scale")) {
+                const std::vector<float> ones(bytes / 4, tensor.name == spoiled ? -1.0f : 1.0f);
+                std::memcpy(content.data(), ones.data(), bytes);
+            }
+            writer.write(tensor.name, content);
         }
         writer.finish();
         return path;
@@ -298,6 +303,12 @@ TEST_F(ModelFileTest, RefusesNewerVersionsAndOtherArchitectures) {
     expect_error(ErrorCode::bad_file, {"lacks the metadata entry 'quantization'"}, [&] {
         open_model(write(4, [](auto& metadata) { metadata.erase("quantization"); }));
     });
+}
+
+TEST_F(ModelFileTest, RefusesScalesThatAreNotPositive) {
+    const std::string name = "transformer.blocks.1.ffn.0.channel_scale";
+    expect_error(ErrorCode::bad_file, {"'blocks.1.ffn.0.channel_scale'", "not positive"},
+                 [&] { open_model(write(4, {}, {}, name)); });
 }
 
 TEST_F(ModelFileTest, NamesMissingAndWronglyPackedTensors) {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -77,6 +78,17 @@ inline void expect_error(ErrorCode code, const std::vector<std::string>& pieces,
                 << "'" << piece << "' is not in: " << message;
         }
     }
+}
+
+/// The reference data: $QUANTSPARSE_GOLDEN, else the copy in the tree when there is one, else
+/// empty.
+inline std::filesystem::path golden_root() {
+    if (const char* root = std::getenv("QUANTSPARSE_GOLDEN")) {
+        return root;
+    }
+    const auto tests = std::filesystem::path(__FILE__).parent_path().parent_path();
+    const auto copy = tests / "golden" / "data";
+    return std::filesystem::exists(copy / "wan-dit-plain") ? copy : std::filesystem::path();
 }
 
 template <typename T>
