@@ -230,6 +230,7 @@ NameMapper::NameMapper(Component component, const std::vector<std::string>& name
               "decoder.up_blocks.", "decoder.mid_block.", "post_quant_conv.", "quant_conv."}) {
             upstream_naming_ = upstream_naming_ && !rest.starts_with(start);
         }
+        repeats_embedding_ = repeats_embedding_ || rest == "shared.weight";
         constexpr std::string_view kFirstStage = "decoder.up_blocks.0.resnets.";
         if (rest.starts_with(kFirstStage)) {
             rest.remove_prefix(kFirstStage.size());
@@ -253,9 +254,10 @@ std::optional<std::string> NameMapper::canonical(std::string_view name_on_disk) 
         case Component::transformer:
             return from_diffusers_transformer(std::move(name));
         case Component::text_encoder:
-            // Some files repeat the embedding under a second name.
-            if (name.starts_with("encoder.embed_tokens.")) {
-                return std::nullopt;
+            // Files hold the embedding under one of two names, or under both.
+            if (name == "encoder.embed_tokens.weight") {
+                return repeats_embedding_ ? std::nullopt
+                                          : std::optional<std::string>("token_embedding.weight");
             }
             return from_transformers_umt5(std::move(name));
         case Component::vae:

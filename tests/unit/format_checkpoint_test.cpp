@@ -60,6 +60,9 @@ TEST(TensorNames, TransformersUmt5) {
     };
     EXPECT_EQ(name("shared.weight"), "token_embedding.weight");
     EXPECT_EQ(name("encoder.embed_tokens.weight"), "(dropped)");
+    EXPECT_EQ(mapped(Component::text_encoder, {"encoder.block.0.layer.0.layer_norm.weight"},
+                     "encoder.embed_tokens.weight"),
+              "token_embedding.weight");
     EXPECT_EQ(name("encoder.block.7.layer.0.SelfAttention.relative_attention_bias.weight"),
               "blocks.7.pos_embedding.embedding.weight");
     EXPECT_EQ(name("encoder.block.7.layer.1.DenseReluDense.wi_0.weight"),
