@@ -32,7 +32,8 @@ struct TensorView {
     std::int64_t element_count() const;
 };
 
-/// Widens F32, F16, BF16, F8_E4M3, F64 to fp32. Throws Error(bad_file) naming the tensor for other dtypes.
+/// Widens F32, F16, BF16, F8_E4M3, F64 to fp32. Throws Error(bad_file) naming the tensor for other
+/// dtypes.
 std::vector<float> to_float(const TensorView& tensor);
 void to_float(const TensorView& tensor, std::span<float> out);
 std::vector<std::int32_t> to_int32(const TensorView& tensor);  ///< I32, I64, U8, I8, U32, BOOL
@@ -54,7 +55,8 @@ class SafetensorsFile {
     const std::map<std::string, std::string>& metadata() const;
     const std::map<std::string, TensorView, std::less<>>& tensors() const;
     const TensorView* find(std::string_view name) const;
-    const TensorView& at(std::string_view name) const;  ///< throws Error(bad_file) naming file and tensor
+    const TensorView& at(
+        std::string_view name) const;  ///< throws Error(bad_file) naming file and tensor
 
   private:
     struct Impl;

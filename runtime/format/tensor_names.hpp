@@ -26,7 +26,8 @@ class NameMapper {
   private:
     Component component_;
     std::string prefix_;
-    bool upstream_naming_ = true;  ///< original names; false: diffusers or Transformers
+    bool upstream_naming_ = true;     ///< original names; false: diffusers or Transformers
+    bool repeats_embedding_ = false;  ///< encoder.embed_tokens is a copy of shared
     int decoder_stage_length_ =
         4;  ///< entries of decoder.upsamples per stage, the upsampler included
 };

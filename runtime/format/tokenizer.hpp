@@ -10,9 +10,9 @@
 namespace quantsparse::format {
 
 struct TokenIds {
-    std::vector<int> ids;   ///< text_len entries, padded with 0, ended by 1
-    int valid_count = 0;    ///< entries before the padding, the end token included
-    bool truncated = false; ///< the prompt was longer than text_len
+    std::vector<int> ids;    ///< text_len entries, padded with 0, ended by 1
+    int valid_count = 0;     ///< entries before the padding, the end token included
+    bool truncated = false;  ///< the prompt was longer than text_len
 };
 
 class Tokenizer {
@@ -22,8 +22,9 @@ class Tokenizer {
     ~Tokenizer();
     Tokenizer(Tokenizer&&) noexcept;
 
-    /// Cleans (whitespace collapsed, as upstream's "whitespace" clean), encodes, appends 1, truncates
-    /// to text_len (keeping the end token) and pads. Throws Error(invalid_argument) for invalid UTF-8.
+    /// Cleans (whitespace collapsed, as upstream's "whitespace" clean), encodes, appends 1,
+    /// truncates to text_len (keeping the end token) and pads. Throws Error(invalid_argument) for
+    /// invalid UTF-8.
     TokenIds encode(std::string_view prompt, int text_len) const;
 
   private:
