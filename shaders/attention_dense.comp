@@ -4,17 +4,25 @@
 //   bias     fp32 [heads, 2 * bias_span - 1]: by relative position j - t (UMT5), kHasBias
 //   out      fp32 [tokens, out_stride], token-major, heads concatenated
 //
-// Flash attention with a running maximum: one invocation owns one query; keys come in tiles of
-// kKeyTile at addresses that are uniform over the work-group. Group x: queries, group y: heads.
-// kDim4 = padded_dim / 4 is specialised so that q and the output stay in registers.
+// Flash attention: a work-group owns kQueries queries of one head and walks over tiles of
+// gl_WorkGroupSize.x * kKeysPerLane keys with a running maximum.
+//   1. scores: an invocation owns kKeysPerLane keys and computes them against all queries, so that both
+//      operands are used kQueries * kKeysPerLane times per load; the scores go to shared memory
+//   2. softmax of the tile: invocations share out the queries
+//   3. values: an invocation owns every kLanes-th vec4 of the output and all queries
+// Group x: query tiles, group y: heads. Everything sized by specialisation constants.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #include "constants.glsl"
 
-layout(constant_id = 1) const uint kDim4 = 16;
+layout(constant_id = 1) const uint kDim4 = 16;          // padded_dim / 4
 layout(constant_id = 2) const uint kHasBias = 0;
-const uint kKeyTile = 8;
+layout(constant_id = 3) const uint kLanes = 16;         // the work-group's width again: sizes arrays
+layout(constant_id = 4) const uint kQueries = 16;
+const uint kKeysPerLane = 4;
+const uint kTile = kLanes * kKeysPerLane;
+const uint kVectors = (kDim4 + kLanes - 1) / kLanes;    // vec4 of the output an invocation owns
 
 layout(set = 0, binding = 0, std430) readonly buffer Q { vec4 q_values[]; };
 layout(set = 0, binding = 1, std430) readonly buffer K { vec4 k_values[]; };
@@ -36,63 +44,117 @@ layout(push_constant) uniform Push {
     uint pad_to;        // columns of `out` after the last head's that are set to zero
 } p;
 
+const float kMasked = -3.0e38;
+
+shared vec4 scores[kQueries][kTile / 4 + 1];  // one more column: rows begin in different banks
+shared float rescale[kQueries];
+shared float maximum[kQueries];
+shared float denominator[kQueries];
+
 void main() {
-    const uint query = gl_WorkGroupID.x * gl_WorkGroupSize.x + gl_LocalInvocationID.x;
+    const uint lane = gl_LocalInvocationID.x;
     const uint head = gl_WorkGroupID.y;
-    const uint row = p.query_base + min(query, p.queries - 1);
+    const uint query0 = gl_WorkGroupID.x * kQueries;
+    const uint last_row = p.query_base + p.queries - 1;
+    const uint row0 = p.query_base + query0;
+    const uint q_head = head * p.q_stride;
+    const uint kv_head = head * p.kv_stride;
 
-    vec4 q[kDim4];
-    vec4 sum[kDim4];
-    [[unroll]] for (uint d = 0; d < kDim4; ++d) {
-        q[d] = q_values[(head * p.q_stride + row) * kDim4 + d] * p.scale;
-        sum[d] = vec4(0.0);
+    vec4 sum[kQueries][kVectors];
+    [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+        [[unroll]] for (uint i = 0; i < kVectors; ++i) sum[t][i] = vec4(0.0);
     }
-    float running_max = -3.0e38;
-    float denominator = 0.0;
-
-    const uint head_base = head * p.kv_stride;
-    for (uint first = 0; first < p.keys; first += kKeyTile) {
-        float score[kKeyTile];
-        [[unroll]] for (uint j = 0; j < kKeyTile; ++j) score[j] = 0.0;
-        for (uint d = 0; d < kDim4; ++d) {
-            const vec4 qd = q[d];
-            [[unroll]] for (uint j = 0; j < kKeyTile; ++j) {
-                const uint key = min(first + j, p.keys - 1);
-                score[j] += dot(qd, k_values[(head_base + key) * kDim4 + d]);
-            }
-        }
-        float tile_max = running_max;
-        [[unroll]] for (uint j = 0; j < kKeyTile; ++j) {
-            const uint key = first + j;
-            if (kHasBias != 0) {
-                score[j] += bias_values[(p.first_head + head) * (2 * p.bias_span - 1) +
-                                        min(key, p.keys - 1) + p.bias_span - 1 - row];
-            }
-            if (key >= p.keys) score[j] = -3.0e38;
-            tile_max = max(tile_max, score[j]);
-        }
-        const float rescale = exp(running_max - tile_max);
-        running_max = tile_max;
-        denominator *= rescale;
-        [[unroll]] for (uint j = 0; j < kKeyTile; ++j) {
-            score[j] = first + j < p.keys ? exp(score[j] - tile_max) : 0.0;
-            denominator += score[j];
-        }
-        for (uint d = 0; d < kDim4; ++d) {
-            vec4 s = sum[d] * rescale;
-            [[unroll]] for (uint j = 0; j < kKeyTile; ++j) {
-                const uint key = min(first + j, p.keys - 1);
-                s += score[j] * v_values[(head_base + key) * kDim4 + d];
-            }
-            sum[d] = s;
-        }
+    for (uint t = lane; t < kQueries; t += kLanes) {
+        maximum[t] = kMasked;
+        denominator[t] = 0.0;
     }
 
-    if (query >= p.queries) return;
-    const uint out_base = query * p.out_stride + (p.first_head + head) * p.head_dim;
-    const float normalise = 1.0 / denominator;
-    for (uint c = 0; c < p.head_dim; ++c) out_values[out_base + c] = sum[c / 4][c % 4] * normalise;
-    if (head == gl_NumWorkGroups.y - 1) {
-        for (uint c = 0; c < p.pad_to; ++c) out_values[out_base + p.head_dim + c] = 0.0;
+    for (uint first = 0; first < p.keys; first += kTile) {
+        {
+            const uint key0 = first + lane * kKeysPerLane;
+            const uint last = p.keys - 1;
+            const uint k0 = (kv_head + min(key0, last)) * kDim4;
+            const uint k1 = (kv_head + min(key0 + 1, last)) * kDim4;
+            const uint k2 = (kv_head + min(key0 + 2, last)) * kDim4;
+            const uint k3 = (kv_head + min(key0 + 3, last)) * kDim4;
+            vec4 score[kQueries];
+            [[unroll]] for (uint t = 0; t < kQueries; ++t) score[t] = vec4(0.0);
+            for (uint d = 0; d < kDim4; ++d) {
+                const vec4 a = k_values[k0 + d];
+                const vec4 b = k_values[k1 + d];
+                const vec4 c = k_values[k2 + d];
+                const vec4 e = k_values[k3 + d];
+                [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+                    const vec4 q = q_values[(q_head + min(row0 + t, last_row)) * kDim4 + d];
+                    score[t] += vec4(dot(q, a), dot(q, b), dot(q, c), dot(q, e));
+                }
+            }
+            [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+                vec4 s = score[t] * p.scale;
+                if (kHasBias != 0) {
+                    const uint base = (p.first_head + head) * (2 * p.bias_span - 1) +
+                                      p.bias_span - 1 - min(row0 + t, last_row);
+                    s += vec4(bias_values[base + min(key0, last)], bias_values[base + min(key0 + 1, last)],
+                              bias_values[base + min(key0 + 2, last)],
+                              bias_values[base + min(key0 + 3, last)]);
+                }
+                scores[t][lane] = mix(vec4(kMasked), s,
+                                      lessThan(uvec4(key0, key0 + 1, key0 + 2, key0 + 3), uvec4(p.keys)));
+            }
+        }
+        barrier();
+        for (uint t = lane; t < kQueries; t += kLanes) {
+            vec4 largest = scores[t][0];
+            for (uint j = 1; j < kLanes; ++j) largest = max(largest, scores[t][j]);
+            const float before = maximum[t];
+            const float now =
+                max(before, max(max(largest.x, largest.y), max(largest.z, largest.w)));
+            vec4 total = vec4(0.0);
+            for (uint j = 0; j < kLanes; ++j) {
+                const vec4 e = exp(scores[t][j] - now);
+                scores[t][j] = e;
+                total += e;
+            }
+            const float factor = exp(before - now);
+            maximum[t] = now;
+            rescale[t] = factor;
+            denominator[t] = denominator[t] * factor + total.x + total.y + total.z + total.w;
+        }
+        barrier();
+        const uint tile_keys = min(kTile, p.keys - first);
+        [[unroll]] for (uint i = 0; i < kVectors; ++i) {
+            const uint d = min(i * kLanes + lane, kDim4 - 1);
+            [[unroll]] for (uint t = 0; t < kQueries; ++t) sum[t][i] *= rescale[t];
+            for (uint j = 0; j < tile_keys; j += 4) {
+                // Keys past the end have probability zero; their values are those of the last key.
+                const uint last = p.keys - 1;
+                const vec4 v0 = v_values[(kv_head + first + j) * kDim4 + d];
+                const vec4 v1 = v_values[(kv_head + min(first + j + 1, last)) * kDim4 + d];
+                const vec4 v2 = v_values[(kv_head + min(first + j + 2, last)) * kDim4 + d];
+                const vec4 v3 = v_values[(kv_head + min(first + j + 3, last)) * kDim4 + d];
+                [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+                    const vec4 e = scores[t][j / 4];
+                    sum[t][i] += e.x * v0 + e.y * v1 + e.z * v2 + e.w * v3;
+                }
+            }
+        }
+        barrier();
+    }
+
+    [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+        if (query0 + t < p.queries) {
+            const uint out_base = (query0 + t) * p.out_stride + (p.first_head + head) * p.head_dim;
+            const float normalise = 1.0 / denominator[t];
+            [[unroll]] for (uint i = 0; i < kVectors; ++i) {
+                const vec4 y = sum[t][i] * normalise;
+                const uint column = 4 * (i * kLanes + lane);
+                for (uint c = 0; c < 4; ++c) {
+                    if (column + c < p.head_dim) out_values[out_base + column + c] = y[c];
+                }
+            }
+            if (head == gl_NumWorkGroups.y - 1 && lane < p.pad_to) {
+                out_values[out_base + p.head_dim + lane] = 0.0;
+            }
+        }
     }
 }

@@ -11,13 +11,25 @@ struct Push {
 };
 static_assert(sizeof(Push) == 44, "attention_dense.comp declares the same block");
 
+/// Lanes of a work-group and queries it owns (attention_dense.comp).
+struct Shape {
+    std::uint32_t lanes, queries;
+};
+
+Shape shape_for(const Program& program, int padded_dim) {
+    // CPU drivers run the lanes of a narrow group as one vector; a head of many channels keeps
+    // fewer queries, so that the sums of an invocation stay few.
+    const std::uint32_t lanes = program.limits().runs_on_cpu ? 8 : 32;
+    return {lanes, padded_dim > 128 ? 4u : 16u};
+}
+
 }  // namespace
 
 void attention_dense(Program& program, const std::string& name, const HeadMatrix& q,
                      const HeadMatrix& k, const HeadMatrix& v, const Matrix& out,
                      const AttentionOptions& options) {
     using program::read;
-    const std::uint32_t lanes = program.limits().runs_on_cpu ? 8 : 64;
+    const Shape shape = shape_for(program, q.padded_dim);
     const int keys = options.keys ? options.keys : k.tokens;
     const std::uint64_t head_bytes = std::max(q.head_bytes(), k.head_bytes());
     const int head_chunk = static_cast<int>(std::max<std::uint64_t>(
@@ -35,7 +47,8 @@ void attention_dense(Program& program, const std::string& name, const HeadMatrix
             const int rows = std::min(row_chunk, out.rows - first);
             program.dispatch(
                 name, shaders::ShaderId::attention_dense,
-                {lanes, static_cast<std::uint32_t>(q.padded_dim / 4), options.bias.valid()},
+                {shape.lanes, static_cast<std::uint32_t>(q.padded_dim / 4), options.bias.valid(),
+                 shape.lanes, shape.queries},
                 {bind(q), bind(k), bind(v), write_rows(out, first, rows),
                  options.bias.valid() ? read(options.bias) : program::unused(q.tensor)},
                 Push{static_cast<std::uint32_t>(rows), static_cast<std::uint32_t>(first),
@@ -45,7 +58,7 @@ void attention_dense(Program& program, const std::string& name, const HeadMatrix
                      static_cast<std::uint32_t>(head),
                      static_cast<std::uint32_t>(options.bias_span), options.scale,
                      last_heads ? static_cast<std::uint32_t>(out.stride - out.columns) : 0},
-                {ceil_div(static_cast<std::uint64_t>(rows), lanes),
+                {ceil_div(static_cast<std::uint64_t>(rows), shape.queries),
                  static_cast<std::uint32_t>(heads), 1},
                 4.0 * rows * keys * q.padded_dim * heads);
         }
