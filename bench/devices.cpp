@@ -1,0 +1,72 @@
+#include "devices.hpp"
+
+#include <fmt/format.h>
+
+#include "quantsparse/device.hpp"
+#include "report.hpp"
+
+namespace quantsparse::bench {
+namespace {
+
+const char* yes_no(bool value) {
+    return value ? "yes" : "no";
+}
+
+Json to_json(const DeviceInfo& device) {
+    return {{"index", device.index},
+            {"name", device.name},
+            {"driver", device.driver},
+            {"uuid", device.uuid},
+            {"kind", device.kind},
+            {"api_version", device.api_version},
+            {"memory_bytes", device.memory_bytes},
+            {"max_allocation_bytes", device.max_allocation_bytes},
+            {"max_storage_buffer_range", device.max_storage_buffer_range},
+            {"max_workgroup_invocations", device.max_workgroup_invocations},
+            {"shared_memory_bytes", device.shared_memory_bytes},
+            {"subgroup_size", device.subgroup_size},
+            {"integer_dot_product", device.integer_dot_product},
+            {"integer_dot_accelerated", device.integer_dot_accelerated},
+            {"half_arithmetic", device.half_arithmetic},
+            {"timestamps", device.timestamps},
+            {"usable", device.usable},
+            {"is_default", device.is_default},
+            {"note", device.note}};
+}
+
+void print(const DeviceInfo& device) {
+    const auto line = [](const char* what, const std::string& value) {
+        fmt::print("  {:<26}{}\n", what, value);
+    };
+    fmt::print("{} {}{}\n", device.index, device.name, device.is_default ? " (default)" : "");
+    line("kind", device.kind);
+    line("driver", device.driver);
+    line("uuid", device.uuid);
+    line("Vulkan", device.api_version);
+    line("memory", bytes_text(device.memory_bytes));
+    line("largest allocation", bytes_text(device.max_allocation_bytes));
+    line("largest binding", bytes_text(device.max_storage_buffer_range));
+    line("work-group invocations", fmt::format("{}", device.max_workgroup_invocations));
+    line("shared memory", bytes_text(device.shared_memory_bytes));
+    line("subgroup size", fmt::format("{}", device.subgroup_size));
+    line("integer dot product", !device.integer_dot_product      ? "no"
+                                : device.integer_dot_accelerated ? "yes, accelerated"
+                                                                 : "yes, not accelerated");
+    line("half arithmetic", yes_no(device.half_arithmetic));
+    line("timestamps", yes_no(device.timestamps));
+    line("usable", yes_no(device.usable));
+    if (!device.note.empty()) line("note", device.note);
+}
+
+}  // namespace
+
+void run_devices(const std::filesystem::path& json) {
+    Json list = Json::array();
+    for (const DeviceInfo& device : list_devices()) {
+        print(device);
+        list.push_back(to_json(device));
+    }
+    if (!json.empty()) write_json(json, list);
+}
+
+}  // namespace quantsparse::bench

@@ -1,1 +1,169 @@
-int main() { return 0; }
+// quantsparse-bench: what devices there are, what a model needs, how fast a device is.
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <cstdint>
+
+#include "devices.hpp"
+#include "model.hpp"
+#include "quantsparse/error.hpp"
+#include "quantsparse/version.hpp"
+
+namespace {
+
+using namespace quantsparse;
+
+constexpr int kFailed = 1;
+constexpr int kWrongUsage = 2;
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  quantsparse-bench devices\n"
+    "  quantsparse-bench model --config wan-14b --size 832x480 --frames 81 --plan\n"
+    "  quantsparse-bench model --config wan-1.3b --plan --no-device --binding-limit 128M\n"
+    "  quantsparse-bench model --config wan-1.3b --tokens 1024 --json block.json\n"
+    "Exit codes: 0 done, 1 failed, 2 wrong usage.";
+
+/// "832x480" to width and height.
+void parse_picture_size(const std::string& text, bench::ModelOptions& options) {
+    const char* end = text.data() + text.size();
+    const auto width = std::from_chars(text.data(), end, options.width);
+    const bool cross = width.ec == std::errc() && width.ptr != end && *width.ptr == 'x';
+    const auto height = cross ? std::from_chars(width.ptr + 1, end, options.height) : width;
+    if (!cross || height.ec != std::errc() || height.ptr != end || options.width <= 0 ||
+        options.height <= 0 || options.width > 16384 || options.height > 16384) {
+        throw CLI::ValidationError(
+            "--size", fmt::format("'{}': write WIDTHxHEIGHT, for example 832x480", text));
+    }
+}
+
+/// Bytes, with K, M or G for powers of 1024 ("128M", "128MiB").
+std::uint64_t parse_bytes(const std::string& option, const std::string& text) {
+    std::uint64_t value = 0;
+    const char* end = text.data() + text.size();
+    const auto result = std::from_chars(text.data(), end, value);
+    std::string unit(result.ptr, end);
+    for (const char* suffix : {"iB", "B"}) {
+        if (unit.ends_with(suffix)) unit.resize(unit.size() - std::string(suffix).size());
+    }
+    const int shift = unit.empty()  ? 0
+                      : unit == "K" ? 10
+                      : unit == "M" ? 20
+                      : unit == "G" ? 30
+                                    : -1;
+    if (result.ec != std::errc() || shift < 0 || value == 0 || value >= 1ull << (63 - shift)) {
+        throw CLI::ValidationError(option,
+                                   fmt::format("'{}': write a size such as 128M or 2G", text));
+    }
+    return value << shift;
+}
+
+void add_model_options(CLI::App& app, bench::ModelOptions& options, bool& plan) {
+    app.add_option("--config", options.config,
+                   "wan-1.3b, wan-14b, a transformer's config.json or a diffusers folder")
+        ->capture_default_str();
+    app.add_option("--weights", options.weight_bits, "Bits of the block linears; 16: not quantised")
+        ->check(CLI::IsMember({4, 6, 8, 16}))
+        ->capture_default_str();
+    app.add_option("--activations", options.activation_bits, "Bits of their inputs")
+        ->check(CLI::IsMember({6, 8}))
+        ->capture_default_str();
+    app.add_flag_callback(
+        "--no-rotation", [&options] { options.rotated = false; },
+        "Without the calibrator's channel scale and rotation of the inputs");
+    app.add_option_function<std::string>(
+           "--storage",
+           [&options](const std::string& text) {
+               options.storage = text == "half" ? Storage::half : Storage::fp32;
+           },
+           "Float weights as fp32 (default) or half")
+        ->check(CLI::IsMember({"fp32", "half"}));
+    app.add_option("--device", options.device.selector, "Device number, UUID or part of its name");
+    app.add_option_function<std::string>(
+           "--arithmetic",
+           [&options](const std::string& text) {
+               options.device.arithmetic = text == "portable" ? Arithmetic::portable
+                                           : text == "dot"    ? Arithmetic::dot
+                                                              : Arithmetic::automatic;
+           },
+           "Integer products: auto (default), portable or dot")
+        ->check(CLI::IsMember({"auto", "portable", "dot"}));
+    app.add_option_function<std::string>(
+        "--memory-limit",
+        [&options](const std::string& text) {
+            options.device.memory_limit = parse_bytes("--memory-limit", text);
+        },
+        "Budget instead of the device's, for example 8G");
+    app.add_option_function<std::string>(
+        "--binding-limit",
+        [&options](const std::string& text) {
+            options.binding_limit = parse_bytes("--binding-limit", text);
+        },
+        "Largest buffer binding instead of the device's, for example 128M");
+    app.add_option("--json", options.json, "Write the results here, too");
+
+    auto* plan_flag = app.add_flag("--plan", plan, "Print what a clip needs and allocate nothing")
+                          ->group("Planning");
+    const auto planning = [&](CLI::Option* option) { option->needs(plan_flag)->group("Planning"); };
+    planning(app.add_option_function<std::string>(
+        "--size", [&options](const std::string& text) { parse_picture_size(text, options); },
+        "WIDTHxHEIGHT in pixels (default 832x480)"));
+    planning(app.add_option("--frames", options.frames, "4n + 1")
+                 ->check(CLI::Range(1, 4001))
+                 ->capture_default_str());
+    planning(
+        app.add_flag("--guidance", options.guidance, "Both branches of classifier-free guidance"));
+    planning(app.add_flag("--no-device", options.without_device,
+                          "Plan for a device of 128 MiB a binding and 1 GiB an allocation"));
+
+    const auto measuring = [&](CLI::Option* option) {
+        option->excludes(plan_flag)->group("Measuring one block");
+    };
+    measuring(app.add_option("--tokens", options.tokens, "Tokens of the latent grid")
+                  ->check(CLI::Range(1, 1 << 20))
+                  ->capture_default_str());
+    measuring(app.add_option("--repeats", options.repeats, "Measured runs, after two of warming up")
+                  ->check(CLI::Range(1, 10000))
+                  ->capture_default_str());
+    measuring(
+        app.add_flag("--profile", options.profile, "Time per operation, each submitted alone"));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    CLI::App app{
+        "Lists Vulkan devices, plans the memory of real models and measures their blocks."};
+    app.footer(kExamples);
+    app.require_subcommand(1);
+    app.set_version_flag("--version", kVersion);
+    std::filesystem::path devices_json;
+    bench::ModelOptions model_options;
+    bool plan = false;
+    auto* devices = app.add_subcommand("devices", "All devices, their limits, and the default");
+    devices->add_option("--json", devices_json, "Write the list here, too");
+    auto* model = app.add_subcommand(
+        "model", "Memory plan of a real configuration (--plan), or one of its blocks measured");
+    model->footer(kExamples);
+    add_model_options(*model, model_options, plan);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+        fmt::print(stderr, "quantsparse-bench: {}; see --help\n", error.what());
+        return kWrongUsage;
+    }
+    try {
+        if (*devices) {
+            bench::run_devices(devices_json);
+        } else if (plan) {
+            bench::run_model_plan(model_options);
+        } else {
+            bench::run_model_block(model_options);
+        }
+    } catch (const std::exception& error) {
+        fmt::print(stderr, "quantsparse-bench: {}\n", error.what());
+        return kFailed;
+    }
+    return 0;
+}

@@ -1,0 +1,21 @@
+// What all subcommands print and write the same way.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "quantsparse/device.hpp"
+
+namespace quantsparse::bench {
+
+using Json = nlohmann::ordered_json;
+
+std::string bytes_text(std::uint64_t bytes);  ///< "12.3 MiB"
+const char* arithmetic_name(Arithmetic arithmetic);
+
+/// Writes beside and renames, so that no partial file is ever seen. Throws Error(io).
+void write_json(const std::filesystem::path& file, const Json& json);
+
+}  // namespace quantsparse::bench
