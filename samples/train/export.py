@@ -47,7 +47,10 @@ def export(workdir: Path, out: Path) -> None:
         "_class_name": "WanPipeline", "_diffusers_version": "0.33.0",
         "scheduler": ["diffusers", "UniPCMultistepScheduler"], "text_encoder": ["transformers", "UMT5EncoderModel"],
         "tokenizer": ["transformers", "T5TokenizerFast"], "transformer": ["diffusers", "WanTransformer3DModel"],
-        "vae": ["diffusers", "AutoencoderKLWan"]})
+        "vae": ["diffusers", "AutoencoderKLWan"],
+        # Ours: what the runtime generates when it is asked for nothing else.
+        "native_width": 192, "native_height": 192, "native_frames": 33, "fps": 16, "steps": 20,
+        "guidance_scale": 4.0})
     _json(out / "transformer/config.json", {
         "_class_name": "WanTransformer3DModel", "patch_size": [1, 2, 2], "num_attention_heads": d.num_heads,
         "attention_head_dim": d.dim // d.num_heads, "in_channels": d.in_dim, "out_channels": d.out_dim,
