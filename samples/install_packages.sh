@@ -9,13 +9,13 @@ packages=(
     # tools
     ca-certificates ccache cmake g++ glslc ninja-build pkg-config spirv-tools
     # runtime and samples
-    libavcodec-dev libavformat-dev libavutil-dev libcli11-dev libfmt-dev libglm-dev
-    libsentencepiece-dev libspdlog-dev libstb-dev libswscale-dev libvulkan-dev mesa-vulkan-drivers
+    libavcodec-dev libavformat-dev libavutil-dev libcli11-dev libfmt-dev
+    libsentencepiece-dev libstb-dev libswscale-dev libvulkan-dev mesa-vulkan-drivers
     nlohmann-json3-dev
     # calibrator
     libopenblas0-pthread libtorch-dev
-    # tests and benchmarks are part of the default build
-    libbenchmark-dev libgtest-dev python3
+    # the tests are part of the default build
+    libgtest-dev python3
 )
 if [[ ${1:-} == --tests ]]; then
     packages+=(ffmpeg vulkan-validationlayers)

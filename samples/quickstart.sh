@@ -12,7 +12,7 @@ seed=42
 model=samples/models/shapes-tiny
 out=out/quickstart
 bin=build/release/bin
-settings=(--seed "$seed" --size 192x192 --frames 33 --steps 12)
+settings=(--seed "$seed" --steps 12)
 
 times=()
 stage() {  # stage NAME COMMAND...: runs it and keeps how long it took

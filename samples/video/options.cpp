@@ -19,7 +19,8 @@ namespace {
 constexpr int kWrongUsage = 2;
 
 constexpr const char* kExamples = R"(Examples:
-  quantsparse-video -m samples/models/shapes-tiny -p "a red circle moves left" -o clip.mp4
+  quantsparse-video -m samples/models/shapes-tiny \
+      -p "a red circle moves left on a black background" -o clip.mp4
   quantsparse-video -m model-w4a8.safetensors -p "..." --size 832x480 --frames 81 -o clip.mp4
   quantsparse-video -m MODEL -p "..." -o - | ffplay -
   quantsparse-video -m MODEL --size 832x480 --frames 81 --plan
