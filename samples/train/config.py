@@ -82,17 +82,17 @@ class Phase:
     mix: dict[str, float]
     lr: float = 1.0           # factor on both learning rates
     decay: bool = False
+    shape_weight: float = 5.0  # weight of latent cells that the shape touches; low at the end, as it swells shapes
 
 
 @dataclass(frozen=True)
 class DitStage:
     phases: tuple[Phase, ...] = (
-        Phase(6000, {"9x96": 1.0}),
-        Phase(1200, {"9x96": 0.4, "17x128": 0.4, "33x192": 0.2}, 0.6),
-        Phase(800, {"17x128": 0.2, "33x192": 0.8}, 0.5, True))
+        Phase(600, {"9x96": 1.0}),
+        Phase(2000, {"9x96": 0.3, "17x128": 0.3, "33x192": 0.4}, 0.6),
+        Phase(1200, {"9x96": 0.1, "17x128": 0.2, "33x192": 0.7}, 0.5, decay=True, shape_weight=1.5))
     adam_lr: float = 3e-3
     muon_lr: float = 0.03
-    shape_weight: float = 5.0  # weight of latent cells that the shape touches
     no_caption: float = 0.1    # share of captions replaced by the end token alone
-    save_every: int = 100
+    save_every: int = 50
     geometries: dict[str, Geometry] = field(default_factory=lambda: dict(GEOMETRIES))

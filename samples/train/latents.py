@@ -62,7 +62,7 @@ def statistics(workdir: Path, level: str, name: str) -> dict[str, Tensor]:
         files = sorted((workdir / "latents" / f"{level}-{name}").glob("*.pt"))
         if not files:
             raise FileNotFoundError(f"no latents '{name}' in '{workdir}'; run stage latents first")
-        x = torch.cat([torch.load(f)["codes"] for f in files[:10]]).float().transpose(0, 1).flatten(1)
+        x = torch.cat([load(f)["codes"] for f in files[:10]]).float().transpose(0, 1).flatten(1)
         stats = {"mean": x.mean(dim=1), "std": x.std(dim=1).clamp_min(1e-3)}
         save(stats, path)
     return stats
@@ -85,7 +85,7 @@ class Shards:
         for f in sorted(self.folder.glob("*.pt")):
             if f.name not in self.seen:
                 self.seen.add(f.name)
-                d = torch.load(f)
+                d = load(f)
                 self.codes += list(((d["codes"].float() - self.mean) / self.std).half())
                 self.masks += list(d["mask"])
                 self.scenes += d["scenes"]

@@ -22,7 +22,7 @@ def save(state: Any, path: Path) -> None:
 
 def load(path: Path) -> Any | None:
     """The saved state, on the CPU, or None when there is none yet."""
-    return torch.load(path, map_location="cpu") if path.exists() else None
+    return torch.load(path, map_location="cpu", weights_only=False) if path.exists() else None
 
 
 class CsvLog:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch import multiprocessing as mp
 
 from captions import caption
-from config import EOS, PAD, SHIFT, TEXT_LEN, DitConfig, DitStage, TextConfig
+from config import EOS, PAD, SHIFT, TEXT_LEN, DitConfig, DitStage, Phase, TextConfig
 from latents import Shards
 from muon import FlatOptimiser
 from nets.dit import Dit
@@ -36,16 +36,16 @@ class Model(nn.Module):
         return self.dit(x, t * 1000, self.text(ids, lengths))
 
 
-def schedule(stage: DitStage, step: int) -> tuple[dict[str, float], float, int]:
-    """Mix of sizes, learning-rate factor and steps left at a step of the stage."""
+def schedule(stage: DitStage, step: int) -> tuple[Phase | None, float, int]:
+    """Phase, learning-rate factor and steps left at a step of the stage."""
     left = step
     total = sum(p.steps for p in stage.phases)
     for p in stage.phases:
         if left < p.steps:
             factor = p.lr * (1 - left / p.steps * 0.98 if p.decay else 1.0)
-            return p.mix, factor * min(1.0, (step + 1) / 40), total - step
+            return p, factor * min(1.0, (step + 1) / 40), total - step
         left -= p.steps
-    return {}, 0.0, 0
+    return None, 0.0, 0
 
 
 def loss_of(model: Model, codes: Tensor, mask: Tensor, ids: Tensor, lengths: Tensor, t: Tensor, noise: Tensor,
@@ -88,11 +88,13 @@ def _worker(rank: int, ranks: int, workdir: Path, level: str, stage: DitStage, d
     data: dict[str, Shards] = {}
     log = CsvLog(workdir / "dit.csv", ["step", "seconds", "clips", "loss", "inside", "outside", "grad", "lr", "size"])
     step, seconds, clips = shared["step"], shared["seconds"], shared["clips"]
-    start, sums, n = time.monotonic() - seconds, np.zeros(4), 0
+    start = time.monotonic() - seconds
+    sums: dict[str, np.ndarray] = {}  # per clip size: loss, errors, gradient norm, steps
     while True:
-        mix, factor, left = schedule(stage, step)
-        if left == 0:
+        phase, factor, left = schedule(stage, step)
+        if phase is None:
             break
+        mix = phase.mix
         common = np.random.default_rng((7, step))
         name = str(common.choice(list(mix), p=np.array(list(mix.values())) / sum(mix.values())))
         rng = np.random.default_rng((8, step, rank))
@@ -111,7 +113,7 @@ def _worker(rank: int, ranks: int, workdir: Path, level: str, stage: DitStage, d
         t = SHIFT * u / (1 + (SHIFT - 1) * u)
         noise = torch.randn(codes.shape, generator=torch.Generator().manual_seed(step * ranks + rank))
         loss, inside, outside = loss_of(model, *(v.to(device) for v in (codes, mask, ids, lengths, t, noise)),
-                                        stage.shape_weight)
+                                        phase.shape_weight)
         model.zero_grad(set_to_none=True)
         loss.backward()
         grad = torch.cat([p.grad.flatten() if p.grad is not None else torch.zeros_like(p).flatten()
@@ -129,10 +131,11 @@ def _worker(rank: int, ranks: int, workdir: Path, level: str, stage: DitStage, d
         if rank == 0:
             decay = min(0.998, 1 - 20 / (step + 20))
             ema.lerp_(flat, 1 - decay)
-            sums, n = sums + (loss.item(), inside, outside, norm), n + 1
+            sums[name] = sums.get(name, np.zeros(5)) + (loss.item(), inside, outside, norm, 1)
             if step % stage.save_every == 0 or left == 1:
-                log.row(step, time.monotonic() - start, clips, *(float(v) for v in sums / n), factor, name)
-                sums, n = np.zeros(4), 0
+                for size, v in sorted(sums.items()):
+                    log.row(step, time.monotonic() - start, clips, *(float(x) for x in v[:4] / v[4]), factor, size)
+                sums.clear()
                 holder = Model()
                 torch.nn.utils.vector_to_parameters(ema.cpu().clone(), holder.parameters())
                 state = {"ema": holder.state_dict(), "flat": flat.cpu(), "ema_flat": ema.cpu(),
