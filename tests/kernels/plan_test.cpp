@@ -1,0 +1,204 @@
+// The memory plan and the limits of operations; no device is needed.
+#include "program/plan.hpp"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <algorithm>
+#include <cstdlib>
+#include <random>
+
+#include "quantsparse/error.hpp"
+
+namespace quantsparse::tests {
+namespace {
+
+using program::Binding;
+using program::Lifetime;
+using program::Limits;
+using program::Program;
+using program::Tensor;
+
+struct Empty {
+    std::uint32_t nothing = 0;
+};
+
+void touch(Program& program, std::vector<Binding> bindings, const std::string& name = "touch") {
+    program.dispatch(name, shaders::ShaderId::elementwise, {1}, std::move(bindings), Empty{},
+                     {1, 1, 1}, 1.0);
+}
+
+struct Life {
+    int first = -1, last = -1;
+    bool meets(const Life& other) const {
+        return first >= 0 && other.first >= 0 && first <= other.last && other.first <= last;
+    }
+};
+
+/// From an operation's first to its last use, written down anew from the list of operations;
+/// persistent and constant tensors live always.
+std::vector<Life> lives(const Program& program) {
+    const int operations = static_cast<int>(program.operations().size());
+    std::vector<Life> result(program.tensors().size());
+    for (std::size_t t = 0; t < result.size(); ++t) {
+        if (program.tensors()[t].lifetime != Lifetime::transient) result[t] = {0, operations};
+    }
+    for (int i = 0; i < operations; ++i) {
+        for (const Binding& b : program.operations()[static_cast<std::size_t>(i)].bindings) {
+            Life& life = result[b.tensor.id];
+            if ((!b.reads && !b.writes) ||
+                program.tensors()[b.tensor.id].lifetime != Lifetime::transient) {
+                continue;
+            }
+            if (life.first < 0) life.first = i;
+            life.last = i;
+        }
+    }
+    return result;
+}
+
+void expect_sound(const Program& program, const program::Plan& plan, const std::string& what) {
+    const auto& tensors = program.tensors();
+    const auto life = lives(program);
+    ASSERT_EQ(plan.places.size(), tensors.size());
+    std::uint64_t constants = 0;
+    for (std::size_t a = 0; a < tensors.size(); ++a) {
+        if (life[a].first < 0) continue;
+        const auto& place = plan.places[a];
+        ASSERT_LT(place.block, plan.block_bytes.size()) << what;
+        EXPECT_EQ(place.offset % program.limits().alignment, 0u) << what;
+        EXPECT_LE(place.offset + tensors[a].bytes, plan.block_bytes[place.block]) << what;
+        if (tensors[a].lifetime == Lifetime::constant) constants += tensors[a].bytes;
+        for (std::size_t b = 0; b < a; ++b) {
+            const auto& other = plan.places[b];
+            if (!life[a].meets(life[b]) || place.block != other.block) continue;
+            EXPECT_TRUE(place.offset + tensors[a].bytes <= other.offset ||
+                        other.offset + tensors[b].bytes <= place.offset)
+                << what << ": " << tensors[a].name << " and " << tensors[b].name << " overlap";
+        }
+    }
+    std::uint64_t blocks = 0;
+    for (const std::uint64_t bytes : plan.block_bytes) {
+        EXPECT_LE(bytes, program.limits().max_block_bytes) << what;
+        blocks += bytes;
+    }
+    EXPECT_GE(plan.constant_bytes, constants) << what;
+    EXPECT_EQ(plan.constant_bytes + plan.working_bytes, blocks) << what;
+}
+
+TEST(Plan, TensorsThatLiveTogetherNeverOverlap) {
+    const char* wanted = std::getenv("QUANTSPARSE_TEST_SEED");
+    const std::uint32_t seed = wanted ? static_cast<std::uint32_t>(std::strtoul(wanted, nullptr, 0))
+                                      : std::random_device{}();
+    fmt::print("seed {} (QUANTSPARSE_TEST_SEED={} repeats this)\n", seed, seed);
+    std::mt19937 generator(seed);
+    const auto pick = [&](int lowest, int highest) {
+        return std::uniform_int_distribution<int>(lowest, highest)(generator);
+    };
+    for (int repeat = 0; repeat < 200; ++repeat) {
+        Limits limits;
+        limits.max_block_bytes = 1u << pick(17, 24);
+        limits.alignment = pick(0, 1) ? 256 : 4096;
+        Program program(limits);
+        const int tensors = pick(1, 60), phases = pick(1, 3);
+        for (int t = 0; t < tensors; ++t) {
+            const int kind = pick(0, 9);
+            program.add(fmt::format("t{}", t), static_cast<std::uint64_t>(pick(1, 100000)),
+                        kind == 0   ? Lifetime::constant
+                        : kind == 1 ? Lifetime::persistent
+                                    : Lifetime::transient);
+        }
+        // A transient tensor belongs to one phase: t % phases.
+        for (int p = 0; p < phases; ++p) {
+            program.begin_phase(fmt::format("phase {}", p));
+            for (int i = pick(1, 40); i > 0; --i) {
+                std::vector<Binding> bindings;
+                for (int b = pick(1, 5); b > 0; --b) {
+                    const std::uint32_t t = static_cast<std::uint32_t>(pick(0, tensors - 1));
+                    if (program.tensors()[t].lifetime == Lifetime::transient &&
+                        static_cast<int>(t) % phases != p) {
+                        continue;
+                    }
+                    const int mode = pick(0, 3);
+                    bindings.push_back(mode == 0   ? program::read({t})
+                                       : mode == 1 ? program::write({t})
+                                       : mode == 2 ? program::read_write({t})
+                                                   : program::unused({t}));
+                }
+                touch(program, std::move(bindings));
+            }
+        }
+        expect_sound(program, program::make_plan(program), fmt::format("program {}", repeat));
+    }
+}
+
+TEST(Plan, AChainNeedsTwoTensorsAtATime) {
+    Program program((Limits()));
+    constexpr std::uint64_t kBytes = 1 << 20;
+    Tensor before = program.add("x0", kBytes);
+    touch(program, {program::write(before)});
+    for (int i = 1; i < 20; ++i) {
+        const Tensor next = program.add(fmt::format("x{}", i), kBytes);
+        touch(program, {program::read(before), program::write(next)});
+        before = next;
+    }
+    EXPECT_EQ(program::make_plan(program).working_bytes, 2 * kBytes);
+}
+
+TEST(Plan, ATensorLargerThanOneAllocationIsRefused) {
+    Limits limits;
+    limits.max_block_bytes = 1 << 20;
+    Program program(limits);
+    program.add("fits", 1 << 20, Lifetime::persistent);
+    EXPECT_NO_THROW(program::make_plan(program));
+    program.add("giant", (1 << 20) + 1, Lifetime::persistent);
+    try {
+        program::make_plan(program);
+        FAIL() << "the tensor exceeds the allocation limit";
+    } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::out_of_memory);
+        EXPECT_NE(std::string(error.what()).find("giant"), std::string::npos) << error.what();
+    }
+}
+
+TEST(Plan, ABindingOverTheLimitIsRefused) {
+    Limits limits;
+    limits.max_binding_bytes = 64 << 10;
+    Program program(limits);
+    const Tensor large = program.add("large", 1 << 20);
+    touch(program, {program::read(large, 64 << 10, 64 << 10)});
+    touch(program, {program::unused(large)});
+    EXPECT_EQ(program::make_plan(program).largest_binding_bytes, std::uint64_t{64} << 10);
+    try {
+        touch(program, {program::write(large, 0, (64 << 10) + 16)}, "greedy");
+        FAIL() << "the binding exceeds the limit";
+    } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::unsupported);
+        EXPECT_NE(std::string(error.what()).find("greedy"), std::string::npos) << error.what();
+    }
+    EXPECT_THROW(touch(program, {program::read(large)}), Error);
+}
+
+TEST(Plan, BindingsOutsideTheTensorOrUnalignedAreRefused) {
+    Program program((Limits()));
+    const Tensor t = program.add("t", 4096);
+    EXPECT_NO_THROW(touch(program, {program::read(t, 3840, 256)}));
+    EXPECT_THROW(touch(program, {program::read(t, 4096, 16)}), Error);
+    EXPECT_THROW(touch(program, {program::read(t, 3840, 512)}), Error);
+    EXPECT_THROW(touch(program, {program::read(t, 128, 256)}), Error);
+}
+
+TEST(Plan, TooManyWorkGroupsAreRefused) {
+    Program program((Limits()));
+    const Tensor t = program.add("t", 16);
+    const auto dispatch = [&](std::uint32_t groups) {
+        program.dispatch("wide", shaders::ShaderId::elementwise, {1}, {program::write(t)}, Empty{},
+                         {groups, 1, 1}, 1.0);
+    };
+    dispatch(65535);
+    dispatch(0);  // nothing to do: not an operation
+    EXPECT_EQ(program.operations().size(), 1u);
+    EXPECT_THROW(dispatch(65536), Error);
+}
+
+}  // namespace
+}  // namespace quantsparse::tests
