@@ -31,7 +31,7 @@ class Generate(CliTest):
                 capture_output=True, check=True)
             report = json.loads(probe.stdout)
             stream = report["streams"][0]
-            self.assertEqual((stream["width"], stream["height"]), (64, 64), name)
+            self.assertEqual((stream["width"], stream["height"]), (48, 32), name)
             self.assertEqual(stream["nb_read_frames"], "5", name)
             if name != "a.y4m":
                 tags = {k.lower(): v for k, v in report["format"]["tags"].items()}
@@ -41,7 +41,7 @@ class Generate(CliTest):
     def test_standard_output_carries_y4m_alone(self) -> None:
         result = self.video("-m", MODEL, "-p", PROMPT, *SMALL, "-o", "-")
         self.assert_done(result)
-        self.assertTrue(result.stdout.startswith(b"YUV4MPEG2 W64 H64 "))
+        self.assertTrue(result.stdout.startswith(b"YUV4MPEG2 W48 H32 "))
         self.assertEqual(result.stdout.count(b"FRAME\n"), 5)
         self.assert_no_output()
 
