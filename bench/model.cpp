@@ -230,6 +230,10 @@ void run_model_block(const ModelOptions& options) {
     dit_options.rotated = dit_options.scaled = options.weight_bits < 16 && options.rotated;
 
     Device device(options.device);
+    if (options.profile && !device.info().timestamps) {
+        throw Error(ErrorCode::unsupported,
+                    fmt::format("{} has no timestamps: leave --profile out", device.info().name));
+    }
     program::Limits limits = pipeline::device_limits(device.internal());
     if (options.binding_limit) limits.max_binding_bytes = options.binding_limit;
     program::Program program(limits);
@@ -284,7 +288,9 @@ void run_model_block(const ModelOptions& options) {
         work / fastest * 1e-9, work / median * 1e-9, work * 1e-9);
     fmt::print("memory    weights {}, activations {}\n", bytes_text(plan.weight_bytes),
                bytes_text(plan.activation_bytes));
-    fmt::print("longest submission {:.3f} s\n", executor.longest_submission_seconds());
+    if (!options.profile) {
+        fmt::print("longest submission {:.3f} s\n", executor.longest_submission_seconds());
+    }
     Json operations = Json::array();
     if (options.profile) {
         fmt::print("\n{:<44}{:>8}{:>14}\n", "operation", "calls", "ms in all");
@@ -310,9 +316,12 @@ void run_model_block(const ModelOptions& options) {
                  {"gops_at_min", work / fastest * 1e-9},
                  {"gops_at_median", work / median * 1e-9},
                  {"weight_bytes", plan.weight_bytes},
-                 {"activation_bytes", plan.activation_bytes},
-                 {"longest_submission_seconds", executor.longest_submission_seconds()}};
-    if (options.profile) json["profile"] = operations;
+                 {"activation_bytes", plan.activation_bytes}};
+    if (options.profile) {
+        json["profile"] = operations;
+    } else {
+        json["longest_submission_seconds"] = executor.longest_submission_seconds();
+    }
     write_json(options.json, json);
 }
 
