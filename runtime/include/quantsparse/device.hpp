@@ -55,7 +55,8 @@ namespace vulkan {
 class Device;
 }
 
-/// An opened device. Move-only, to be used from one thread at a time.
+/// An opened device. Move-only, to be used from one thread at a time. Not for static storage: the Vulkan
+/// loader and its layers may be unloaded before static objects are destroyed.
 class Device {
   public:
     /// Throws Error(device) naming the devices there are when none matches.
