@@ -21,7 +21,7 @@ prompts=(
     "a large green triangle moves up on a gray background"
     "a large yellow star moves down on a navy background"
     "a large purple square grows on a white background"
-    "a large orange triangle moves right on a navy background"
+    "a large cyan triangle moves right on a navy background"
     "a large green circle moves left on a white background"
     "a large red star moves up on a gray background"
 )
