@@ -168,8 +168,11 @@ int run(int argc, char** argv) {
                  "only turn the .pth files of the model folder into safetensors");
     try {
         app.parse(argc, argv);
+    } catch (const CLI::Success& success) {  // --help, --version
+        return app.exit(success);
     } catch (const CLI::ParseError& error) {
-        return app.exit(error) == 0 ? 0 : kWrongUsage;
+        fmt::print(stderr, "quantsparse-calibrate: {} (see --help)\n", error.what());
+        return kWrongUsage;
     }
     calib::install_signal_handlers();
     if (converting) {

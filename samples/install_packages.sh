@@ -18,7 +18,8 @@ packages=(
     libgtest-dev python3
 )
 if [[ ${1:-} == --tests ]]; then
-    packages+=(ffmpeg vulkan-validationlayers)
+    # chromium brings SwiftShader, a second Vulkan driver and the poorest one to hold
+    packages+=(chromium ffmpeg vulkan-validationlayers)
 fi
 
 missing=()

@@ -28,6 +28,9 @@ void copy_frames(Program& program, const std::string& name, Tensor from, Tensor 
     kernels::permute(program, name, from, to, copy);
 }
 
+/// Progress is told in parts of a chunk.
+constexpr int kChunkParts = 100;
+
 int count_true(const std::vector<bool>& flags) {
     return static_cast<int>(std::count(flags.begin(), flags.end(), true));
 }
@@ -373,7 +376,9 @@ Clip WanVae::run(program::Executor& executor, const Clip& input,
         in_frame += io.input.frames;
         executor.write_values(io.input.tensor, std::span<const float>(values));
         const bool finished = executor.run(io.phase, [&](int done, int total) {
-            return !between || between(chunk * total + done, chunks * total);
+            // Submissions are cut anew as they are measured, so their number is no steady measure.
+            return !between ||
+                   between(chunk * kChunkParts + done * kChunkParts / total, chunks * kChunkParts);
         });
         if (!finished) return {};
         const auto result = executor.read_values<float>(

@@ -263,6 +263,11 @@ std::optional<Video> TextToVideo::Impl::generate(const GenerationParameters& req
     for (int b = 0; b < branch_count; ++b) {
         const format::TokenIds tokens = tokenizer.encode(b == 0 ? p.prompt : p.negative_prompt,
                                                          bundle.transformer_config.text_len);
+        if (tokens.truncated && callbacks.warning) {
+            callbacks.warning(fmt::format("the {} is longer than {} tokens: the rest was cut off",
+                                          b == 0 ? "prompt" : "negative prompt",
+                                          bundle.transformer_config.text_len));
+        }
         contexts.push_back(pipeline::encode_tokens(
             device, bundle.text_encoder_config, *bundle.text_encoder, tokens.ids,
             tokens.valid_count, stage_options("text"), reporter.between()));

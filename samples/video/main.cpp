@@ -150,6 +150,12 @@ int generate(const Options& options) {
             write_png(options.preview, picture.width, picture.height, picture.rgb);
         };
     }
+    callbacks.warning = [&](const std::string& text) {
+        if (!options.quiet) {
+            view.end_line();
+            fmt::print(stderr, "quantsparse-video: warning: {}\n", text);
+        }
+    };
     std::optional<Video> video;
     if (!interrupted()) {
         video = pipeline.generate(parameters, callbacks);

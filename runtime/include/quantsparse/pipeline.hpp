@@ -36,14 +36,14 @@ struct PipelineOptions {
     bool profile = false;  ///< collect timestamps per operation
 };
 
-/// Tells what a run is doing; `done` of `total` are denoising steps in stage "denoise", else
-/// submissions of the stage.
+/// Tells what a run is doing; `done` of `total` are denoising steps in stage "denoise", else equal
+/// parts of the stage.
 struct Progress {
     const char* stage = "";  ///< "load", "text", "denoise", "decode"
     int done = 0;
     int total = 0;
     double elapsed_seconds = 0;    ///< since generate() began
-    double remaining_seconds = -1; ///< estimate for the whole run; negative: not known yet
+    double remaining_seconds = -1; ///< estimate for this stage; negative: not known yet
 };
 
 /// A picture of the clip so far: one frame, RGB8, rows top to bottom.
@@ -59,6 +59,9 @@ struct GenerationCallbacks {
     /// Called every `preview_interval` steps with the first frame as the clip is heading.
     std::function<void(const Picture&, int step)> preview;
     int preview_interval = 0;
+    /// Called with one line about something that was done differently from what was asked, for
+    /// example a prompt that was cut.
+    std::function<void(const std::string&)> warning;
 };
 
 struct Video {
