@@ -12,7 +12,7 @@ seed=42
 model=samples/models/shapes-tiny
 out=out/quickstart
 bin=build/release/bin
-settings=(--seed "$seed" --steps 12)
+settings=(--seed "$seed")
 
 times=()
 stage() {  # stage NAME COMMAND...: runs it and keeps how long it took
