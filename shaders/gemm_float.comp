@@ -38,7 +38,6 @@ layout(push_constant) uniform Push {
     uint residual_stride4;
     uint gate_offset4;
     uint column4;    // first column / 4 of this dispatch in out, bias, factor, residual and gate
-    float scale;     // multiplies the sum before the epilogue
 } p;
 
 #include "epilogue.glsl"
@@ -86,7 +85,7 @@ void main() {
     [[unroll]] for (uint r = 0; r < kRows; ++r) {
         if (row0 + r < p.m) {
             out_values[(row0 + r) * p.out_stride4 + p.column4 + n4] =
-                epilogue(sum[r] * p.scale, row0 + r, p.column4 + n4);
+                epilogue(sum[r], row0 + r, p.column4 + n4);
         }
     }
 }

@@ -10,9 +10,8 @@ namespace {
 struct Push {
     std::uint32_t m, k, n4, a_stride4, b_stride4, out_stride4, factor_stride4, residual_stride4,
         gate_offset4, column4;
-    float scale;
 };
-static_assert(sizeof(Push) == 44, "gemm_float.comp declares the same block");
+static_assert(sizeof(Push) == 40, "gemm_float.comp declares the same block");
 
 }  // namespace
 
@@ -71,8 +70,7 @@ void matmul(Program& program, const std::string& name, const Matrix& a, const Fl
                 epilogue.factor ? static_cast<std::uint32_t>(epilogue.factor->stride / 4) : 0,
                 epilogue.residual ? static_cast<std::uint32_t>(epilogue.residual->stride / 4) : 0,
                 static_cast<std::uint32_t>(epilogue.gate_offset / 4),
-                static_cast<std::uint32_t>(panel.first_column / 4),
-                1.0f};
+                static_cast<std::uint32_t>(panel.first_column / 4)};
             program.dispatch(
                 name, shader, constants,
                 {read_rows(a, first, rows), read(panel.tensor), write_rows(out, first, rows),

@@ -38,7 +38,7 @@ FloatWeight add_float_weight(Program& program, const std::string& name, int n, i
                              bool has_bias,
                              program::Lifetime lifetime = program::Lifetime::constant);
 
-/// out[m, n] = epilogue(scale * a[m, k] * weight[n, k]^T). Golden tolerance: fp32 sums in order of
+/// out[m, n] = epilogue(a[m, k] * weight[n, k]^T). Golden tolerance: fp32 sums in order of
 /// k.
 void matmul(Program& program, const std::string& name, const Matrix& a, const FloatWeight& weight,
             const Matrix& out, const Epilogue& epilogue = {});

@@ -64,7 +64,6 @@ Limits limits_of(const DeviceInfo& info, std::uint64_t storage_alignment, Arithm
     // one device has the same shape on another.
     limits.alignment = std::max<std::uint64_t>(256, storage_alignment);
     limits.max_invocations = info.max_workgroup_invocations;
-    limits.subgroup_size = std::max(1u, info.subgroup_size);
     limits.runs_on_cpu = info.kind == "cpu";
     limits.arithmetic = arithmetic;
     return limits;

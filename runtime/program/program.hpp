@@ -37,7 +37,6 @@ struct Limits {
     std::uint64_t max_block_bytes = 1ull << 30;  ///< one allocation
     std::uint64_t alignment = 256;               ///< of a binding's offset
     std::uint32_t max_invocations = 128;
-    std::uint32_t subgroup_size = 1;
     bool runs_on_cpu = false;
     Arithmetic arithmetic = Arithmetic::portable;
 };
