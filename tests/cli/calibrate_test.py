@@ -29,12 +29,15 @@ class Calibrate(CliTest):
         self.refused(1, [path.name], "--model", "input-model", "--output", "m.safetensors", *FAST)
 
     def test_ctrl_c_leaves_no_model(self) -> None:
-        process = subprocess.Popen([CALIBRATE, "--model", MODEL, "--output", "m.safetensors", *FAST],
+        # So many samples that it is still at work whatever the machine; interrupted at its first word.
+        process = subprocess.Popen([CALIBRATE, "--model", MODEL, "--output", "m.safetensors",
+                                    "--preset", "fast", "--samples", "64"],
                                    cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        time.sleep(3)
+        first = process.stdout.read(1)
+        time.sleep(0.5)
         self.assertIsNone(process.poll(), "it ended before it could be interrupted")
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output = first + process.communicate(timeout=60)[0]
         self.assertEqual(process.returncode, 1, output)
         self.assertFalse((self.folder / "m.safetensors").exists())
 
