@@ -4,7 +4,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
@@ -12,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "picture_metrics.hpp"
 #include "quantsparse/error.hpp"
 #include "stb_image.h"
 
@@ -55,15 +55,11 @@ Pixels load(const fs::path& file) {
     return pixels;
 }
 
-// Peak signal-to-noise ratio of 8-bit values, in dB.
-double psnr(double squared_error, double values) {
-    return squared_error == 0 ? std::numeric_limits<double>::infinity()
-                              : 10 * std::log10(255.0 * 255.0 * values / squared_error);
-}
-
 struct Comparison {
     double squared_error = 0;
     double values = 0;
+    double similarity = 0;  // sums over frames
+    double gradient_deviation = 0;
     int largest = 0;
     double worst_psnr = std::numeric_limits<double>::infinity();
     std::string worst_frame = "none";
@@ -79,11 +75,13 @@ void add_frame(Comparison& total, const fs::path& first, const fs::path& second)
     }
     const std::size_t count =
         std::size_t{3} * static_cast<std::size_t>(a.width) * static_cast<std::size_t>(a.height);
-    double squared = 0;
+    const PictureView x{a.width, a.height, {a.rgb.get(), count}};
+    const PictureView y{b.width, b.height, {b.rgb.get(), count}};
+    const double squared = squared_difference(x, y);
+    total.similarity += structural_similarity(x, y);
+    total.gradient_deviation += gradient_deviation(x, y);
     for (std::size_t i = 0; i < count; ++i) {
-        const int difference = int{a.rgb.get()[i]} - int{b.rgb.get()[i]};
-        squared += difference * difference;
-        total.largest = std::max(total.largest, std::abs(difference));
+        total.largest = std::max(total.largest, std::abs(int{x.rgb[i]} - int{y.rgb[i]}));
     }
     total.squared_error += squared;
     total.values += static_cast<double>(count);
@@ -106,8 +104,12 @@ int compare(const fs::path& first, const fs::path& second, double least) {
         add_frame(total, a[i], b[i]);
     }
     const double all = psnr(total.squared_error, total.values);
-    fmt::print("PSNR {:.2f} dB over {} frames (worst {:.2f} dB, {}), largest difference {}\n", all,
-               a.size(), total.worst_psnr, total.worst_frame, total.largest);
+    const double frames = static_cast<double>(a.size());
+    fmt::print(
+        "PSNR {:.2f} dB over {} frames (worst {:.2f} dB, {}), largest difference {}, SSIM {:.4f}, "
+        "GMSD {:.4f}\n",
+        all, a.size(), total.worst_psnr, total.worst_frame, total.largest,
+        total.similarity / frames, total.gradient_deviation / frames);
     return all >= least ? 0 : 1;
 }
 
