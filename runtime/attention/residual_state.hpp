@@ -55,6 +55,7 @@ class ResidualState {
     void write(program::Executor& executor, int branch, const Correction& correction) const;
 
     std::vector<ResidualReport> report(const program::Executor& executor) const;
+    int branches() const { return branches_; }
     std::uint64_t bytes() const { return bytes_; }
 
   private:

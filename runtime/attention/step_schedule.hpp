@@ -37,6 +37,7 @@ class StepSchedule {
     /// `sigmas`: the sampler's noise levels, one a step (more are ignored).
     StepSchedule(const AttentionParameters& parameters, std::span<const float> sigmas);
 
+    const AttentionParameters& parameters() const { return parameters_; }
     int steps() const { return static_cast<int>(kinds_.size()); }
     StepKind kind(int step, int layer) const;
     /// Of the layers that are not always dense.

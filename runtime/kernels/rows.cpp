@@ -8,8 +8,9 @@ namespace {
 struct NormPush {
     std::uint32_t columns, stride, shift_offset, scale_offset;
     float eps;
+    std::uint32_t site;
 };
-static_assert(sizeof(NormPush) == 20, "norm_rows.comp declares the same block");
+static_assert(sizeof(NormPush) == 24, "norm_rows.comp declares the same block");
 
 struct SplitPush {
     std::uint32_t heads, first_head, columns, head_dim, padded_dim, in_stride, token_stride,
@@ -30,16 +31,19 @@ void normalize_rows(Program& program, const std::string& name, const Matrix& inp
     const int chunk = std::min(kMaxRows, rows_per_dispatch(program, input.row_bytes(), input.rows));
     for (int first = 0; first < input.rows; first += chunk) {
         const int rows = std::min(chunk, input.rows - first);
-        program.dispatch(name, shaders::ShaderId::norm_rows,
-                         {row_lanes(program), static_cast<std::uint32_t>(norm.kind),
-                          norm.weight.valid(), norm.bias.valid(), norm.modulation.valid()},
-                         {read_rows(input, first, rows), write_rows(out, first, rows),
-                          optional(norm.weight), optional(norm.bias), optional(norm.modulation)},
-                         NormPush{static_cast<std::uint32_t>(input.columns),
-                                  static_cast<std::uint32_t>(input.stride),
-                                  static_cast<std::uint32_t>(norm.shift_offset),
-                                  static_cast<std::uint32_t>(norm.scale_offset), norm.eps},
-                         {static_cast<std::uint32_t>(rows), 1, 1}, 12.0 * rows * input.columns);
+        program.dispatch(
+            name, shaders::ShaderId::norm_rows,
+            {row_lanes(program), static_cast<std::uint32_t>(norm.kind), norm.weight.valid(),
+             norm.bias.valid(), norm.modulation.valid(), norm.watch.valid()},
+            {read_rows(input, first, rows), write_rows(out, first, rows), optional(norm.weight),
+             optional(norm.bias), optional(norm.modulation),
+             norm.watch.valid() ? program::read_write(norm.watch) : unused(input.tensor)},
+            NormPush{static_cast<std::uint32_t>(input.columns),
+                     static_cast<std::uint32_t>(input.stride),
+                     static_cast<std::uint32_t>(norm.shift_offset),
+                     static_cast<std::uint32_t>(norm.scale_offset), norm.eps,
+                     static_cast<std::uint32_t>(norm.site)},
+            {static_cast<std::uint32_t>(rows), 1, 1}, 12.0 * rows * input.columns);
     }
 }
 

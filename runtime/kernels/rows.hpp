@@ -17,6 +17,8 @@ struct Norm {
                         ///< modulation[shift_offset + i]
     int shift_offset = 0;
     int scale_offset = 0;
+    Tensor watch;  ///< uint32, optional: watch[site] becomes 1 when the input is not finite
+    int site = 0;
 };
 
 void normalize_rows(Program& program, const std::string& name, const Matrix& input,

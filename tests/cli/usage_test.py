@@ -51,6 +51,13 @@ class Usage(CliTest):
                               ("--steps", "many"), ("--memory-limit", "much"),
                               ("--memory-limit", "0"), ("--sampler", "ddim"),
                               ("--arithmetic", "fast"), ("--storage", "fp4"),
+                              ("--attention", "lazy"), ("--density", "0"), ("--density", "-0.1"),
+                              ("--density", "1.5"), ("--density", "nan"), ("--block-size", "0"),
+                              ("--block-size", "-64"), ("--mask", "round"), ("--ssar", "fourth"),
+                              ("--ssar-rank", "0"), ("--ssar-rank", "33"),
+                              ("--ssar-span", "wide"), ("--ssar-gain", "2"),
+                              ("--residual", "int2"), ("--refresh-interval", "0"),
+                              ("--dense-steps", "-1"), ("--dense-layers", "-2"),
                               ("--progress", "loud"), ("--format", "avi"),
                               ("--preview", "a.bmp"), ("--save-latents", "a.bin")]:
             self.refused(2, [value], *command, option, value)
