@@ -354,8 +354,8 @@ void WanDit::build_block(int index, int branch, attention::StepKind kind, const 
         norm_only.eps = c.eps;
         split_heads(program_, "cross_attn.split_q", rows, q, norm_only);
         const Matrix out = add_matrix(program_, "cross_attn", tokens_, c.dim);
-        attention_dense(program_, "cross_attn.attention", q, block.cross_keys[b],
-                        block.cross_values[b], out, attention);
+        kernels::attention(program_, "cross_attn.attention", q, block.cross_keys[b],
+                           block.cross_values[b], out, attention);
         if (kept) keep(program_, mid + "cross_attn.attn", out);
         Epilogue add;
         add.residual = &x;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/block_mask.hpp"
 #include "attention/residual_state.hpp"
 #include "attention/step_schedule.hpp"
 #include "format/model_config.hpp"
@@ -90,6 +91,7 @@ class WanDit {
     kernels::HeadTransform rope() const;
 
     // wan_attention.cpp
+    bool has_step(attention::StepKind kind) const;
     void declare_attention();
     void build_self_attention(int index, int branch, attention::StepKind kind,
                               const LinearInput& input, const Matrix& out);
@@ -117,6 +119,10 @@ class WanDit {
 
     Tensor watch_;  ///< uint32 [sites]
     std::vector<std::string> sites_;
+
+    attention::BlockMask mask_;
+    kernels::BlockList blocks_list_;
+    std::vector<Tensor> head_types_;  ///< uint32 [heads] for [branch, layer]
     std::unique_ptr<attention::ResidualState> residuals_;
 };
 
