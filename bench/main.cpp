@@ -6,6 +6,7 @@
 
 #include "devices.hpp"
 #include "model.hpp"
+#include "quality/quality.hpp"
 #include "quantsparse/error.hpp"
 #include "quantsparse/version.hpp"
 
@@ -22,6 +23,7 @@ constexpr const char* kExamples =
     "  quantsparse-bench model --config wan-14b --size 832x480 --frames 81 --plan\n"
     "  quantsparse-bench model --config wan-1.3b --plan --no-device --binding-limit 128M\n"
     "  quantsparse-bench model --config wan-1.3b --tokens 1024 --json block.json\n"
+    "  quantsparse-bench quality --table bench/quality/tables/paper.json --html report.html\n"
     "Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
 /// "832x480" to width and height.
@@ -129,16 +131,35 @@ void add_model_options(CLI::App& app, bench::ModelOptions& options, bool& plan) 
         app.add_flag("--profile", options.profile, "Time per operation, each submitted alone"));
 }
 
+void add_quality_options(CLI::App& app, bench::QualityOptions& options) {
+    app.add_option("--table", options.table, "What to compare (bench/quality/tables/*.json)")
+        ->required();
+    app.add_option("--work-dir", options.work_directory,
+                   "Clips, calibrated models and results; a stopped run goes on from there")
+        ->default_str("out/quality/<table>");
+    app.add_option("--json", options.json, "Write the figures here");
+    app.add_option("--html", options.html, "Write a self-contained report here");
+    app.add_option("--figures", options.figures, "Charts of bench/replay to put into the report");
+    app.add_option("--only", options.only, "Title of a group; may be given several times");
+    app.add_option("--prompts", options.prompts, "Only the first of the table's prompts")
+        ->check(CLI::PositiveNumber);
+    app.add_option("--device", options.device, "Device number, UUID or part of its name");
+    app.add_flag("--report-only", options.report_only,
+                 "Measure nothing; report what earlier runs have left");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
     CLI::App app{
-        "Lists Vulkan devices, plans the memory of real models and measures their blocks."};
+        "Lists Vulkan devices, plans the memory of real models, measures their blocks and their "
+        "quality."};
     app.footer(kExamples);
     app.require_subcommand(1);
     app.set_version_flag("--version", kVersion);
     std::filesystem::path devices_json;
     bench::ModelOptions model_options;
+    bench::QualityOptions quality_options;
     bool plan = false;
     auto* devices = app.add_subcommand("devices", "All devices, their limits, and the default");
     devices->add_option("--json", devices_json, "Write the list here, too");
@@ -146,6 +167,10 @@ int main(int argc, char** argv) {
         "model", "Memory plan of a real configuration (--plan), or one of its blocks measured");
     model->footer(kExamples);
     add_model_options(*model, model_options, plan);
+    auto* quality = app.add_subcommand(
+        "quality",
+        "PSNR, SSIM and prompt accuracy of many configurations, as a table and a report");
+    add_quality_options(*quality, quality_options);
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
@@ -154,6 +179,13 @@ int main(int argc, char** argv) {
         return kWrongUsage;
     }
     try {
+        if (*quality) {
+            if (quality_options.work_directory.empty()) {
+                quality_options.work_directory =
+                    std::filesystem::path("out/quality") / quality_options.table.stem();
+            }
+            return bench::run_quality(quality_options) ? 0 : kFailed;
+        }
         if (*devices) {
             bench::run_devices(devices_json);
         } else if (plan) {
