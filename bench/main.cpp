@@ -5,7 +5,9 @@
 #include <cstdint>
 
 #include "devices.hpp"
+#include "kernels.hpp"
 #include "model.hpp"
+#include "peak.hpp"
 #include "quality/quality.hpp"
 #include "quantsparse/error.hpp"
 #include "quantsparse/version.hpp"
@@ -23,6 +25,7 @@ constexpr const char* kExamples =
     "  quantsparse-bench model --config wan-14b --size 832x480 --frames 81 --plan\n"
     "  quantsparse-bench model --config wan-1.3b --plan --no-device --binding-limit 128M\n"
     "  quantsparse-bench model --config wan-1.3b --tokens 1024 --json block.json\n"
+    "  quantsparse-bench kernels --only gemm --tokens 1024 --json kernels.json\n"
     "  quantsparse-bench quality --table bench/quality/tables/paper.json --html report.html\n"
     "Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
@@ -131,6 +134,14 @@ void add_model_options(CLI::App& app, bench::ModelOptions& options, bool& plan) 
         app.add_flag("--profile", options.profile, "Time per operation, each submitted alone"));
 }
 
+void add_kernel_options(CLI::App& app, bench::KernelOptions& options) {
+    app.add_option("--device", options.device.selector, "Device number, UUID or part of its name");
+    app.add_option("--repeats", options.repeats, "Measured runs, after one of warming up")
+        ->check(CLI::Range(1, 10000))
+        ->capture_default_str();
+    app.add_option("--json", options.json, "Write the results here, too");
+}
+
 void add_quality_options(CLI::App& app, bench::QualityOptions& options) {
     app.add_option("--table", options.table, "What to compare (bench/quality/tables/*.json)")
         ->required();
@@ -167,6 +178,20 @@ int main(int argc, char** argv) {
         "model", "Memory plan of a real configuration (--plan), or one of its blocks measured");
     model->footer(kExamples);
     add_model_options(*model, model_options, plan);
+    bench::KernelOptions kernel_options;
+    auto* peak = app.add_subcommand("peak", "What the device's arithmetic and memory do at most");
+    add_kernel_options(*peak, kernel_options);
+    auto* kernels = app.add_subcommand(
+        "kernels", "Single kernels at the shapes of real models, as a share of that peak");
+    add_kernel_options(*kernels, kernel_options);
+    kernels->add_option("--only", kernel_options.only, "Only these kinds")
+        ->check(CLI::IsMember({"gemm", "quantize", "norm"}));
+    kernels->add_option("--tokens", kernel_options.tokens, "Rows of the activations")
+        ->check(CLI::Range(1, 1 << 20))
+        ->capture_default_str();
+    kernels->add_option("--html", kernel_options.html, "Write a self-contained report here");
+    kernels->add_option("--compare", kernel_options.compare,
+                        "An earlier JSON of this command: print how much faster each is now");
     auto* quality = app.add_subcommand(
         "quality",
         "PSNR, SSIM and prompt accuracy of many configurations, as a table and a report");
@@ -186,7 +211,11 @@ int main(int argc, char** argv) {
             }
             return bench::run_quality(quality_options) ? 0 : kFailed;
         }
-        if (*devices) {
+        if (*peak) {
+            bench::run_peak(kernel_options.device, kernel_options.repeats, kernel_options.json);
+        } else if (*kernels) {
+            bench::run_kernels(kernel_options);
+        } else if (*devices) {
             bench::run_devices(devices_json);
         } else if (plan) {
             bench::run_model_plan(model_options);

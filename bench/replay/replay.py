@@ -42,7 +42,7 @@ class Choice:
     kind: str = "svd"          # none | first | second | third | svd | low_rank
     rank: int = 16
     span: str = "refs"         # refs | adjacent
-    gain: str = "one"          # one | linear | sigma
+    gain: str = "one"          # one | linear | sigma | measured: linear, times how far the last period went on as predicted
     storage: str = "float"     # float | int8 | int4
     per_head: bool = False
     interval: int = 5
@@ -118,6 +118,7 @@ def replay(o: Outputs, choice: Choice, levels: np.ndarray, heads: int) -> tuple[
     history: list[tuple[int, Tensor]] = []  # (step, Delta), newest first
     correction = difference = None
     types: list[bool] = []
+    persistence = 0.5
     for step in range(len(o.full)):
         full, spatial, temporal = (x[step].float() for x in (o.full, o.spatial, o.temporal))
         is_reference = step % choice.interval == 0 or step < choice.warm
@@ -133,6 +134,9 @@ def replay(o: Outputs, choice: Choice, levels: np.ndarray, heads: int) -> tuple[
             history = [(s, torch.where(keep, d, delta)) for s, d in history]
             history.insert(0, (step, delta))
             history = history[:3]
+            if len(history) > 2:
+                last, earlier = history[0][1] - history[1][1], history[1][1] - history[2][1]
+                persistence = float(((last * earlier).sum() / earlier.square().sum().clamp_min(1e-20)).clamp(0, 1.5))
             difference = None
             correction = torch.zeros_like(full) if choice.kind == "none" else stored(delta, choice.storage, heads)
             if choice.kind == "low_rank":
@@ -150,6 +154,8 @@ def replay(o: Outputs, choice: Choice, levels: np.ndarray, heads: int) -> tuple[
             gain = 1.0
             if choice.gain == "linear":
                 gain = (step - reference) / (reference - before)
+            elif choice.gain == "measured":
+                gain = (step - reference) / (reference - before) * persistence
             elif choice.gain == "sigma":
                 gain = float((levels[step] - levels[reference]) / (levels[reference] - levels[before]))
             approximate = approximate + gain * difference
@@ -163,17 +169,17 @@ def choices() -> list[Choice]:
     out = [Choice("none", "none"), Choice("first", "first"), Choice("second", "second"), Choice("third", "third"), base]
     out += [replace(base, name=f"svd r={r}", rank=r) for r in (4, 8, 32, 64)]
     out += [replace(base, name="svd r=16 per head", per_head=True)]
-    out += [replace(base, name=f"svd r=16 gain {g}", gain=g) for g in ("linear", "sigma")]
-    out += [Choice(f"second gain {g}", "second", gain=g) for g in ("linear", "sigma")]
+    out += [replace(base, name=f"svd r=16 gain {g}", gain=g) for g in ("linear", "sigma", "measured")]
+    out += [Choice(f"second gain {g}", "second", gain=g) for g in ("linear", "sigma", "measured")]
     out += [replace(base, name=f"svd r=16 adjacent gain {g}", span="adjacent", gain=g) for g in ("one", "linear", "sigma")]
     out += [Choice("second adjacent", "second", span="adjacent")]
     out += [Choice(f"first {s}", "first", storage=s) for s in ("int8", "int4")]
     out += [replace(base, name=f"svd r=16 {s}", storage=s) for s in ("int8", "int4")]
-    out += [replace(base, name=f"svd r=16 gain sigma {s}", gain="sigma", storage=s) for s in ("int8", "int4")]
+    out += [replace(base, name=f"svd r=16 gain linear {s}", gain="linear", storage=s) for s in ("int8", "int4")]
     out += [Choice(f"low rank only r={r}", "low_rank", rank=r) for r in (16, 32, 64)]
     for n in (3, 4, 6, 10):
         out += [Choice(f"interval {n}: {k}", k, interval=n) for k in ("none", "first", "svd")]
-        out += [Choice(f"interval {n}: svd gain sigma", "svd", gain="sigma", interval=n)]
+        out += [Choice(f"interval {n}: svd gain {g}", "svd", gain=g, interval=n) for g in ("linear", "measured")]
     out += [replace(base, name="svd r=16, second step dense too", warm=2)]
     return out
 
