@@ -5,7 +5,10 @@
 #include <cstdint>
 
 #include "devices.hpp"
+#include "kernels.hpp"
 #include "model.hpp"
+#include "peak.hpp"
+#include "quality/quality.hpp"
 #include "quantsparse/error.hpp"
 #include "quantsparse/version.hpp"
 
@@ -22,6 +25,8 @@ constexpr const char* kExamples =
     "  quantsparse-bench model --config wan-14b --size 832x480 --frames 81 --plan\n"
     "  quantsparse-bench model --config wan-1.3b --plan --no-device --binding-limit 128M\n"
     "  quantsparse-bench model --config wan-1.3b --tokens 1024 --json block.json\n"
+    "  quantsparse-bench kernels --only gemm --tokens 1024 --json kernels.json\n"
+    "  quantsparse-bench quality --table bench/quality/tables/paper.json --html report.html\n"
     "Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
 /// "832x480" to width and height.
@@ -129,16 +134,43 @@ void add_model_options(CLI::App& app, bench::ModelOptions& options, bool& plan) 
         app.add_flag("--profile", options.profile, "Time per operation, each submitted alone"));
 }
 
+void add_kernel_options(CLI::App& app, bench::KernelOptions& options) {
+    app.add_option("--device", options.device.selector, "Device number, UUID or part of its name");
+    app.add_option("--repeats", options.repeats, "Measured runs, after one of warming up")
+        ->check(CLI::Range(1, 10000))
+        ->capture_default_str();
+    app.add_option("--json", options.json, "Write the results here, too");
+}
+
+void add_quality_options(CLI::App& app, bench::QualityOptions& options) {
+    app.add_option("--table", options.table, "What to compare (bench/quality/tables/*.json)")
+        ->required();
+    app.add_option("--work-dir", options.work_directory,
+                   "Clips, calibrated models and results; a stopped run goes on from there")
+        ->default_str("out/quality/<table>");
+    app.add_option("--json", options.json, "Write the figures here");
+    app.add_option("--html", options.html, "Write a self-contained report here");
+    app.add_option("--figures", options.figures, "Charts of bench/replay to put into the report");
+    app.add_option("--only", options.only, "Title of a group; may be given several times");
+    app.add_option("--prompts", options.prompts, "Only the first of the table's prompts")
+        ->check(CLI::PositiveNumber);
+    app.add_option("--device", options.device, "Device number, UUID or part of its name");
+    app.add_flag("--report-only", options.report_only,
+                 "Measure nothing; report what earlier runs have left");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
     CLI::App app{
-        "Lists Vulkan devices, plans the memory of real models and measures their blocks."};
+        "Lists Vulkan devices, plans the memory of real models, measures their blocks and their "
+        "quality."};
     app.footer(kExamples);
     app.require_subcommand(1);
     app.set_version_flag("--version", kVersion);
     std::filesystem::path devices_json;
     bench::ModelOptions model_options;
+    bench::QualityOptions quality_options;
     bool plan = false;
     auto* devices = app.add_subcommand("devices", "All devices, their limits, and the default");
     devices->add_option("--json", devices_json, "Write the list here, too");
@@ -146,6 +178,24 @@ int main(int argc, char** argv) {
         "model", "Memory plan of a real configuration (--plan), or one of its blocks measured");
     model->footer(kExamples);
     add_model_options(*model, model_options, plan);
+    bench::KernelOptions kernel_options;
+    auto* peak = app.add_subcommand("peak", "What the device's arithmetic and memory do at most");
+    add_kernel_options(*peak, kernel_options);
+    auto* kernels = app.add_subcommand(
+        "kernels", "Single kernels at the shapes of real models, as a share of that peak");
+    add_kernel_options(*kernels, kernel_options);
+    kernels->add_option("--only", kernel_options.only, "Only these kinds")
+        ->check(CLI::IsMember({"gemm", "quantize", "norm"}));
+    kernels->add_option("--tokens", kernel_options.tokens, "Rows of the activations")
+        ->check(CLI::Range(1, 1 << 20))
+        ->capture_default_str();
+    kernels->add_option("--html", kernel_options.html, "Write a self-contained report here");
+    kernels->add_option("--compare", kernel_options.compare,
+                        "An earlier JSON of this command: print how much faster each is now");
+    auto* quality = app.add_subcommand(
+        "quality",
+        "PSNR, SSIM and prompt accuracy of many configurations, as a table and a report");
+    add_quality_options(*quality, quality_options);
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
@@ -154,7 +204,18 @@ int main(int argc, char** argv) {
         return kWrongUsage;
     }
     try {
-        if (*devices) {
+        if (*quality) {
+            if (quality_options.work_directory.empty()) {
+                quality_options.work_directory =
+                    std::filesystem::path("out/quality") / quality_options.table.stem();
+            }
+            return bench::run_quality(quality_options) ? 0 : kFailed;
+        }
+        if (*peak) {
+            bench::run_peak(kernel_options.device, kernel_options.repeats, kernel_options.json);
+        } else if (*kernels) {
+            bench::run_kernels(kernel_options);
+        } else if (*devices) {
             bench::run_devices(devices_json);
         } else if (plan) {
             bench::run_model_plan(model_options);

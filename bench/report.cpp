@@ -29,14 +29,13 @@ const char* arithmetic_name(Arithmetic arithmetic) {
     }
 }
 
-void write_json(const std::filesystem::path& file, const Json& json) {
+void write_text(const std::filesystem::path& file, const std::string& text) {
     std::filesystem::path beside = file;
     beside += ".part";
     std::error_code error;
     {
         std::ofstream out(beside, std::ios::binary);
-        // A driver's strings need not be UTF-8.
-        out << json.dump(2, ' ', false, Json::error_handler_t::replace) << '\n';
+        out << text;
         out.close();
         if (out) {
             std::filesystem::rename(beside, file, error);
@@ -48,6 +47,11 @@ void write_json(const std::filesystem::path& file, const Json& json) {
     throw Error(ErrorCode::io,
                 fmt::format("cannot write '{}'{}{}: check the folder and its permissions",
                             file.string(), error ? ": " : "", error ? error.message() : ""));
+}
+
+void write_json(const std::filesystem::path& file, const Json& json) {
+    // A driver's strings need not be UTF-8.
+    write_text(file, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace quantsparse::bench

@@ -15,7 +15,8 @@ using Json = nlohmann::ordered_json;
 std::string bytes_text(std::uint64_t bytes);  ///< "12.3 MiB"
 const char* arithmetic_name(Arithmetic arithmetic);
 
-/// Writes beside and renames, so that no partial file is ever seen. Throws Error(io).
+/// Both write beside and rename, so that no partial file is ever seen. Throw Error(io).
+void write_text(const std::filesystem::path& file, const std::string& text);
 void write_json(const std::filesystem::path& file, const Json& json);
 
 }  // namespace quantsparse::bench

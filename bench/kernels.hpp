@@ -1,0 +1,25 @@
+// quantsparse-bench kernels: single kernels at the shapes of real models, each against the device's
+// own measured peak.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "quantsparse/device.hpp"
+
+namespace quantsparse::bench {
+
+struct KernelOptions {
+    DeviceOptions device;
+    int repeats = 5;
+    std::vector<std::string> only;  ///< kinds: gemm, quantize, norm; empty: all
+    std::vector<int> tokens = {512, 1024};
+    std::filesystem::path json;
+    std::filesystem::path html;
+    std::filesystem::path compare;  ///< an earlier JSON: ratios are printed
+};
+
+void run_kernels(const KernelOptions& options);
+
+}  // namespace quantsparse::bench

@@ -1,0 +1,32 @@
+// Times a Program's operations on a device: correct use of timestamps, minimum and median of
+// repeats.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "program/executor.hpp"
+#include "quantsparse/device.hpp"
+#include "report.hpp"
+
+namespace quantsparse::bench {
+
+struct Timing {
+    double min_ms = 0;
+    double median_ms = 0;
+    int repeats = 0;
+};
+
+/// Runs phase 0 of `executor` once to warm up (pipelines compile, memory is touched), then
+/// `repeats` times, and times the operations called `operation` (empty: all). By the device's
+/// timestamps, which the executor must have been made to collect.
+Timing time_phase(program::Executor& executor, int repeats, const std::string& operation = {});
+
+/// Fills a constant or persistent tensor with numbers in [-1, 1), the same on every machine.
+void fill_with_noise(program::Executor& executor, program::Tensor tensor);
+
+/// {"device": ..., "driver": ..., "arithmetic": ...}
+Json device_json(const Device& device);
+Json timing_json(const Timing& timing);
+
+}  // namespace quantsparse::bench
