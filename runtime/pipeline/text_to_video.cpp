@@ -64,6 +64,9 @@ void check_attention(const AttentionParameters& a) {
         fail(fmt::format("attention density {} makes no sense: choose more than 0 and at most 1",
                          a.density));
     }
+    if (a.block_size != 0 && a.block_size != 32 && a.block_size != 64 && a.block_size != 128) {
+        fail(fmt::format("blocks of {} tokens can't be run: choose 32, 64 or 128", a.block_size));
+    }
     if (a.ssar_rank < 1 || a.ssar_rank > attention::kMaxRank) {
         fail(fmt::format("rank {} can't be run: choose 1 to {}", a.ssar_rank, attention::kMaxRank));
     }

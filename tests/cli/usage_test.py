@@ -116,6 +116,35 @@ class Usage(CliTest):
         self.assertGreaterEqual(plan["peak_bytes"], max(s["total_bytes"] for s in plan["stages"]))
         self.assert_no_output()
 
+    def test_plan_of_residuals(self) -> None:
+        def residuals(*arguments) -> int:
+            result = self.video("-m", MODEL, "--plan", "--json", "--attention", "sparse", *arguments)
+            self.assert_done(result)
+            stages = {s["stage"]: s for s in json.loads(result.stdout)["stages"]}
+            self.assertEqual(stages["vae"]["residual_bytes"], 0)
+            dit = stages["dit"]
+            self.assertEqual(dit["total_bytes"], sum(
+                dit[key] for key in ("weight_bytes", "activation_bytes", "residual_bytes",
+                                     "staging_bytes")))
+            return dit["residual_bytes"]
+        self.assertEqual(residuals("--ssar", "off"), 0)
+        self.assertEqual(residuals("--ssar", "none"), 0)
+        half = residuals("--ssar", "first", "--residual", "half")
+        int8 = residuals("--ssar", "first", "--residual", "int8")
+        int4 = residuals("--ssar", "first", "--residual", "int4")
+        self.assertTrue(0 < int4 < int8 < half)
+        self.assertAlmostEqual(residuals("--ssar", "third", "--residual", "half") / half, 3, 1)
+        self.assertAlmostEqual(residuals("--ssar", "first", "--residual", "half",
+                                         "--guidance-scale", "1") / half, 0.5, 1)
+        table = self.video("-m", MODEL, "--plan", "--attention", "sparse")
+        self.assertIn(b"residuals", table.stdout)
+
+    def test_attention_combinations_that_cannot_be(self) -> None:
+        command = ["-m", MODEL, "-p", PROMPT, "-o", "a.mp4", "--attention", "sparse"]
+        self.refused(2, ["low-rank"], *command, "--residual", "lowrank", "--ssar", "second")
+        self.refused(2, ["span"], *command, "--ssar", "third", "--ssar-span", "adjacent")
+        self.refused(2, ["48"], *command, "--block-size", "48")
+
     def test_compare_refuses_what_is_no_clip(self) -> None:
         result = self.run_tool(COMPARE, "nowhere", "nothing")
         self.assert_refused(result, 1, "nowhere")
