@@ -13,7 +13,8 @@
 //   types      uint32 [heads]: heads of type 1 hold their tokens place by place, (p, f), p F + f (kFrames > 0);
 //              out has them frame by frame all the same
 //
-// With kResidual the SSAR correction (residual.glsl) is added to what is written.
+// With kResidual the SSAR correction (residual.glsl) is added to what is written. With kHeadMajor `out` is
+// [heads, q_stride, padded_dim] in the heads' own order, for merge_heads.comp.
 //
 // Flash attention: a work-group owns kQueries queries of one head and walks over tiles of
 // gl_WorkGroupSize.x * kKeysPerLane keys with a running maximum.
@@ -34,6 +35,7 @@ layout(constant_id = 4) const uint kQueries = 16;
 #ifdef SPARSE
 layout(constant_id = 5) const uint kBlock = 64;         // tokens of a block, a multiple of kTile
 layout(constant_id = 6) const uint kFrames = 0;
+layout(constant_id = 13) const uint kHeadMajor = 0;
 #endif
 const uint kKeysPerLane = 4;
 const uint kTile = kLanes * kKeysPerLane;
@@ -208,7 +210,10 @@ void main() {
             const uint token = position;
 #endif
             const uint row = token - p.query_base;
-            const uint out_base = row * p.out_stride + (p.first_head + head) * p.head_dim;
+            uint out_base = row * p.out_stride + (p.first_head + head) * p.head_dim;
+#ifdef SPARSE
+            if (kHeadMajor != 0) out_base = (q_head + position) * 4 * kDim4;
+#endif
             const float normalise = 1.0 / denominator[t];
             [[unroll]] for (uint i = 0; i < kVectors; ++i) {
                 const uint d4 = i * kLanes + lane;

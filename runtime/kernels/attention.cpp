@@ -1,9 +1,6 @@
 #include "kernels/attention.hpp"
 
-#include <fmt/format.h>
 #include <algorithm>
-
-#include "quantsparse/error.hpp"
 
 namespace quantsparse::kernels {
 namespace {
@@ -15,6 +12,12 @@ struct Push {
     std::uint32_t pad_to, list_stride, places;
 };
 static_assert(sizeof(Push) == 52, "attention.comp declares the same block");
+
+struct MergePush {
+    std::uint32_t heads, first_head, head_dim, padded_dim, token_stride, out_stride, first_row,
+        places, pad_to;
+};
+static_assert(sizeof(MergePush) == 36, "merge_heads.comp declares the same block");
 
 struct ProfilePush {
     std::uint32_t tokens, places, q_stride, kv_stride, first_head;
@@ -47,6 +50,47 @@ int heads_per_dispatch(const Program& program, std::uint64_t head_bytes, int hea
         program.limits().max_binding_bytes / head_bytes, 1, static_cast<std::uint64_t>(heads)));
 }
 
+constexpr int kMaxRows = 65535 / 64 * 64;  // one work-group a row
+
+void merge_heads(Program& program, const std::string& name, const HeadMatrix& heads,
+                 const Matrix& out, const AttentionOptions& options) {
+    using program::read;
+    const Residual* residual = options.residual;
+    const std::uint64_t widest =
+        std::max(out.row_bytes(), residual ? residual->row_bytes() : std::uint64_t{0});
+    const int row_chunk = std::min(kMaxRows, rows_per_dispatch(program, widest, out.rows));
+    const int head_chunk = heads_per_dispatch(program, heads.head_bytes(), heads.heads);
+    std::vector<std::uint32_t> constants =
+        residual ? residual->constants() : std::vector<std::uint32_t>{0, 1, 0, 0, 1, 4};
+    constants.insert(constants.begin(), row_lanes(program));
+    constants.push_back(static_cast<std::uint32_t>(options.order.frames));
+    for (int head = 0; head < heads.heads; head += head_chunk) {
+        const int count = std::min(head_chunk, heads.heads - head);
+        const bool last = head + count == heads.heads;
+        for (int first = 0; first < out.rows; first += row_chunk) {
+            const int rows = std::min(row_chunk, out.rows - first);
+            std::vector<program::Binding> bindings = {
+                read(heads.tensor, heads.head_bytes() * static_cast<std::uint64_t>(head),
+                     heads.head_bytes() * static_cast<std::uint64_t>(count)),
+                write_rows(out, first, rows), read(options.order.head_types)};
+            const auto more = residual
+                                  ? residual->bindings(first, rows)
+                                  : std::vector<program::Binding>(5, program::unused(heads.tensor));
+            bindings.insert(bindings.end(), more.begin(), more.end());
+            program.dispatch(
+                name, shaders::ShaderId::merge_heads, constants, bindings,
+                MergePush{static_cast<std::uint32_t>(count), static_cast<std::uint32_t>(head),
+                          static_cast<std::uint32_t>(heads.head_dim),
+                          static_cast<std::uint32_t>(heads.padded_dim),
+                          static_cast<std::uint32_t>(heads.token_stride),
+                          static_cast<std::uint32_t>(out.stride), static_cast<std::uint32_t>(first),
+                          static_cast<std::uint32_t>(options.order.tokens_per_frame),
+                          last ? static_cast<std::uint32_t>(out.stride - out.columns) : 0},
+                {static_cast<std::uint32_t>(rows), 1, 1}, 4.0 * rows * count * heads.padded_dim);
+        }
+    }
+}
+
 }  // namespace
 
 void attention(Program& program, const std::string& name, const HeadMatrix& q, const HeadMatrix& k,
@@ -59,26 +103,26 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
     const int keys = options.keys ? options.keys : k.tokens;
     const int head_chunk =
         heads_per_dispatch(program, std::max(q.head_bytes(), k.head_bytes()), q.heads);
-    const std::uint64_t widest =
-        std::max(out.row_bytes(), options.residual ? options.residual->row_bytes() : 0);
+    const std::uint64_t widest = std::max(
+        out.row_bytes(), options.residual ? options.residual->row_bytes() : std::uint64_t{0});
     const int row_chunk = rows_per_dispatch(program, widest, out.rows);
-    if (ordered && row_chunk < out.rows) {
-        throw Error(ErrorCode::unsupported,
-                    fmt::format("{}: an output of {} MiB can't be bound at once, and heads that go "
-                                "place by place write all over it: lower the size or the frames, "
-                                "or use --attention dense",
-                                name, widest * static_cast<std::uint64_t>(out.rows) >> 20));
-    }
+    // Heads that go place by place write all over `out`. Where that can't be bound at once they
+    // keep their own order first.
+    const bool head_major = ordered && row_chunk < out.rows;
+    const HeadMatrix own =
+        head_major ? add_head_matrix(program, name + ".heads", q.heads, q.tokens, q.head_dim)
+                   : HeadMatrix{};
+    const Residual* residual = head_major ? nullptr : options.residual;
     std::vector<std::uint32_t> constants = {shape.lanes,
                                             static_cast<std::uint32_t>(q.padded_dim / 4),
                                             options.bias.valid(), shape.lanes, shape.queries};
     if (blocks) {
         constants.push_back(static_cast<std::uint32_t>(blocks->block));
         constants.push_back(ordered ? static_cast<std::uint32_t>(options.order.frames) : 0);
-        if (options.residual) {
-            const auto more = options.residual->constants();
-            constants.insert(constants.end(), more.begin(), more.end());
-        }
+        const auto more =
+            residual ? residual->constants() : std::vector<std::uint32_t>{0, 1, 0, 0, 1, 4};
+        constants.insert(constants.end(), more.begin(), more.end());
+        constants.push_back(head_major);
     }
     for (int head = 0; head < q.heads; head += head_chunk) {
         const int heads = std::min(head_chunk, q.heads - head);
@@ -87,19 +131,21 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                         m.head_bytes() * static_cast<std::uint64_t>(heads));
         };
         const bool last_heads = head + heads == q.heads;
-        for (int first = 0; first < out.rows; first += row_chunk) {
-            const int rows = std::min(row_chunk, out.rows - first);
+        const int step = head_major ? out.rows : row_chunk;
+        for (int first = 0; first < out.rows; first += step) {
+            const int rows = std::min(step, out.rows - first);
+            program::Binding target = head_major ? bind(own) : write_rows(out, first, rows);
+            if (head_major) std::swap(target.reads, target.writes);
             std::vector<program::Binding> bindings = {
-                bind(q), bind(k), bind(v), write_rows(out, first, rows),
+                bind(q), bind(k), bind(v), target,
                 options.bias.valid() ? read(options.bias) : unused(q.tensor)};
             if (blocks) {
                 bindings.insert(
                     bindings.end(),
                     {read(blocks->row_ptr), read(blocks->columns), read(blocks->predicate),
                      ordered ? read(options.order.head_types) : unused(q.tensor)});
-                const auto more = options.residual
-                                      ? options.residual->bindings(first, rows)
-                                      : std::vector<program::Binding>(5, unused(q.tensor));
+                const auto more = residual ? residual->bindings(first, rows)
+                                           : std::vector<program::Binding>(5, unused(q.tensor));
                 bindings.insert(bindings.end(), more.begin(), more.end());
             }
             program.dispatch(
@@ -112,7 +158,9 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                      static_cast<std::uint32_t>(q.head_dim), static_cast<std::uint32_t>(out.stride),
                      static_cast<std::uint32_t>(head),
                      static_cast<std::uint32_t>(options.bias_span), options.scale,
-                     last_heads ? static_cast<std::uint32_t>(out.stride - out.columns) : 0,
+                     last_heads && !head_major
+                         ? static_cast<std::uint32_t>(out.stride - out.columns)
+                         : 0,
                      blocks && blocks->lists > 1
                          ? static_cast<std::uint32_t>(blocks->query_blocks + 1)
                          : 0,
@@ -122,6 +170,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                 4.0 * rows * keys * q.padded_dim * heads * (blocks ? blocks->density : 1.0));
         }
     }
+    if (head_major) merge_heads(program, name + ".merge", own, out, options);
 }
 
 void profile_heads(Program& program, const std::string& name, const HeadMatrix& q,

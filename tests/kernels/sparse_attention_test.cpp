@@ -104,11 +104,13 @@ class SparseAttentionTest : public DeviceTest {
         executor.write_values(tensor, std::span<const std::uint32_t>(types));
     }
 
-    void check(const Shape& s, int band, int sink, int block) {
+    void check(const Shape& s, int band, int sink, int block, std::uint64_t binding_limit = 0) {
         const std::string what =
             fmt::format("{} heads of {}, {} frames of {}, band {}, sink {}, blocks of {}", s.heads,
                         s.head_dim, s.frames, s.places, band, sink, block);
-        Program program(limits());
+        auto device_limits = limits();
+        if (binding_limit) device_limits.max_binding_bytes = binding_limit;
+        Program program(device_limits);
         const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
                    v = add_heads(program, "v", s);
         const Matrix out = add_kept_matrix(program, "out", s.tokens(), s.heads * s.head_dim);
@@ -267,9 +269,21 @@ TEST_F(SparseAttentionTest, UnlistedKeysAreNeverRead) {
     }
 }
 
-TEST_F(SparseAttentionTest, TheEpilogueAddsTheCorrectionInTheOrderOfTokens) {
-    for (const Shape& s : {Shape{3, 20, 4, 19}, {2, 6, 3, 11}, {2, 64, 5, 13}}) {
-        Program program(limits());
+TEST_F(SparseAttentionTest, SmallBindingsAreCutIntoChunks) {
+    check({3, 20, 5, 60}, 40, 60, 64, 32 << 10);
+    check({5, 6, 11, 29}, 9, 29, 32, 16 << 10);
+}
+
+TEST_F(SparseAttentionTest, TheCorrectionIsAddedInTheOrderOfTokens) {
+    for (const auto& [s, binding_limit] : {std::pair{Shape{3, 20, 4, 19}, 0},
+                                           {Shape{2, 6, 3, 11}, 0},
+                                           {Shape{2, 64, 5, 13}, 0},
+                                           {Shape{3, 20, 10, 19}, 32 << 10}}) {
+        auto device_limits = limits();
+        if (binding_limit) {
+            device_limits.max_binding_bytes = static_cast<std::uint64_t>(binding_limit);
+        }
+        Program program(device_limits);
         const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
                    v = add_heads(program, "v", s);
         const int columns = s.heads * s.head_dim;
