@@ -44,7 +44,11 @@ const uint kVectors = (kDim4 + kLanes - 1) / kLanes;    // vec4 of the output an
 layout(set = 0, binding = 0, std430) readonly buffer Q { vec4 q_values[]; };
 layout(set = 0, binding = 1, std430) readonly buffer K { vec4 k_values[]; };
 layout(set = 0, binding = 2, std430) readonly buffer V { vec4 v_values[]; };
+#ifdef SPARSE
+layout(set = 0, binding = 3, std430) buffer Out { float out_values[]; };
+#else
 layout(set = 0, binding = 3, std430) writeonly buffer Out { float out_values[]; };
+#endif
 layout(set = 0, binding = 4, std430) readonly buffer Bias { float bias_values[]; };
 #ifdef SPARSE
 layout(set = 0, binding = 5, std430) readonly buffer RowPtr { uint row_ptr[]; };
@@ -83,6 +87,22 @@ shared vec4 scores[kQueries][kTile / 4 + 1];  // one more column: rows begin in 
 shared float rescale[kQueries];
 shared float maximum[kQueries];
 shared float denominator[kQueries];
+
+/// The token at a position of a head's order.
+uint token_of(uint position, uint head) {
+#ifdef SPARSE
+    if (kFrames > 0 && head_types[head] != 0) return position % kFrames * p.places + position / kFrames;
+#endif
+    return position;
+}
+
+/// Where a head's output of a token begins.
+uint out_row(uint token, uint position, uint head) {
+#ifdef SPARSE
+    if (kHeadMajor != 0) return (head * p.q_stride + position) * 4 * kDim4;
+#endif
+    return (token - p.query_base) * p.out_stride + (p.first_head + head) * p.head_dim;
+}
 
 void main() {
     const uint lane = gl_LocalInvocationID.x;
@@ -202,29 +222,14 @@ void main() {
 
     [[unroll]] for (uint t = 0; t < kQueries; ++t) {
         if (query0 + t < p.queries) {
-            const uint position = row0 + t;
-#ifdef SPARSE
-            const bool by_place = kFrames > 0 && head_types[p.first_head + head] != 0;
-            const uint token = by_place ? position % kFrames * p.places + position / kFrames : position;
-#else
-            const uint token = position;
-#endif
-            const uint row = token - p.query_base;
-            uint out_base = row * p.out_stride + (p.first_head + head) * p.head_dim;
-#ifdef SPARSE
-            if (kHeadMajor != 0) out_base = (q_head + position) * 4 * kDim4;
-#endif
+            const uint token = token_of(row0 + t, p.first_head + head);
+            const uint out_base = out_row(token, row0 + t, head);
             const float normalise = 1.0 / denominator[t];
             [[unroll]] for (uint i = 0; i < kVectors; ++i) {
-                const uint d4 = i * kLanes + lane;
-                vec4 y = sum[t][i] * normalise;
-#ifdef SPARSE
-                if (kResidual != kNoResidual && d4 < kDim4) {
-                    y += residual_at(row, token, p.first_head + head, d4);
-                }
-#endif
+                const vec4 y = sum[t][i] * normalise;
+                const uint column = 4 * (i * kLanes + lane);
                 for (uint c = 0; c < 4; ++c) {
-                    if (4 * d4 + c < p.head_dim) out_values[out_base + 4 * d4 + c] = y[c];
+                    if (column + c < p.head_dim) out_values[out_base + column + c] = y[c];
                 }
             }
             if (head == gl_NumWorkGroups.y - 1 && lane < p.pad_to) {
@@ -232,4 +237,20 @@ void main() {
             }
         }
     }
+#ifdef SPARSE
+    if (kResidual == kNoResidual) return;
+    // A loop of its own over what this invocation has just written: unrolled into the one above, the
+    // correction's code is there kQueries * kVectors times, and llvmpipe compiled it for 16 s.
+    for (uint n = lane; n < kQueries * kVectors * kLanes; n += kLanes) {
+        const uint t = n / (kVectors * kLanes);
+        const uint d4 = n % (kVectors * kLanes);
+        if (query0 + t >= p.queries || d4 >= kDim4) continue;
+        const uint token = token_of(row0 + t, p.first_head + head);
+        const uint out_base = out_row(token, row0 + t, head);
+        const vec4 y = residual_at(token - p.query_base, token, p.first_head + head, d4);
+        for (uint c = 0; c < 4; ++c) {
+            if (4 * d4 + c < p.head_dim) out_values[out_base + 4 * d4 + c] += y[c];
+        }
+    }
+#endif
 }
