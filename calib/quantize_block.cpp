@@ -50,6 +50,23 @@ struct GroupContext {
     bool correct_bias = true;
 };
 
+/// Mean over the rows of rows weight^T, [n], summed in a fixed order: matrix libraries divide their
+/// sums by the number of threads, and the same command must give the same file on any of them.
+std::vector<float> mean_output(std::span<const float> rows, std::span<const float> weight, int n,
+                               int k) {
+    const auto columns = static_cast<std::size_t>(k);
+    std::vector<double> mean(columns, 0.0);
+    for (std::size_t i = 0; i < rows.size(); ++i) mean[i % columns] += rows[i];
+    const double count = static_cast<double>(rows.size() / columns);
+    std::vector<float> result;
+    for (std::size_t j = 0; j < static_cast<std::size_t>(n); ++j) {
+        double sum = 0;
+        for (std::size_t i = 0; i < columns; ++i) sum += mean[i] * weight[j * columns + i];
+        result.push_back(static_cast<float>(sum / count));
+    }
+    return result;
+}
+
 QuantizedLinear quantize_linear(const std::string& name, std::span<const float> weight,
                                 std::vector<float> bias, const GroupContext& group) {
     QuantizedLinear linear;
@@ -64,7 +81,8 @@ QuantizedLinear quantize_linear(const std::string& name, std::span<const float> 
     const auto target = multiply_transposed(group.rows, weight, rows, n, k);
     auto output = multiply_transposed(group.quantized_rows, dequantized, rows, n, k);
     if (group.correct_bias) {
-        const auto shift = mean_shift(target, output, n);
+        const auto shift = mean_shift(mean_output(group.rows, weight, n, k),
+                                      mean_output(group.quantized_rows, dequantized, n, k), n);
         for (std::size_t i = 0; i < output.size(); ++i) {
             output[i] += shift[i % shift.size()];
         }
