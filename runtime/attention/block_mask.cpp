@@ -18,8 +18,7 @@ std::uint64_t count_pairs(int tokens, int band, int sink) {
     return pairs;
 }
 
-int band_width(int frames, int tokens_per_frame, double density, MaskMode mode) {
-    const int tokens = frames * tokens_per_frame;
+int band_width(int tokens, int sink, double density, MaskMode mode) {
     if (mode == MaskMode::svg) {
         constexpr int kStep = 128;
         const double width = tokens * (1.0 - std::sqrt(1.0 - std::min(density, 1.0)));
@@ -27,7 +26,7 @@ int band_width(int frames, int tokens_per_frame, double density, MaskMode mode) 
     }
     const double wanted = density * tokens * static_cast<double>(tokens);
     const auto pairs = [&](int band) {
-        return static_cast<double>(count_pairs(tokens, band, tokens_per_frame));
+        return static_cast<double>(count_pairs(tokens, band, sink));
     };
     int low = 0, high = tokens - 1;  // the smallest band that reaches the density
     while (low < high) {

@@ -25,10 +25,10 @@ struct BlockMask {
         columns;  ///< ascending; kernels::BlockList::kPartial where pairs differ
 };
 
-/// Half-width of the band in tokens for `density` of tokens = frames * tokens_per_frame, where the
-/// first frame is always seen. `exact`: the width whose share of pairs comes closest; `svg`: that
-/// of SparseVideoGen for Wan, which leaves the first frame out of the count and rounds up to 128.
-int band_width(int frames, int tokens_per_frame, double density, MaskMode mode);
+/// Half-width of the band for `density` of all pairs, where the first `sink` tokens are always
+/// seen. `exact`: the width whose share of pairs comes closest; `svg`: that of SparseVideoGen for
+/// Wan, which leaves the sink out of the count and rounds up to 128.
+int band_width(int tokens, int sink, double density, MaskMode mode);
 
 /// Pairs that the predicate allows, out of tokens^2.
 std::uint64_t count_pairs(int tokens, int band, int sink);

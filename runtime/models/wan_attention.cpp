@@ -35,9 +35,9 @@ void WanDit::declare_attention() {
     const AttentionParameters& parameters = options_.attention;
     if (!has_step(StepKind::sparse) && !has_step(StepKind::refresh)) return;
     const auto& c = options_.config;
-    const int frames = options_.latent_frames, places = grid_rows_ * grid_columns_;
+    const int sink = parameters.sink ? grid_rows_ * grid_columns_ : 0;
     mask_ = attention::make_block_mask(
-        tokens_, attention::band_width(frames, places, parameters.density, parameters.mask), places,
+        tokens_, attention::band_width(tokens_, sink, parameters.density, parameters.mask), sink,
         parameters.block_size ? parameters.block_size : kDefaultBlock);
     blocks_list_ = attention::declare_block_list(program_, "mask", mask_);
     if (corrects(parameters)) {

@@ -206,6 +206,9 @@ ParseResult parse_options(int argc, char** argv) {
                          {{"exact", MaskMode::exact}, {"svg", MaskMode::svg}},
                          "exact counts the first frame into the density; default: exact")
         ->group(group);
+    add_choice<bool>(app, "--sink", attention.sink, {{"frame", true}, {"none", false}},
+                     "whether every query sees the first frame; default: frame")
+        ->group(group);
     add_choice<SsarMode>(app, "--ssar", attention.ssar,
                          {{"off", SsarMode::off},
                           {"none", SsarMode::none},

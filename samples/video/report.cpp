@@ -51,6 +51,7 @@ Json attention_record(const AttentionParameters& a) {
                    {"density", a.density},
                    {"block_size", a.block_size},
                    {"mask", a.mask == MaskMode::exact ? "exact" : "svg"},
+                   {"sink", a.sink ? "frame" : "none"},
                    {"dense_steps", a.dense_steps},
                    {"dense_layers", a.dense_layers},
                    {"ssar", name_of(a.ssar)}};

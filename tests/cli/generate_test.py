@@ -79,7 +79,7 @@ class Generate(CliTest):
         result = self.run_tool(COMPARE, "dense", "all", "--min-psnr", "90")
         self.assertEqual(result.returncode, 0, result.stdout)
         clips = set()
-        for extra in (["--ssar", "off"], ["--ssar", "none"], ["--ssar", "first"],
+        for extra in (["--ssar", "off"], ["--ssar", "none", "--sink", "none"], ["--ssar", "first"],
                       ["--ssar", "second", "--residual", "int4"],
                       ["--ssar", "third", "--residual", "half"], ["--ssar", "svd"],
                       ["--residual", "lowrank", "--ssar-rank", "4"],

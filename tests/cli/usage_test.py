@@ -53,7 +53,7 @@ class Usage(CliTest):
                               ("--arithmetic", "fast"), ("--storage", "fp4"),
                               ("--attention", "lazy"), ("--density", "0"), ("--density", "-0.1"),
                               ("--density", "1.5"), ("--density", "nan"), ("--block-size", "0"),
-                              ("--block-size", "-64"), ("--mask", "round"), ("--ssar", "fourth"),
+                              ("--block-size", "-64"), ("--mask", "round"), ("--sink", "drain"), ("--ssar", "fourth"),
                               ("--ssar-rank", "0"), ("--ssar-rank", "33"),
                               ("--ssar-span", "wide"), ("--ssar-gain", "2"),
                               ("--residual", "int2"), ("--refresh-interval", "0"),

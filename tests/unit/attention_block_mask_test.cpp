@@ -77,7 +77,7 @@ TEST(BlockMask, SvgWidthsAndDensitiesAreThePublishedOnes) {
                            {1560, 0.40, 7424, 0.438},
                            {3600, 0.15, 6016, 0.196},
                            {3600, 0.25, 10240, 0.293}}) {
-        const int band = band_width(21, row.places, row.density, MaskMode::svg);
+        const int band = band_width(21 * row.places, row.places, row.density, MaskMode::svg);
         EXPECT_EQ(band, row.width);
         const double tokens = 21.0 * row.places;
         EXPECT_NEAR(
@@ -93,12 +93,12 @@ TEST(BlockMask, ExactWidthsCountTheFirstFrame) {
                                           {0.25, 2.320},
                                           {0.30, 2.937},
                                           {0.40, 4.241}}) {
-        EXPECT_NEAR(band_width(21, 1560, density, MaskMode::exact) / 1560.0, frames,
+        EXPECT_NEAR(band_width(21 * 1560, 1560, density, MaskMode::exact) / 1560.0, frames,
                     4e-3);  // those come from the continuous formula
     }
     for (const int places : {1, 36, 77}) {
         for (const double density : {0.01, 0.2, 0.5, 0.999}) {
-            const int band = band_width(9, places, density, MaskMode::exact);
+            const int band = band_width(9 * places, places, density, MaskMode::exact);
             const double all = 81.0 * places * places;
             const auto distance = [&](int width) {
                 return std::abs(static_cast<double>(count_pairs(9 * places, width, places)) / all -
@@ -113,7 +113,7 @@ TEST(BlockMask, ExactWidthsCountTheFirstFrame) {
 }
 
 TEST(BlockMask, FullDensityListsEverythingWhole) {
-    const int band = band_width(9, 36, 1.0, MaskMode::exact);
+    const int band = band_width(9 * 36, 36, 1.0, MaskMode::exact);
     const BlockMask mask = make_block_mask(9 * 36, band, 36, 64);
     EXPECT_EQ(mask.columns.size(), 36u);
     for (const std::uint32_t column : mask.columns) {

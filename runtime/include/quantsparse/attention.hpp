@@ -39,6 +39,9 @@ struct AttentionParameters {
     double density = 0.25;  ///< of query-key pairs inside the mask
     int block_size = 0;     ///< queries and keys of a block; 0: the default
     MaskMode mask = MaskMode::exact;
+    /// Whether every query sees the first frame (a temporal head: as many first places, as in
+    /// SparseVideoGen).
+    bool sink = true;
     SsarMode ssar = SsarMode::svd;
     int ssar_rank = 16;  ///< 1..32
     SsarSpan ssar_span = SsarSpan::references;

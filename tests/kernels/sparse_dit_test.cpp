@@ -1,0 +1,128 @@
+// The transformer of the bundled model through dense, refresh and sparse steps. On the inputs of
+// its refresh a sparse step must give what dense attention gives, since nothing but the mask has
+// changed: that ties together the order of tokens, head types, block lists, state and correction.
+#include <fmt/format.h>
+#include <cmath>
+
+#include "pipeline/stages.hpp"
+#include "support.hpp"
+
+namespace quantsparse::tests {
+namespace {
+
+class SparseDitTest : public DeviceTest {
+  protected:
+    static constexpr pipeline::LatentShape kShape{0, 7, 8, 12};  // channels: the model's
+
+    static const format::ModelBundle& bundle() {
+        static const format::ModelBundle model = format::open_model(QUANTSPARSE_TEST_MODEL);
+        return model;
+    }
+    pipeline::LatentShape shape() const {
+        pipeline::LatentShape s = kShape;
+        s.channels = bundle().transformer_config.in_dim;
+        return s;
+    }
+    static AttentionParameters sparse(SsarMode mode, ResidualStorage storage) {
+        AttentionParameters p;
+        p.kind = AttentionKind::sparse;
+        p.density = 0.3;
+        p.block_size = 32;
+        p.ssar = mode;
+        p.residual = storage;
+        p.refresh_interval = 2;
+        return p;
+    }
+
+    void SetUp() override {
+        DeviceTest::SetUp();
+        for (const std::size_t count : {shape().count(), shape().count()}) {
+            latents_.push_back(random(count));
+            for (float& x : latents_.back()) x *= 1.7f;
+        }
+        context_ = random(6, bundle().transformer_config.text_dim);
+        dense_ = run(nullptr, {0, 1});
+    }
+
+    /// Velocities of steps whose latents are named by `which`; the timestep is the latent's.
+    std::vector<std::vector<float>> run(const attention::StepSchedule* schedule,
+                                        const std::vector<int>& which) {
+        pipeline::Denoiser denoiser(device().internal(), bundle(), shape(), 1, {}, schedule);
+        denoiser.set_context(0, context_);
+        std::vector<std::vector<float>> velocities;
+        for (std::size_t i = 0; i < which.size(); ++i) {
+            denoiser.begin_step(static_cast<int>(i));
+            const auto& latent = latents_[static_cast<std::size_t>(which[i])];
+            velocities.push_back(denoiser.velocity(0, latent, which[i] ? 600 : 800));
+        }
+        return velocities;
+    }
+
+    static double distance(const std::vector<float>& a, const std::vector<float>& b) {
+        double difference = 0, size = 0;
+        for (std::size_t i = 0; i < a.size(); ++i) {
+            difference += std::pow(static_cast<double>(a[i]) - b[i], 2);
+            size += std::pow(static_cast<double>(b[i]), 2);
+        }
+        return std::sqrt(difference / size);
+    }
+
+    std::vector<std::vector<float>> latents_;
+    std::vector<float> context_;
+    std::vector<std::vector<float>> dense_;  ///< of either latent
+};
+
+TEST_F(SparseDitTest, ARefreshIsADenseStepAndASparseOneReproducesItOnTheSameInput) {
+    struct Row {
+        SsarMode mode;
+        ResidualStorage storage;
+        double tolerance;
+    };
+    for (const Row& row : {Row{SsarMode::first, ResidualStorage::half, 2e-3},
+                           {SsarMode::first, ResidualStorage::int8, 1e-2},
+                           {SsarMode::svd, ResidualStorage::half, 2e-3}}) {
+        const std::string what = fmt::format("mode {}, storage {}", static_cast<int>(row.mode),
+                                             static_cast<int>(row.storage));
+        const attention::StepSchedule schedule(sparse(row.mode, row.storage),
+                                               std::vector<float>(4, 0.5f));
+        const auto v = run(&schedule, {0, 0, 0, 0});  // no change: no difference to extrapolate
+        EXPECT_EQ(v[0], dense_[0]) << what;
+        EXPECT_LT(distance(v[1], dense_[0]), row.tolerance) << what;
+        EXPECT_EQ(v[2], dense_[0]) << what;
+        EXPECT_LT(distance(v[3], dense_[0]), row.tolerance) << what;
+    }
+}
+
+TEST_F(SparseDitTest, WithoutACorrectionTheMaskIsSeen) {
+    // Guards the test above: its agreement is the correction's work.
+    const attention::StepSchedule schedule(sparse(SsarMode::none, ResidualStorage::half),
+                                           std::vector<float>(2, 0.5f));
+    const auto v = run(&schedule, {0, 0});
+    EXPECT_EQ(v[0], dense_[0]);
+    EXPECT_GT(distance(v[1], dense_[0]), 2e-2);
+}
+
+TEST_F(SparseDitTest, TheSecondOrderExtrapolatesFromTheLastTwo) {
+    // References of two inputs: D0 and D1 differ, so second order leaves D0 alone only with gain 0.
+    auto parameters = sparse(SsarMode::second, ResidualStorage::half);
+    const attention::StepSchedule second(parameters, std::vector<float>(4, 0.5f));
+    parameters.ssar_gain = SsarGain::sigma;  // sigma stands still from step 2 to step 3: gain 0
+    const std::vector<float> sigmas = {0.9f, 0.8f, 0.7f, 0.7f};
+    const attention::StepSchedule still(parameters, sigmas);
+    EXPECT_LT(distance(run(&still, {0, 0, 1, 1})[3], dense_[1]), 2e-3);
+    EXPECT_GT(distance(run(&second, {0, 0, 1, 1})[3], dense_[1]), 4e-3);
+}
+
+TEST_F(SparseDitTest, StaticSparsityIsDenseWhereEverythingIsListed) {
+    auto parameters = sparse(SsarMode::off, ResidualStorage::half);
+    parameters.dense_steps = 0;
+    parameters.density = 1;
+    const attention::StepSchedule all(parameters, std::vector<float>(2, 0.5f));
+    EXPECT_LT(distance(run(&all, {0})[0], dense_[0]), 1e-6);
+    parameters.density = 0.3;
+    const attention::StepSchedule some(parameters, std::vector<float>(2, 0.5f));
+    EXPECT_GT(distance(run(&some, {0})[0], dense_[0]), 2e-2);
+}
+
+}  // namespace
+}  // namespace quantsparse::tests
