@@ -15,11 +15,18 @@
 
 layout(constant_id = 1) const uint kRows = 8;
 
+#ifdef TEXELS
+layout(set = 0, binding = 0) uniform usamplerBuffer a_texels;
+layout(set = 0, binding = 1) uniform usamplerBuffer b_texels;
+vec4 load_a(uint i) { return uintBitsToFloat(texelFetch(a_texels, int(i))); }
+#else
 layout(set = 0, binding = 0, std430) readonly buffer A { vec4 a_values[]; };
+vec4 load_a(uint i) { return a_values[i]; }
 #ifdef WEIGHT_HALF
 layout(set = 0, binding = 1, std430) readonly buffer B { uvec2 b_values[]; };
 #else
 layout(set = 0, binding = 1, std430) readonly buffer B { vec4 b_values[]; };
+#endif
 #endif
 layout(set = 0, binding = 2, std430) writeonly buffer Out { vec4 out_values[]; };
 layout(set = 0, binding = 3, std430) readonly buffer Bias { vec4 bias_values[]; };
@@ -44,8 +51,15 @@ layout(push_constant) uniform Push {
 
 vec4 load_b(uint index) {
 #ifdef WEIGHT_HALF
+#ifdef TEXELS
+    const uvec4 pair = texelFetch(b_texels, int(index / 2));
+    const uvec2 words = (index & 1) == 0 ? pair.xy : pair.zw;
+#else
     const uvec2 words = b_values[index];
+#endif
     return vec4(unpackHalf2x16(words.x), unpackHalf2x16(words.y));
+#elif defined(TEXELS)
+    return uintBitsToFloat(texelFetch(b_texels, int(index)));
 #else
     return b_values[index];
 #endif
@@ -67,7 +81,7 @@ void main() {
         const vec4 b2 = load_b(b + 2 * p.b_stride4);
         const vec4 b3 = load_b(b + 3 * p.b_stride4);
         [[unroll]] for (uint r = 0; r < kRows; ++r) {
-            const vec4 a = a_values[min(row0 + r, p.m - 1) * p.a_stride4 + k4];
+            const vec4 a = load_a(min(row0 + r, p.m - 1) * p.a_stride4 + k4);
             sum[r] += a.x * b0;
             sum[r] += a.y * b1;
             sum[r] += a.z * b2;
@@ -77,7 +91,7 @@ void main() {
     for (uint k = k4_full * 4; k < p.k; ++k) {
         const vec4 b = load_b(k * p.b_stride4 + column);
         [[unroll]] for (uint r = 0; r < kRows; ++r) {
-            sum[r] += a_values[min(row0 + r, p.m - 1) * p.a_stride4 + k4_full][k & 3] * b;
+            sum[r] += load_a(min(row0 + r, p.m - 1) * p.a_stride4 + k4_full)[k & 3] * b;
         }
     }
 

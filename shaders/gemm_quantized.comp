@@ -1,6 +1,6 @@
 // out[m, n] = epilogue( s_x[m] * s_w[n] * sum_k xq[m, k] * wq[n, k] )       (integer sum, exact)
 //
-//   activations  int8 [M, x_stride words], 4 codes a word, from quantize_rows
+//   activations  int8 [M, x_stride4 * 4 words], 4 codes a word, from quantize_rows
 //   row_sums     int32 [M]: sum_k xq[m, k]; takes the zero point of unsigned weight codes out
 //   weights      words [K / codes_per_word, n_stride] (runtime/format/bit_packing.hpp):
 //                4 bits unsigned (+8), 6 bits unsigned (+32) in two planes, 8 bits signed
@@ -21,8 +21,17 @@
 layout(constant_id = 1) const uint kRows = 8;
 layout(constant_id = 2) const uint kWriteAccumulators = 0;
 
-layout(set = 0, binding = 0, std430) readonly buffer Activations { uvec2 activations[]; };
+#ifdef TEXELS  // variants for drivers that read texel buffers faster: Quirks::texel_reads_are_faster
+layout(set = 0, binding = 0) uniform usamplerBuffer activations;
+layout(set = 0, binding = 1) uniform usamplerBuffer weights;
+#define ACTIVATIONS(i) texelFetch(activations, int(i))
+#define WEIGHTS(i) texelFetch(weights, int(i))
+#else
+layout(set = 0, binding = 0, std430) readonly buffer Activations { uvec4 activations[]; };
 layout(set = 0, binding = 1, std430) readonly buffer Weights { uvec4 weights[]; };
+#define ACTIVATIONS(i) activations[i]
+#define WEIGHTS(i) weights[i]
+#endif
 layout(set = 0, binding = 2, std430) writeonly buffer Out { vec4 out_values[]; };
 layout(set = 0, binding = 3, std430) readonly buffer Bias { vec4 bias_values[]; };
 layout(set = 0, binding = 4, std430) readonly buffer Factor { vec4 factor_values[]; };
@@ -36,7 +45,7 @@ layout(push_constant) uniform Push {
     uint m;
     uint k8;          // padded K / 8, a multiple of 4
     uint n4;          // ceil(N / 4)
-    uint x_stride2;   // words of a row of activations / 2
+    uint x_stride4;   // words of a row of activations / 4
     uint n_stride4;   // words of a row of weights / 4
     uint out_stride4;
     uint factor_stride4;
@@ -79,19 +88,19 @@ struct Operands { OPERAND first[4]; OPERAND second[4]; };
 /// Weight codes 8*k8 .. 8*k8+7 of the 4 columns: `first` holds the lower four, `second` the others.
 void load_weights(uint k8, uint column4, out Operands w) {
 #if WEIGHT_BITS == 8
-    const uvec4 low = weights[(2 * k8) * p.n_stride4 + column4];
-    const uvec4 high = weights[(2 * k8 + 1) * p.n_stride4 + column4];
+    const uvec4 low = WEIGHTS((2 * k8) * p.n_stride4 + column4);
+    const uvec4 high = WEIGHTS((2 * k8 + 1) * p.n_stride4 + column4);
     [[unroll]] for (uint c = 0; c < 4; ++c) {
         w.first[c] = operand(low[c]);
         w.second[c] = operand(high[c]);
     }
 #else
-    const uvec4 nibbles = weights[k8 * p.n_stride4 + column4];
+    const uvec4 nibbles = WEIGHTS(k8 * p.n_stride4 + column4);
     uvec4 low = nibbles & 0x0F0F0F0Fu;
     uvec4 high = (nibbles >> 4) & 0x0F0F0F0Fu;
 #if WEIGHT_BITS == 6
     const uvec4 pairs =
-        weights[p.high_plane4 + (k8 / 2) * p.n_stride4 + column4] >> (4 * (k8 & 1));
+        WEIGHTS(p.high_plane4 + (k8 / 2) * p.n_stride4 + column4) >> (4 * (k8 & 1));
     low |= (pairs & 0x03030303u) << 4;
     high |= ((pairs >> 2) & 0x03030303u) << 4;
 #endif
@@ -116,16 +125,19 @@ void main() {
         [[unroll]] for (uint r = 0; r < kRows; ++r) {
             [[unroll]] for (uint c = 0; c < 4; ++c) sum[r][c] = ACCUMULATOR(0);
         }
-        for (uint k8 = begin; k8 < end; ++k8) {
-            Operands w;
+        for (uint k8 = begin; k8 < end; k8 += 2) {
+            Operands w, w2;
             load_weights(k8, column4, w);
+            load_weights(k8 + 1, column4, w2);
             [[unroll]] for (uint r = 0; r < kRows; ++r) {
-                const uvec2 x = activations[min(row0 + r, p.m - 1) * p.x_stride2 + k8];
-                const OPERAND x_first = operand(x.x);
-                const OPERAND x_second = operand(x.y);
+                const uvec4 x = ACTIVATIONS(min(row0 + r, p.m - 1) * p.x_stride4 + k8 / 2);
+                const OPERAND x0 = operand(x.x), x1 = operand(x.y);
+                const OPERAND x2 = operand(x.z), x3 = operand(x.w);
                 [[unroll]] for (uint c = 0; c < 4; ++c) {
-                    sum[r][c] = accumulate(x_first, w.first[c], sum[r][c]);
-                    sum[r][c] = accumulate(x_second, w.second[c], sum[r][c]);
+                    sum[r][c] = accumulate(x0, w.first[c], sum[r][c]);
+                    sum[r][c] = accumulate(x1, w.second[c], sum[r][c]);
+                    sum[r][c] = accumulate(x2, w2.first[c], sum[r][c]);
+                    sum[r][c] = accumulate(x3, w2.second[c], sum[r][c]);
                 }
             }
         }

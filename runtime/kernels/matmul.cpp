@@ -13,6 +13,12 @@ struct Push {
 };
 static_assert(sizeof(Push) == 40, "gemm_float.comp declares the same block");
 
+shaders::ShaderId shader_of(bool half, bool texels) {
+    using shaders::ShaderId;
+    if (texels) return half ? ShaderId::gemm_float_f16_texels : ShaderId::gemm_float_f32_texels;
+    return half ? ShaderId::gemm_float_f16 : ShaderId::gemm_float_f32;
+}
+
 }  // namespace
 
 FloatWeight add_float_weight(Program& program, const std::string& name, int n, int k, bool half,
@@ -44,8 +50,6 @@ void matmul(Program& program, const std::string& name, const Matrix& a, const Fl
                                            epilogue.factor ? epilogue.factor->row_bytes() : 0,
                                            epilogue.residual ? epilogue.residual->row_bytes() : 0});
     const int chunk = rows_per_dispatch(program, widest, a.rows);
-    const auto shader =
-        weight.half ? shaders::ShaderId::gemm_float_f16 : shaders::ShaderId::gemm_float_f32;
     const std::vector<std::uint32_t> constants = {shape.lanes,
                                                   shape.rows,
                                                   0,
@@ -60,6 +64,12 @@ void matmul(Program& program, const std::string& name, const Matrix& a, const Fl
         const int rows = std::min(chunk, a.rows - first);
         for (const FloatWeight::Panel& panel : weight.panels) {
             const std::uint32_t n4 = ceil_div(static_cast<std::uint64_t>(panel.columns), 4);
+            const program::Binding input = read_rows(a, first, rows);
+            const program::Binding columns = read(panel.tensor);
+            const bool texels = program.reads_texels({input, columns});
+            const auto load = [&](const program::Binding& b) {
+                return texels ? program::as_texels(b) : b;
+            };
             const Push push = {
                 static_cast<std::uint32_t>(rows),
                 static_cast<std::uint32_t>(weight.k),
@@ -72,8 +82,8 @@ void matmul(Program& program, const std::string& name, const Matrix& a, const Fl
                 static_cast<std::uint32_t>(epilogue.gate_offset / 4),
                 static_cast<std::uint32_t>(panel.first_column / 4)};
             program.dispatch(
-                name, shader, constants,
-                {read_rows(a, first, rows), read(panel.tensor), write_rows(out, first, rows),
+                name, shader_of(weight.half, texels), constants,
+                {load(input), load(columns), write_rows(out, first, rows),
                  weight.bias.valid() ? read(weight.bias) : unused(a.tensor),
                  epilogue.factor ? read_rows(*epilogue.factor, first, rows) : unused(a.tensor),
                  epilogue.residual ? read_rows(*epilogue.residual, first, rows) : unused(a.tensor),

@@ -19,20 +19,30 @@ struct QuantizePush {
 static_assert(sizeof(QuantizePush) == 20, "quantize_rows.comp declares the same block");
 
 struct GemmPush {
-    std::uint32_t m, k8, n4, x_stride2, n_stride4, out_stride4, factor_stride4, residual_stride4,
+    std::uint32_t m, k8, n4, x_stride4, n_stride4, out_stride4, factor_stride4, residual_stride4,
         gate_offset4, high_plane4;
 };
 static_assert(sizeof(GemmPush) == 40, "gemm_quantized.comp declares the same block");
 
-ShaderId gemm_shader(int bits, Arithmetic arithmetic) {
+ShaderId gemm_shader(int bits, Arithmetic arithmetic, bool texels) {
     const bool dot = arithmetic == Arithmetic::dot;
+    const auto of = [&](ShaderId portable, ShaderId packed, ShaderId portable_texels,
+                        ShaderId packed_texels) {
+        return texels ? (dot ? packed_texels : portable_texels) : (dot ? packed : portable);
+    };
     switch (bits) {
         case 4:
-            return dot ? ShaderId::gemm_quantized_w4_dot : ShaderId::gemm_quantized_w4_portable;
+            return of(ShaderId::gemm_quantized_w4_portable, ShaderId::gemm_quantized_w4_dot,
+                      ShaderId::gemm_quantized_w4_portable_texels,
+                      ShaderId::gemm_quantized_w4_dot_texels);
         case 6:
-            return dot ? ShaderId::gemm_quantized_w6_dot : ShaderId::gemm_quantized_w6_portable;
+            return of(ShaderId::gemm_quantized_w6_portable, ShaderId::gemm_quantized_w6_dot,
+                      ShaderId::gemm_quantized_w6_portable_texels,
+                      ShaderId::gemm_quantized_w6_dot_texels);
         case 8:
-            return dot ? ShaderId::gemm_quantized_w8_dot : ShaderId::gemm_quantized_w8_portable;
+            return of(ShaderId::gemm_quantized_w8_portable, ShaderId::gemm_quantized_w8_dot,
+                      ShaderId::gemm_quantized_w8_portable_texels,
+                      ShaderId::gemm_quantized_w8_dot_texels);
         default:
             throw Error(ErrorCode::unsupported, "weights must have 4, 6 or 8 bits");
     }
@@ -129,11 +139,17 @@ void matmul(Program& program, const std::string& name, const QuantizedRows& a,
         const int rows = std::min(chunk, a.rows - first);
         const std::uint64_t f = static_cast<std::uint64_t>(first);
         const std::uint64_t c = static_cast<std::uint64_t>(rows);
+        const program::Binding input = read(a.words, f * word_bytes, c * word_bytes);
+        const program::Binding codes = read(weight.words);
+        const bool texels = program.reads_texels({input, codes});
+        const auto load = [&](const program::Binding& b) {
+            return texels ? program::as_texels(b) : b;
+        };
         const GemmPush push = {
             static_cast<std::uint32_t>(rows),
             static_cast<std::uint32_t>(k_padded / 8),
             n4,
-            static_cast<std::uint32_t>(k_padded / 8),
+            static_cast<std::uint32_t>(k_padded / 16),
             n4,
             static_cast<std::uint32_t>(out.stride / 4),
             epilogue.factor ? static_cast<std::uint32_t>(epilogue.factor->stride / 4) : 0,
@@ -141,9 +157,8 @@ void matmul(Program& program, const std::string& name, const QuantizedRows& a,
             static_cast<std::uint32_t>(epilogue.gate_offset / 4),
             static_cast<std::uint32_t>(k_padded / 8) * n4};
         program.dispatch(
-            name, gemm_shader(weight.bits, program.limits().arithmetic), constants,
-            {read(a.words, f * word_bytes, c * word_bytes), read(weight.words),
-             write_rows(out, first, rows),
+            name, gemm_shader(weight.bits, program.limits().arithmetic, texels), constants,
+            {load(input), load(codes), write_rows(out, first, rows),
              weight.bias.valid() ? read(weight.bias) : unused(out.tensor),
              epilogue.factor ? read_rows(*epilogue.factor, first, rows) : unused(out.tensor),
              epilogue.residual ? read_rows(*epilogue.residual, first, rows) : unused(out.tensor),

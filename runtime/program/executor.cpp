@@ -84,39 +84,60 @@ struct Executor::Impl {
         }
     }
 
+    static vk::DescriptorType type_of(const Binding& binding) {
+        return binding.texels ? vk::DescriptorType::eUniformTexelBuffer
+                              : vk::DescriptorType::eStorageBuffer;
+    }
+
     const vulkan::Pipeline& pipeline_of(const Operation& operation) {
-        return device.pipelines().get(operation.shader, operation.specialization,
-                                      static_cast<std::uint32_t>(operation.bindings.size()),
+        std::vector<vk::DescriptorType> types;
+        for (const Binding& binding : operation.bindings) types.push_back(type_of(binding));
+        return device.pipelines().get(operation.shader, operation.specialization, types,
                                       static_cast<std::uint32_t>(operation.push.size()));
     }
 
     void make_descriptor_sets(Phase& phase) {
         if (!phase.sets.empty() || phase.operations.empty()) return;
-        std::uint32_t bindings = 0;
+        std::uint32_t buffers = 0, texel_buffers = 0;
         for (const std::uint32_t i : phase.operations) {
-            bindings += static_cast<std::uint32_t>(program.operations()[i].bindings.size());
+            for (const Binding& binding : program.operations()[i].bindings) {
+                ++(binding.texels ? texel_buffers : buffers);
+            }
         }
-        const vk::DescriptorPoolSize size(vk::DescriptorType::eStorageBuffer, bindings);
+        std::vector<vk::DescriptorPoolSize> sizes;
+        if (buffers) sizes.emplace_back(vk::DescriptorType::eStorageBuffer, buffers);
+        if (texel_buffers)
+            sizes.emplace_back(vk::DescriptorType::eUniformTexelBuffer, texel_buffers);
         descriptor_pools.emplace_back(
             device.logical(), vk::DescriptorPoolCreateInfo(
                                   vk::DescriptorPoolCreateFlagBits::eFreeDescriptorSet,
-                                  static_cast<std::uint32_t>(phase.operations.size()), size));
+                                  static_cast<std::uint32_t>(phase.operations.size()), sizes));
         for (const std::uint32_t i : phase.operations) {
             const Operation& operation = program.operations()[i];
             const vulkan::Pipeline& pipeline = pipeline_of(operation);
             auto sets = vk::raii::DescriptorSets(
                 device.logical(),
                 vk::DescriptorSetAllocateInfo(*descriptor_pools.back(), *pipeline.set_layout));
-            std::vector<vk::DescriptorBufferInfo> buffers;
-            for (const Binding& binding : operation.bindings) {
-                const Place& place = plan.places[binding.tensor.id];
-                buffers.emplace_back(arena.buffer(place.block), place.offset + binding.offset,
-                                     binding.bytes);
-            }
+            std::vector<vk::DescriptorBufferInfo> ranges(operation.bindings.size());
+            std::vector<vk::BufferView> handles(operation.bindings.size());
             std::vector<vk::WriteDescriptorSet> writes;
-            for (std::uint32_t b = 0; b < buffers.size(); ++b) {
-                writes.emplace_back(*sets.front(), b, 0, 1, vk::DescriptorType::eStorageBuffer,
-                                    nullptr, &buffers[b], nullptr);
+            for (std::uint32_t b = 0; b < operation.bindings.size(); ++b) {
+                const Binding& binding = operation.bindings[b];
+                const Place& place = plan.places[binding.tensor.id];
+                const std::uint64_t offset = place.offset + binding.offset;
+                if (binding.texels) {
+                    views.emplace_back(device.logical(),
+                                       vk::BufferViewCreateInfo({}, arena.buffer(place.block),
+                                                                vk::Format::eR32G32B32A32Uint,
+                                                                offset, binding.bytes));
+                    handles[b] = *views.back();
+                } else {
+                    ranges[b] =
+                        vk::DescriptorBufferInfo(arena.buffer(place.block), offset, binding.bytes);
+                }
+                writes.emplace_back(*sets.front(), b, 0, 1, type_of(binding), nullptr,
+                                    binding.texels ? nullptr : &ranges[b],
+                                    binding.texels ? &handles[b] : nullptr);
             }
             device.logical().updateDescriptorSets(writes, {});
             phase.sets.push_back(std::move(sets.front()));
@@ -160,8 +181,8 @@ struct Executor::Impl {
         batch.commands.end();
     }
 
-    /// Records the phase for `wanted_rate` (work a second), slicing operations that are too long on their
-    /// own.
+    /// Records the phase for `wanted_rate` (work a second), slicing operations that are too long on
+    /// their own.
     void record(Phase& phase, double wanted_rate) {
         make_descriptor_sets(phase);
         phase.batches.clear();
@@ -314,6 +335,7 @@ struct Executor::Impl {
     double rate = 0;
     double longest_submission = 0;
     vk::raii::CommandPool pool{nullptr};
+    std::vector<vk::raii::BufferView> views;
     std::vector<vk::raii::DescriptorPool> descriptor_pools;
     vk::raii::QueryPool queries{nullptr};
     std::vector<Phase> phases;

@@ -17,6 +17,14 @@ std::uint32_t Program::begin_phase(const std::string& name) {
     return static_cast<std::uint32_t>(phases_.size() - 1);
 }
 
+bool Program::reads_texels(std::initializer_list<Binding> bindings) const {
+    return std::all_of(bindings.begin(), bindings.end(), [this](const Binding& binding) {
+        const std::uint64_t bytes =
+            binding.bytes ? binding.bytes : bytes_of(binding.tensor) - binding.offset;
+        return bytes <= limits_.texel_bytes;
+    });
+}
+
 void Program::append(Operation operation) {
     if (phases_.empty()) begin_phase("run");
     operation.phase = static_cast<std::uint32_t>(phases_.size() - 1);
@@ -65,6 +73,7 @@ Limits limits_of(const DeviceInfo& info, std::uint64_t storage_alignment, Arithm
     limits.alignment = std::max<std::uint64_t>(256, storage_alignment);
     limits.max_invocations = info.max_workgroup_invocations;
     limits.runs_on_cpu = info.kind == "cpu";
+    limits.texel_bytes = info.texel_reads_are_faster ? info.max_texel_buffer_bytes : 0;
     limits.arithmetic = arithmetic;
     return limits;
 }

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <map>
 #include <shaders/registry.hpp>
 #include <string>
@@ -36,6 +37,7 @@ struct Limits {
     std::uint64_t max_binding_bytes = 128ull << 20;
     std::uint64_t max_block_bytes = 1ull << 30;  ///< one allocation
     std::uint64_t alignment = 256;               ///< of a binding's offset
+    std::uint64_t texel_bytes = 0;  ///< a binding read through a texel buffer; 0: none are
     std::uint32_t max_invocations = 128;
     bool runs_on_cpu = false;
     Arithmetic arithmetic = Arithmetic::portable;
@@ -47,6 +49,7 @@ struct Binding {
     std::uint64_t bytes = 0;  ///< 0: to the end of the tensor
     bool reads = false;
     bool writes = false;
+    bool texels = false;  ///< bound as a uniform texel buffer of uvec4 instead of a storage buffer
 };
 
 inline Binding read(Tensor t, std::uint64_t offset = 0, std::uint64_t bytes = 0) {
@@ -57,6 +60,11 @@ inline Binding write(Tensor t, std::uint64_t offset = 0, std::uint64_t bytes = 0
 }
 inline Binding read_write(Tensor t, std::uint64_t offset = 0, std::uint64_t bytes = 0) {
     return {t, offset, bytes, true, true};
+}
+/// The same read through a uniform texel buffer of four 32-bit words a texel.
+inline Binding as_texels(Binding binding) {
+    binding.texels = true;
+    return binding;
 }
 /// A binding the specialised shader never touches; Vulkan wants a buffer there all the same.
 inline Binding unused(Tensor any) {
@@ -105,6 +113,9 @@ class Program {
         append({name, shader, std::move(specialization), std::move(bindings), std::move(bytes),
                 groups, work, 0});
     }
+
+    /// Whether these reads should go through texel buffers: the device is faster so and all fit.
+    bool reads_texels(std::initializer_list<Binding> bindings) const;
 
     /// Whether models should copy intermediates aside for comparison with reference data.
     bool keep_intermediates() const { return keep_intermediates_; }

@@ -19,9 +19,9 @@ Arena::Arena(Device& device, std::span<const std::uint64_t> block_bytes, bool fo
     pool_ = vk::raii::CommandPool(
         device.logical(), vk::CommandPoolCreateInfo(vk::CommandPoolCreateFlagBits::eTransient,
                                                     device.capabilities().queue_family));
-    const vk::BufferUsageFlags usage = vk::BufferUsageFlagBits::eStorageBuffer |
-                                       vk::BufferUsageFlagBits::eTransferSrc |
-                                       vk::BufferUsageFlagBits::eTransferDst;
+    const vk::BufferUsageFlags usage =
+        vk::BufferUsageFlagBits::eStorageBuffer | vk::BufferUsageFlagBits::eUniformTexelBuffer |
+        vk::BufferUsageFlagBits::eTransferSrc | vk::BufferUsageFlagBits::eTransferDst;
     for (const std::uint64_t bytes : block_bytes) {
         // Mappable device-local memory is scarce on discrete cards without a resizable BAR, so it
         // is asked for only where it is the ordinary kind (integrated and CPU devices).

@@ -43,6 +43,7 @@ Capabilities read_capabilities(const vk::raii::PhysicalDevice& physical, int ind
         fmt::format("{}.{}.{}", VK_API_VERSION_MAJOR(basic.apiVersion),
                     VK_API_VERSION_MINOR(basic.apiVersion), VK_API_VERSION_PATCH(basic.apiVersion));
     info.max_storage_buffer_range = basic.limits.maxStorageBufferRange;
+    info.max_texel_buffer_bytes = std::uint64_t{16} * basic.limits.maxTexelBufferElements;
     info.max_workgroup_invocations = basic.limits.maxComputeWorkGroupInvocations;
     info.shared_memory_bytes = basic.limits.maxComputeSharedMemorySize;
     result.storage_alignment = basic.limits.minStorageBufferOffsetAlignment;
@@ -60,6 +61,8 @@ Capabilities read_capabilities(const vk::raii::PhysicalDevice& physical, int ind
     const auto& v11 = properties.get<vk::PhysicalDeviceVulkan11Properties>();
     const auto& v12 = properties.get<vk::PhysicalDeviceVulkan12Properties>();
     info.driver = fmt::format("{} {}", v12.driverName.data(), v12.driverInfo.data());
+    result.quirks.texel_reads_are_faster = v12.driverID == vk::DriverId::eMesaLlvmpipe;
+    info.texel_reads_are_faster = result.quirks.texel_reads_are_faster;
     info.max_allocation_bytes = v11.maxMemoryAllocationSize;
     info.subgroup_size = v11.subgroupSize;
     for (const auto byte : v11.deviceUUID) info.uuid += fmt::format("{:02x}", byte);

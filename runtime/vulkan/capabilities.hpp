@@ -16,8 +16,8 @@ struct Capabilities {
     std::uint32_t timestamp_valid_bits = 0;
     double timestamp_period_ns = 0;
     std::uint64_t storage_alignment = 256;  ///< minStorageBufferOffsetAlignment
-    bool has_dot_extension = false;  ///< VK_KHR_shader_integer_dot_product
-    bool has_memory_budget = false;  ///< VK_EXT_memory_budget
+    bool has_dot_extension = false;         ///< VK_KHR_shader_integer_dot_product
+    bool has_memory_budget = false;         ///< VK_EXT_memory_budget
 };
 
 /// Reads everything; never throws for a device that merely lacks something (info.usable,

@@ -73,16 +73,16 @@ void PipelineCache::save() const {
 
 const Pipeline& PipelineCache::get(shaders::ShaderId shader,
                                    const std::vector<std::uint32_t>& specialization,
-                                   std::uint32_t binding_count, std::uint32_t push_bytes) {
+                                   const std::vector<vk::DescriptorType>& types,
+                                   std::uint32_t push_bytes) {
     auto& slot = pipelines_[{shader, specialization}];
     if (slot) return *slot;
     const shaders::ShaderCode code = shaders::shader_code(shader);
     try {
         auto made = std::make_unique<Pipeline>();
         std::vector<vk::DescriptorSetLayoutBinding> bindings;
-        for (std::uint32_t i = 0; i < binding_count; ++i) {
-            bindings.emplace_back(i, vk::DescriptorType::eStorageBuffer, 1,
-                                  vk::ShaderStageFlagBits::eCompute);
+        for (std::uint32_t i = 0; i < types.size(); ++i) {
+            bindings.emplace_back(i, types[i], 1, vk::ShaderStageFlagBits::eCompute);
         }
         made->set_layout =
             vk::raii::DescriptorSetLayout(device_, vk::DescriptorSetLayoutCreateInfo({}, bindings));

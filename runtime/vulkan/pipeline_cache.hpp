@@ -30,7 +30,7 @@ class PipelineCache {
 
     /// `specialization[i]` is the value of constant id i. The reference stays valid.
     const Pipeline& get(shaders::ShaderId shader, const std::vector<std::uint32_t>& specialization,
-                        std::uint32_t binding_count, std::uint32_t push_bytes);
+                        const std::vector<vk::DescriptorType>& bindings, std::uint32_t push_bytes);
 
   private:
     void save() const;

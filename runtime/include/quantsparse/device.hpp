@@ -27,6 +27,8 @@ struct DeviceInfo {
     std::uint64_t memory_bytes = 0;              ///< the largest device-local heap
     std::uint64_t max_allocation_bytes = 0;      ///< limit of one allocation
     std::uint64_t max_storage_buffer_range = 0;  ///< limit of one buffer binding
+    std::uint64_t max_texel_buffer_bytes = 0;    ///< the same of a texel buffer, 16 bytes a texel
+    bool texel_reads_are_faster = false;         ///< than storage buffers: a driver's quirk
     std::uint32_t max_workgroup_invocations = 0;
     std::uint32_t shared_memory_bytes = 0;
     std::uint32_t subgroup_size = 0;
