@@ -317,6 +317,7 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
     const auto model = open_source(options, show_progress);
     probe_output(options.output);
     set_thread_count(core_count(options.threads));
+    keep_freed_memory();
 
     CalibrationSummary summary;
     std::optional<EmptyFolderRemover> remover;
@@ -339,6 +340,8 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
         }
         auto collected = collect_or_load(model, options, folder, fingerprint, show_progress,
                                          &summary.resumed_activations);
+        set_thread_count(worthwhile_threads(options.threads, size.tokens,
+                                            model.transformer_config.dim));
         Progress progress("quantising blocks", blocks, show_progress);
         for (int block = 0; block < blocks; ++block) {
             check_cancelled();
