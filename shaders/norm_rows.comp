@@ -6,6 +6,8 @@
 //   y = y * (1 + scale) + shift                        kModulate; vectors inside one modulation buffer
 //
 //   in, out  fp32 [rows, stride]; columns .. stride-1 of out are set to zero
+//   watch    uint32 [sites]: watch[site] becomes 1 when a row of `in` is not finite (kWatch); its sum of
+//            squares is at hand, so this costs nothing
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
@@ -14,12 +16,14 @@ layout(constant_id = 1) const uint kKind = 0;
 layout(constant_id = 2) const uint kHasWeight = 0;
 layout(constant_id = 3) const uint kHasBias = 0;
 layout(constant_id = 4) const uint kModulate = 0;
+layout(constant_id = 5) const uint kWatch = 0;
 
 layout(set = 0, binding = 0, std430) readonly buffer In { float in_values[]; };
 layout(set = 0, binding = 1, std430) writeonly buffer Out { float out_values[]; };
 layout(set = 0, binding = 2, std430) readonly buffer Weight { float weight[]; };
 layout(set = 0, binding = 3, std430) readonly buffer Bias { float bias[]; };
 layout(set = 0, binding = 4, std430) readonly buffer Modulation { float modulation[]; };
+layout(set = 0, binding = 5, std430) buffer Watch { uint watch[]; };
 
 layout(push_constant) uniform Push {
     uint columns;
@@ -27,6 +31,7 @@ layout(push_constant) uniform Push {
     uint shift_offset;  // in floats, inside the modulation buffer
     uint scale_offset;
     float eps;
+    uint site;
 } p;
 
 #include "reduce.glsl"
@@ -48,7 +53,9 @@ void main() {
         const float x = in_values[base + i] - mean;
         squares += x * x;
     }
-    const float inverse = 1.0 / sqrt(workgroup_sum(squares) / float(p.columns) + p.eps);
+    squares = workgroup_sum(squares);
+    const float inverse = 1.0 / sqrt(squares / float(p.columns) + p.eps);
+    if (kWatch != 0 && lane == 0 && !(squares <= 3.0e38)) atomicOr(watch[p.site], 1u);
 
     for (uint i = lane; i < p.stride; i += lanes) {
         float y = 0.0;

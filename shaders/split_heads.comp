@@ -8,6 +8,11 @@
 //   out    fp32 [heads, token_stride, padded_dim]; columns head_dim .. padded_dim-1 are set to zero
 //   table  (cos, sin) [positions, head_dim / 2]: angle(position, pair), built in fp64 on the host
 //
+// Heads of type 1 (kFrames > 0) are written place by place instead of frame by frame: token (f, p) at
+// position p F + f.
+//
+//   types  uint32 [heads]: 0 spatial, 1 temporal
+//
 // One work-group per token. The token's grid position is (frame, row, column) of a grid whose rows
 // and columns are in the push constants; which axis a pair turns by follows from its index.
 #version 460
@@ -16,11 +21,13 @@
 
 layout(constant_id = 1) const uint kNorm = 0;
 layout(constant_id = 2) const uint kRope = 0;
+layout(constant_id = 3) const uint kFrames = 0;
 
 layout(set = 0, binding = 0, std430) readonly buffer In { float in_values[]; };
 layout(set = 0, binding = 1, std430) writeonly buffer Out { float out_values[]; };
 layout(set = 0, binding = 2, std430) readonly buffer Weight { float weight[]; };
 layout(set = 0, binding = 3, std430) readonly buffer Table { vec2 table[]; };
+layout(set = 0, binding = 4, std430) readonly buffer Types { uint head_types[]; };
 
 layout(push_constant) uniform Push {
     uint heads;         // heads written by this dispatch
@@ -36,6 +43,7 @@ layout(push_constant) uniform Push {
     uint pairs_time;    // pairs turned by the frame index; the next pairs_row by the row, the rest by
     uint pairs_row;     // the column
     float eps;
+    uint places;        // tokens of a frame
 } p;
 
 #include "reduce.glsl"
@@ -78,7 +86,11 @@ void main() {
             const vec2 angle = table[position * (p.head_dim / 2) + pair];
             y = vec2(y.x * angle.x - y.y * angle.y, y.x * angle.y + y.y * angle.x);
         }
-        const uint out_base = (head * p.token_stride + token) * p.padded_dim + 2 * pair;
+        uint position_out = token;
+        if (kFrames > 0 && head_types[p.first_head + head] != 0) {
+            position_out = token % p.places * kFrames + token / p.places;
+        }
+        const uint out_base = (head * p.token_stride + position_out) * p.padded_dim + 2 * pair;
         out_values[out_base] = y.x;
         out_values[out_base + 1] = y.y;
     }

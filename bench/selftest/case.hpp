@@ -87,6 +87,8 @@ std::vector<Result> run_vae(const Case& c, const Settings& settings);
 std::vector<Result> run_scheduler(const Case& c);
 std::vector<Result> run_pipeline(const Case& c, const Settings& settings);
 std::vector<Result> run_quant_linear(const Case& c, const Settings& settings);
+std::vector<Result> run_sparse_blocks(const Case& c, const Settings& settings);
+std::vector<Result> run_quant_lowrank(const Case& c, const Settings& settings);
 std::vector<Result> run_quant_rotation(const Case& c, const Settings& settings);
 
 }  // namespace quantsparse::selftest

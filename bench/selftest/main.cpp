@@ -14,8 +14,7 @@ using namespace quantsparse;
 using namespace quantsparse::selftest;
 
 /// Kinds of cases that this version has no kernels for.
-const std::set<std::string> kSkippedKinds = {"sparse-attention-blocks", "sparse-attention-frames",
-                                             "sparse-attention", "quant-lowrank"};
+const std::set<std::string> kSkippedKinds = {"sparse-attention-frames", "sparse-attention"};
 
 std::vector<Result> run_case(const Case& c, const Settings& settings) {
     const std::string kind = c.kind();
@@ -25,6 +24,8 @@ std::vector<Result> run_case(const Case& c, const Settings& settings) {
     if (kind == "scheduler") return run_scheduler(c);
     if (kind == "pipeline") return run_pipeline(c, settings);
     if (kind == "quant-linear") return run_quant_linear(c, settings);
+    if (kind == "sparse-attention-blocks") return run_sparse_blocks(c, settings);
+    if (kind == "quant-lowrank") return run_quant_lowrank(c, settings);
     if (kind == "quant-rotation") return run_quant_rotation(c, settings);
     throw Error(ErrorCode::unsupported, fmt::format("unknown kind of case \"{}\"", kind));
 }

@@ -1,5 +1,7 @@
 #include "kernels/attention.hpp"
 
+#include <algorithm>
+
 namespace quantsparse::kernels {
 namespace {
 
@@ -7,36 +9,121 @@ struct Push {
     std::uint32_t queries, query_base, keys, q_stride, kv_stride, head_dim, out_stride, first_head,
         bias_span;
     float scale;
-    std::uint32_t pad_to;
+    std::uint32_t pad_to, list_stride, places;
 };
-static_assert(sizeof(Push) == 44, "attention_dense.comp declares the same block");
+static_assert(sizeof(Push) == 52, "attention.comp declares the same block");
 
-/// Lanes of a work-group and queries it owns (attention_dense.comp).
+struct MergePush {
+    std::uint32_t heads, first_head, head_dim, padded_dim, token_stride, out_stride, first_row,
+        places, pad_to;
+};
+static_assert(sizeof(MergePush) == 36, "merge_heads.comp declares the same block");
+
+struct ProfilePush {
+    std::uint32_t tokens, places, q_stride, kv_stride, first_head;
+    float scale;
+};
+static_assert(sizeof(ProfilePush) == 24, "profile_heads.comp declares the same block");
+
+struct TypesPush {
+    std::uint32_t heads, samples;
+};
+static_assert(sizeof(TypesPush) == 8, "profile_types.comp declares the same block");
+
+/// Lanes of a work-group and queries it owns (attention.comp).
 struct Shape {
     std::uint32_t lanes, queries;
 };
 
-Shape shape_for(const Program& program, int padded_dim) {
+Shape shape_for(const Program& program, int padded_dim, int block) {
     // CPU drivers run the lanes of a narrow group as one vector. 8 queries took 147 ms a call on
     // llvmpipe (972 tokens, 3 heads of 64), 16 took 228: their sums spill. Very wide heads keep
     // fewer still.
-    const std::uint32_t lanes = program.limits().runs_on_cpu ? 8 : 32;
+    std::uint32_t lanes = program.limits().runs_on_cpu ? 8 : 32;
+    // A tile is 4 keys a lane and doesn't pass a block's end.
+    if (block) lanes = std::min(lanes, static_cast<std::uint32_t>(block) / 4);
     return {lanes, padded_dim > 128 ? 4u : 8u};
+}
+
+int heads_per_dispatch(const Program& program, std::uint64_t head_bytes, int heads) {
+    return static_cast<int>(std::clamp<std::uint64_t>(
+        program.limits().max_binding_bytes / head_bytes, 1, static_cast<std::uint64_t>(heads)));
+}
+
+constexpr int kMaxRows = 65535 / 64 * 64;  // one work-group a row
+
+void merge_heads(Program& program, const std::string& name, const HeadMatrix& heads,
+                 const Matrix& out, const AttentionOptions& options) {
+    using program::read;
+    const Residual* residual = options.residual;
+    const std::uint64_t widest =
+        std::max(out.row_bytes(), residual ? residual->row_bytes() : std::uint64_t{0});
+    const int row_chunk = std::min(kMaxRows, rows_per_dispatch(program, widest, out.rows));
+    const int head_chunk = heads_per_dispatch(program, heads.head_bytes(), heads.heads);
+    std::vector<std::uint32_t> constants =
+        residual ? residual->constants() : std::vector<std::uint32_t>{0, 1, 0, 0, 1, 4};
+    constants.insert(constants.begin(), row_lanes(program));
+    constants.push_back(static_cast<std::uint32_t>(options.order.frames));
+    for (int head = 0; head < heads.heads; head += head_chunk) {
+        const int count = std::min(head_chunk, heads.heads - head);
+        const bool last = head + count == heads.heads;
+        for (int first = 0; first < out.rows; first += row_chunk) {
+            const int rows = std::min(row_chunk, out.rows - first);
+            std::vector<program::Binding> bindings = {
+                read(heads.tensor, heads.head_bytes() * static_cast<std::uint64_t>(head),
+                     heads.head_bytes() * static_cast<std::uint64_t>(count)),
+                write_rows(out, first, rows), read(options.order.head_types)};
+            const auto more = residual
+                                  ? residual->bindings(first, rows)
+                                  : std::vector<program::Binding>(5, program::unused(heads.tensor));
+            bindings.insert(bindings.end(), more.begin(), more.end());
+            program.dispatch(
+                name, shaders::ShaderId::merge_heads, constants, bindings,
+                MergePush{static_cast<std::uint32_t>(count), static_cast<std::uint32_t>(head),
+                          static_cast<std::uint32_t>(heads.head_dim),
+                          static_cast<std::uint32_t>(heads.padded_dim),
+                          static_cast<std::uint32_t>(heads.token_stride),
+                          static_cast<std::uint32_t>(out.stride), static_cast<std::uint32_t>(first),
+                          static_cast<std::uint32_t>(options.order.tokens_per_frame),
+                          last ? static_cast<std::uint32_t>(out.stride - out.columns) : 0},
+                {static_cast<std::uint32_t>(rows), 1, 1}, 4.0 * rows * count * heads.padded_dim);
+        }
+    }
 }
 
 }  // namespace
 
-void attention_dense(Program& program, const std::string& name, const HeadMatrix& q,
-                     const HeadMatrix& k, const HeadMatrix& v, const Matrix& out,
-                     const AttentionOptions& options) {
+void attention(Program& program, const std::string& name, const HeadMatrix& q, const HeadMatrix& k,
+               const HeadMatrix& v, const Matrix& out, const AttentionOptions& options) {
     using program::read;
-    const Shape shape = shape_for(program, q.padded_dim);
+    using program::unused;
+    const BlockList* blocks = options.blocks;
+    const bool ordered = blocks && options.order.head_types.valid();
+    const Shape shape = shape_for(program, q.padded_dim, blocks ? blocks->block : 0);
     const int keys = options.keys ? options.keys : k.tokens;
-    const std::uint64_t head_bytes = std::max(q.head_bytes(), k.head_bytes());
-    const int head_chunk = static_cast<int>(std::max<std::uint64_t>(
-        1, std::min<std::uint64_t>(program.limits().max_binding_bytes / head_bytes,
-                                   static_cast<std::uint64_t>(q.heads))));
-    const int row_chunk = rows_per_dispatch(program, out.row_bytes(), out.rows);
+    const int head_chunk =
+        heads_per_dispatch(program, std::max(q.head_bytes(), k.head_bytes()), q.heads);
+    const std::uint64_t widest = std::max(
+        out.row_bytes(), options.residual ? options.residual->row_bytes() : std::uint64_t{0});
+    const int row_chunk = rows_per_dispatch(program, widest, out.rows);
+    // Heads that go place by place write all over `out`. Where that can't be bound at once they
+    // keep their own order first.
+    const bool head_major = ordered && row_chunk < out.rows;
+    const HeadMatrix own =
+        head_major ? add_head_matrix(program, name + ".heads", q.heads, q.tokens, q.head_dim)
+                   : HeadMatrix{};
+    const Residual* residual = head_major ? nullptr : options.residual;
+    std::vector<std::uint32_t> constants = {shape.lanes,
+                                            static_cast<std::uint32_t>(q.padded_dim / 4),
+                                            options.bias.valid(), shape.lanes, shape.queries};
+    if (blocks) {
+        constants.push_back(static_cast<std::uint32_t>(blocks->block));
+        constants.push_back(ordered ? static_cast<std::uint32_t>(options.order.frames) : 0);
+        const auto more =
+            residual ? residual->constants() : std::vector<std::uint32_t>{0, 1, 0, 0, 1, 4};
+        constants.insert(constants.end(), more.begin(), more.end());
+        constants.push_back(head_major);
+    }
     for (int head = 0; head < q.heads; head += head_chunk) {
         const int heads = std::min(head_chunk, q.heads - head);
         const auto bind = [&](const HeadMatrix& m) {
@@ -44,26 +131,82 @@ void attention_dense(Program& program, const std::string& name, const HeadMatrix
                         m.head_bytes() * static_cast<std::uint64_t>(heads));
         };
         const bool last_heads = head + heads == q.heads;
-        for (int first = 0; first < out.rows; first += row_chunk) {
-            const int rows = std::min(row_chunk, out.rows - first);
+        const int step = head_major ? out.rows : row_chunk;
+        for (int first = 0; first < out.rows; first += step) {
+            const int rows = std::min(step, out.rows - first);
+            program::Binding target = head_major ? bind(own) : write_rows(out, first, rows);
+            if (head_major) std::swap(target.reads, target.writes);
+            std::vector<program::Binding> bindings = {
+                bind(q), bind(k), bind(v), target,
+                options.bias.valid() ? read(options.bias) : unused(q.tensor)};
+            if (blocks) {
+                bindings.insert(
+                    bindings.end(),
+                    {read(blocks->row_ptr), read(blocks->columns), read(blocks->predicate),
+                     ordered ? read(options.order.head_types) : unused(q.tensor)});
+                const auto more = residual ? residual->bindings(first, rows)
+                                           : std::vector<program::Binding>(5, unused(q.tensor));
+                bindings.insert(bindings.end(), more.begin(), more.end());
+            }
             program.dispatch(
-                name, shaders::ShaderId::attention_dense,
-                {shape.lanes, static_cast<std::uint32_t>(q.padded_dim / 4), options.bias.valid(),
-                 shape.lanes, shape.queries},
-                {bind(q), bind(k), bind(v), write_rows(out, first, rows),
-                 options.bias.valid() ? read(options.bias) : program::unused(q.tensor)},
+                name,
+                blocks ? shaders::ShaderId::attention_sparse : shaders::ShaderId::attention_dense,
+                constants, bindings,
                 Push{static_cast<std::uint32_t>(rows), static_cast<std::uint32_t>(first),
                      static_cast<std::uint32_t>(keys), static_cast<std::uint32_t>(q.token_stride),
                      static_cast<std::uint32_t>(k.token_stride),
                      static_cast<std::uint32_t>(q.head_dim), static_cast<std::uint32_t>(out.stride),
                      static_cast<std::uint32_t>(head),
                      static_cast<std::uint32_t>(options.bias_span), options.scale,
-                     last_heads ? static_cast<std::uint32_t>(out.stride - out.columns) : 0},
+                     last_heads && !head_major
+                         ? static_cast<std::uint32_t>(out.stride - out.columns)
+                         : 0,
+                     blocks && blocks->lists > 1
+                         ? static_cast<std::uint32_t>(blocks->query_blocks + 1)
+                         : 0,
+                     static_cast<std::uint32_t>(options.order.tokens_per_frame)},
                 {ceil_div(static_cast<std::uint64_t>(rows), shape.queries),
                  static_cast<std::uint32_t>(heads), 1},
-                4.0 * rows * keys * q.padded_dim * heads);
+                4.0 * rows * keys * q.padded_dim * heads * (blocks ? blocks->density : 1.0));
         }
     }
+    if (head_major) merge_heads(program, name + ".merge", own, out, options);
+}
+
+void profile_heads(Program& program, const std::string& name, const HeadMatrix& q,
+                   const HeadMatrix& k, const HeadMatrix& v, float scale, const BlockList& blocks,
+                   int frames, Tensor types, int samples) {
+    using program::read;
+    samples = std::min(samples, q.tokens);
+    const std::uint32_t lanes = row_lanes(program);
+    const Tensor errors =
+        program.add(name + ".errors",
+                    static_cast<std::uint64_t>(q.heads) * static_cast<std::uint64_t>(samples) * 8);
+    const int chunk = heads_per_dispatch(program, q.head_bytes(), q.heads);
+    for (int head = 0; head < q.heads; head += chunk) {
+        const int heads = std::min(chunk, q.heads - head);
+        const auto bind = [&](const HeadMatrix& m) {
+            return read(m.tensor, m.head_bytes() * static_cast<std::uint64_t>(head),
+                        m.head_bytes() * static_cast<std::uint64_t>(heads));
+        };
+        program.dispatch(
+            name, shaders::ShaderId::profile_heads,
+            {lanes, static_cast<std::uint32_t>(q.padded_dim / 4), lanes,
+             static_cast<std::uint32_t>(frames)},
+            {bind(q), bind(k), bind(v), read(blocks.predicate), program::write(errors)},
+            ProfilePush{static_cast<std::uint32_t>(q.tokens),
+                        static_cast<std::uint32_t>(q.tokens / frames),
+                        static_cast<std::uint32_t>(q.token_stride),
+                        static_cast<std::uint32_t>(k.token_stride),
+                        static_cast<std::uint32_t>(head), scale},
+            {static_cast<std::uint32_t>(samples), static_cast<std::uint32_t>(heads), 1},
+            12.0 * samples * q.tokens * q.padded_dim * heads);
+    }
+    program.dispatch(
+        name + ".types", shaders::ShaderId::profile_types, {lanes},
+        {read(errors), program::write(types)},
+        TypesPush{static_cast<std::uint32_t>(q.heads), static_cast<std::uint32_t>(samples)},
+        {ceil_div(static_cast<std::uint64_t>(q.heads), lanes), 1, 1}, 2.0 * q.heads * samples);
 }
 
 }  // namespace quantsparse::kernels

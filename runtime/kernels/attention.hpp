@@ -1,20 +1,42 @@
-// Dense flash attention over head-major operands.
+// Flash attention over head-major operands: all keys, or the blocks of a list; and the profiling
+// that tells which heads look along space and which along time.
 #pragma once
 
+#include "kernels/residual.hpp"
 #include "kernels/rows.hpp"
 
 namespace quantsparse::kernels {
+
+/// Which key blocks each query block attends to: block-CSR on the device, written by the host.
+struct BlockList {
+    static constexpr std::uint32_t kPartial = 0x80000000u;  ///< of a column: pairs are tested
+    Tensor row_ptr;    ///< uint32 [lists, query_blocks + 1], counted in entries of `columns`
+    Tensor columns;    ///< uint32 [entries]
+    Tensor predicate;  ///< uint32 [4]: inside partial blocks |i - j| <= band or j < sink
+    int lists = 1;     ///< 1: shared by all heads, else one a head
+    int block = 64;    ///< queries and keys of a block: 32, 64 or 128
+    int query_blocks = 0;
+    double density = 1;  ///< share of pairs that is computed, to estimate the work
+};
 
 struct AttentionOptions {
     float scale = 1.0f;
     int keys = 0;  ///< keys beyond are masked; 0: all
     Tensor bias;   ///< fp32 [heads, 2 * bias_span - 1] by relative position key - query; optional
     int bias_span = 0;
+    const BlockList* blocks = nullptr;   ///< nullptr: dense, and nothing below applies
+    TokenOrder order;                    ///< in which q, k and v are; `out` is frame by frame
+    const Residual* residual = nullptr;  ///< added to the output
 };
 
 /// out[t, h * head_dim + c], token-major. Any token count; head dimensions up to 512.
-void attention_dense(Program& program, const std::string& name, const HeadMatrix& q,
-                     const HeadMatrix& k, const HeadMatrix& v, const Matrix& out,
-                     const AttentionOptions& options);
+void attention(Program& program, const std::string& name, const HeadMatrix& q, const HeadMatrix& k,
+               const HeadMatrix& v, const Matrix& out, const AttentionOptions& options);
+
+/// Decides each head's type on `samples` queries: the one whose mask changes their output less,
+/// spatial when equal. q, k and v frame by frame; writes uint32 [heads] to `types`.
+void profile_heads(Program& program, const std::string& name, const HeadMatrix& q,
+                   const HeadMatrix& k, const HeadMatrix& v, float scale, const BlockList& blocks,
+                   int frames, Tensor types, int samples = 64);
 
 }  // namespace quantsparse::kernels

@@ -8,15 +8,17 @@ namespace {
 struct NormPush {
     std::uint32_t columns, stride, shift_offset, scale_offset;
     float eps;
+    std::uint32_t site;
 };
-static_assert(sizeof(NormPush) == 20, "norm_rows.comp declares the same block");
+static_assert(sizeof(NormPush) == 24, "norm_rows.comp declares the same block");
 
 struct SplitPush {
     std::uint32_t heads, first_head, columns, head_dim, padded_dim, in_stride, token_stride,
         token_base, grid_rows, grid_columns, pairs_time, pairs_row;
     float eps;
+    std::uint32_t places;
 };
-static_assert(sizeof(SplitPush) == 52, "split_heads.comp declares the same block");
+static_assert(sizeof(SplitPush) == 56, "split_heads.comp declares the same block");
 
 constexpr int kMaxRows = 65535 / 64 * 64;  // one work-group a row
 
@@ -30,16 +32,19 @@ void normalize_rows(Program& program, const std::string& name, const Matrix& inp
     const int chunk = std::min(kMaxRows, rows_per_dispatch(program, input.row_bytes(), input.rows));
     for (int first = 0; first < input.rows; first += chunk) {
         const int rows = std::min(chunk, input.rows - first);
-        program.dispatch(name, shaders::ShaderId::norm_rows,
-                         {row_lanes(program), static_cast<std::uint32_t>(norm.kind),
-                          norm.weight.valid(), norm.bias.valid(), norm.modulation.valid()},
-                         {read_rows(input, first, rows), write_rows(out, first, rows),
-                          optional(norm.weight), optional(norm.bias), optional(norm.modulation)},
-                         NormPush{static_cast<std::uint32_t>(input.columns),
-                                  static_cast<std::uint32_t>(input.stride),
-                                  static_cast<std::uint32_t>(norm.shift_offset),
-                                  static_cast<std::uint32_t>(norm.scale_offset), norm.eps},
-                         {static_cast<std::uint32_t>(rows), 1, 1}, 12.0 * rows * input.columns);
+        program.dispatch(
+            name, shaders::ShaderId::norm_rows,
+            {row_lanes(program), static_cast<std::uint32_t>(norm.kind), norm.weight.valid(),
+             norm.bias.valid(), norm.modulation.valid(), norm.watch.valid()},
+            {read_rows(input, first, rows), write_rows(out, first, rows), optional(norm.weight),
+             optional(norm.bias), optional(norm.modulation),
+             norm.watch.valid() ? program::read_write(norm.watch) : unused(input.tensor)},
+            NormPush{static_cast<std::uint32_t>(input.columns),
+                     static_cast<std::uint32_t>(input.stride),
+                     static_cast<std::uint32_t>(norm.shift_offset),
+                     static_cast<std::uint32_t>(norm.scale_offset), norm.eps,
+                     static_cast<std::uint32_t>(norm.site)},
+            {static_cast<std::uint32_t>(rows), 1, 1}, 12.0 * rows * input.columns);
     }
 }
 
@@ -66,11 +71,15 @@ void split_heads(Program& program, const std::string& name, const Matrix& input,
             const int rows = std::min(row_chunk, input.rows - first);
             program.dispatch(
                 name, shaders::ShaderId::split_heads,
-                {row_lanes(program), transform.norm_weight.valid(), transform.rope_table.valid()},
+                {row_lanes(program), transform.norm_weight.valid(), transform.rope_table.valid(),
+                 transform.order.head_types.valid()
+                     ? static_cast<std::uint32_t>(transform.order.frames)
+                     : 0},
                 {read_rows(input, first, rows),
                  program::write(out.tensor, out.head_bytes() * static_cast<std::uint64_t>(head),
                                 out.head_bytes() * static_cast<std::uint64_t>(heads)),
-                 optional(transform.norm_weight), optional(transform.rope_table)},
+                 optional(transform.norm_weight), optional(transform.rope_table),
+                 optional(transform.order.head_types)},
                 SplitPush{static_cast<std::uint32_t>(heads), static_cast<std::uint32_t>(head),
                           static_cast<std::uint32_t>(out.heads * out.head_dim),
                           static_cast<std::uint32_t>(out.head_dim),
@@ -81,7 +90,8 @@ void split_heads(Program& program, const std::string& name, const Matrix& input,
                           static_cast<std::uint32_t>(transform.grid[0]),
                           static_cast<std::uint32_t>(transform.grid[1]),
                           static_cast<std::uint32_t>(transform.pairs[0]),
-                          static_cast<std::uint32_t>(transform.pairs[1]), transform.eps},
+                          static_cast<std::uint32_t>(transform.pairs[1]), transform.eps,
+                          static_cast<std::uint32_t>(transform.order.tokens_per_frame)},
                 {static_cast<std::uint32_t>(rows), 1, 1}, 10.0 * rows * input.columns);
         }
     }

@@ -17,6 +17,8 @@ struct Norm {
                         ///< modulation[shift_offset + i]
     int shift_offset = 0;
     int scale_offset = 0;
+    Tensor watch;  ///< uint32, optional: watch[site] becomes 1 when the input is not finite
+    int site = 0;
 };
 
 void normalize_rows(Program& program, const std::string& name, const Matrix& input,
@@ -39,6 +41,13 @@ struct HeadMatrix {
 HeadMatrix add_head_matrix(Program& program, const std::string& name, int heads, int tokens,
                            int head_dim, program::Lifetime lifetime = program::Lifetime::transient);
 
+/// How heads see the tokens of a clip: type 0 frame by frame, type 1 place by place.
+struct TokenOrder {
+    Tensor head_types;  ///< uint32 [heads]; invalid: all of type 0
+    int frames = 0;
+    int tokens_per_frame = 0;
+};
+
 /// What happens to the rows on the way (split_heads.comp).
 struct HeadTransform {
     Tensor norm_weight;  ///< fp32 [heads * head_dim]: RMS norm over all heads together; optional
@@ -46,6 +55,7 @@ struct HeadTransform {
     Tensor rope_table;                  ///< fp32 (cos, sin) [positions, head_dim / 2]; optional
     std::array<int, 2> grid = {1, 1};   ///< rows, columns of a frame in tokens
     std::array<int, 2> pairs = {0, 0};  ///< pairs turned by time, by row
+    TokenOrder order;                   ///< the whole clip must be in `input`
 };
 void split_heads(Program& program, const std::string& name, const Matrix& input,
                  const HeadMatrix& out, const HeadTransform& transform = {});

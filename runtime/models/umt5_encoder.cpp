@@ -86,7 +86,7 @@ void Umt5Encoder::build() {
                 }
                 return bias;
             });
-        attention_dense(program_, "attn.attention", q, k, v, attended, attention);
+        kernels::attention(program_, "attn.attention", q, k, v, attended, attention);
         const auto weight = layer_weights_.linear(b + "attn.o", c.dim, c.dim_attn, false);
         if (program_.keep_intermediates()) {
             const Matrix out = add_matrix(program_, "attn_out", tokens_, c.dim);

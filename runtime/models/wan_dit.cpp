@@ -1,6 +1,7 @@
 #include "models/wan_dit.hpp"
 
 #include <fmt/format.h>
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/attention.hpp"
@@ -21,6 +22,9 @@ using program::Lifetime;
 
 /// Tokens whose feed-forward hidden layer exists at a time: bounds the largest activation.
 constexpr int kFfnRows = 4096;
+
+/// Places in a block whose values are watched: after self-attention, cross-attention, feed-forward.
+constexpr int kSitesPerBlock = 3;
 
 /// Modulation vectors of a block, in upstream's order (fact 4).
 enum ModulationVector { kShift1, kScale1, kGate1, kShift2, kScale2, kGate2 };
@@ -90,8 +94,13 @@ WanDit::WanDit(Program& program, const WanDitOptions& options)
             fmt::format("velocity.{}", b),
             static_cast<std::uint64_t>(config.out_dim * latent_floats) * 4, Lifetime::persistent));
     }
+    watch_ = program_.add("watch", static_cast<std::uint64_t>(1 + kSitesPerBlock * layers_) * 4,
+                          Lifetime::persistent);
+    declare_attention();
     for (int b = 0; b < options_.branches; ++b) build_text(b);
-    for (int b = 0; b < options_.branches; ++b) build_step(b);
+    for (const attention::StepKind kind : options_.step_kinds) {
+        for (int b = 0; b < options_.branches; ++b) build_step(b, kind);
+    }
 }
 
 Linear WanDit::linear(const std::string& name, int n, int k, const std::string& shares_input_with) {
@@ -195,10 +204,39 @@ void WanDit::build_text(int branch) {
     }
 }
 
-void WanDit::build_step(int branch) {
+kernels::HeadTransform WanDit::rope() const {
+    kernels::HeadTransform transform;
+    transform.eps = options_.config.eps;
+    transform.rope_table = rope_table_;
+    transform.grid = {grid_rows_, grid_columns_};
+    const int head_dim = options_.config.head_dim();
+    transform.pairs = {time_pairs(head_dim), row_pairs(head_dim)};
+    return transform;
+}
+
+kernels::Norm WanDit::watched(const std::string& site) {
+    Norm norm;
+    norm.eps = options_.config.eps;
+    norm.watch = watch_;
+    const auto found = std::find(sites_.begin(), sites_.end(), site);
+    norm.site = static_cast<int>(found - sites_.begin());
+    if (found == sites_.end()) sites_.push_back(site);
+    return norm;
+}
+
+std::string WanDit::non_finite_site(const program::Executor& executor) const {
+    const auto flags = executor.read_values<std::uint32_t>(watch_, sites_.size());
+    const auto first =
+        std::find(flags.begin(), flags.end(), 1u);  // sites are in order of computation
+    return first == flags.end() ? "" : sites_[static_cast<std::size_t>(first - flags.begin())];
+}
+
+void WanDit::build_step(int branch, attention::StepKind kind) {
     const auto& c = options_.config;
-    step_phase_.push_back(program_.begin_phase(fmt::format("step.{}", branch)));
-    const bool first = branch == 0;
+    constexpr const char* kNames[] = {"step", "refresh", "sparse"};
+    step_phase_[{branch, kind}] =
+        program_.begin_phase(fmt::format("{}.{}", kNames[static_cast<int>(kind)], branch));
+    const bool first = branch == 0 && kind == options_.step_kinds.front();
 
     // Time: e for the head, e0 (six vectors) for the blocks; both stay fp32 (fact 3).
     const Matrix sinusoid{sinusoid_, 1, c.freq_dim, round_up(c.freq_dim, 4), 0};
@@ -243,11 +281,11 @@ void WanDit::build_step(int branch) {
         keep(program_, "patch_embedding", x);
     }
 
-    for (int i = 0; i < layers_; ++i) build_block(i, branch, x, modulation);
+    for (int i = 0; i < layers_; ++i) build_block(i, branch, kind, x, modulation);
 
     const Matrix normed = add_matrix(program_, "head_norm", tokens_, c.dim);
-    Norm norm;
-    norm.eps = c.eps;
+    Norm norm = watched(layers_ ? fmt::format("block {}, after the feed-forward", layers_ - 1)
+                                : "the patch embedding");
     norm.modulation = head_modulation;
     norm.shift_offset = 0;
     norm.scale_offset = dim_stride_;
@@ -265,53 +303,29 @@ void WanDit::build_step(int branch) {
     kernels::permute(program_, "unpatchify", head.tensor, velocity(branch), unpatchify);
 }
 
-void WanDit::build_block(int index, int branch, const Matrix& x, Tensor modulation) {
+void WanDit::build_block(int index, int branch, attention::StepKind kind, const Matrix& x,
+                         Tensor modulation) {
     const auto& c = options_.config;
     const Block& block = blocks_[static_cast<std::size_t>(index)];
     const std::size_t b = static_cast<std::size_t>(branch);
     const std::string mid = fmt::format("block{}.", index);
     const int table = index * 6 * dim_stride_;
     const auto offset = [&](ModulationVector v) { return table + v * dim_stride_; };
-    const bool kept = branch == 0;
+    const bool kept = branch == 0 && kind == options_.step_kinds.front();
     kernels::AttentionOptions attention;
     attention.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim()));
 
     {  // self-attention
         const Matrix u = add_matrix(program_, "norm1", tokens_, c.dim);
-        Norm norm;
-        norm.eps = c.eps;
+        Norm norm = watched(index ? fmt::format("block {}, after the feed-forward", index - 1)
+                                  : "the patch embedding");
         norm.modulation = modulation;
         norm.shift_offset = offset(kShift1);
         norm.scale_offset = offset(kScale1);
         normalize_rows(program_, "norm1", x, u, norm);
-        const LinearInput input = prepare_input(program_, block.self_q, u);
-
-        kernels::HeadTransform rope;
-        rope.eps = c.eps;
-        rope.rope_table = rope_table_;
-        rope.grid = {grid_rows_, grid_columns_};
-        rope.pairs = {time_pairs(c.head_dim()), row_pairs(c.head_dim())};
-        const auto project = [&](const Linear& weights, const char* name, Tensor norm_weight,
-                                 bool rotate) {
-            const Matrix rows = add_matrix(program_, name, tokens_, c.dim);
-            apply(program_, std::string("self_attn.") + name, weights, input, rows);
-            const HeadMatrix heads = add_head_matrix(program_, std::string(name) + "_heads",
-                                                     c.num_heads, tokens_, c.head_dim());
-            kernels::HeadTransform transform = rotate ? rope : kernels::HeadTransform{};
-            transform.norm_weight = norm_weight;
-            split_heads(program_, std::string("self_attn.split_") + name, rows, heads, transform);
-            return heads;
-        };
-        const HeadMatrix q = project(block.self_q, "q", block.self_norm_q, true);
-        const HeadMatrix k = project(block.self_k, "k", block.self_norm_k, true);
-        const HeadMatrix v = project(block.self_v, "v", {}, false);
         const Matrix out = add_matrix(program_, "self_attn", tokens_, c.dim);
-        attention_dense(program_, "self_attn.attention", q, k, v, out, attention);
-        if (kept) {
-            keep(program_, mid + "self_attn.q_rope", q);
-            keep(program_, mid + "self_attn.k_rope", k);
-            keep(program_, mid + "self_attn.attn", out);
-        }
+        build_self_attention(index, branch, kind, prepare_input(program_, block.self_q, u), out);
+        if (kept) keep(program_, mid + "self_attn.attn", out);
         Epilogue add;
         add.residual = &x;
         add.gate = modulation;
@@ -325,8 +339,7 @@ void WanDit::build_block(int index, int branch, const Matrix& x, Tensor modulati
         Matrix u = x;
         if (c.cross_attn_norm) {
             u = add_matrix(program_, "norm3", tokens_, c.dim);
-            Norm norm;
-            norm.eps = c.eps;
+            Norm norm = watched(fmt::format("block {}, after self-attention", index));
             norm.weight = block.norm3_weight;
             norm.bias = block.norm3_bias;
             normalize_rows(program_, "norm3", x, u, norm);
@@ -341,8 +354,8 @@ void WanDit::build_block(int index, int branch, const Matrix& x, Tensor modulati
         norm_only.eps = c.eps;
         split_heads(program_, "cross_attn.split_q", rows, q, norm_only);
         const Matrix out = add_matrix(program_, "cross_attn", tokens_, c.dim);
-        attention_dense(program_, "cross_attn.attention", q, block.cross_keys[b],
-                        block.cross_values[b], out, attention);
+        kernels::attention(program_, "cross_attn.attention", q, block.cross_keys[b],
+                           block.cross_values[b], out, attention);
         if (kept) keep(program_, mid + "cross_attn.attn", out);
         Epilogue add;
         add.residual = &x;
@@ -355,8 +368,7 @@ void WanDit::build_block(int index, int branch, const Matrix& x, Tensor modulati
         const int count = std::min(kFfnRows, tokens_ - first);
         const Matrix chunk = x.slice(first, count);
         const Matrix u = add_matrix(program_, "norm2", count, c.dim);
-        Norm norm;
-        norm.eps = c.eps;
+        Norm norm = watched(fmt::format("block {}, after cross-attention", index));
         norm.modulation = modulation;
         norm.shift_offset = offset(kShift2);
         norm.scale_offset = offset(kScale2);

@@ -2,8 +2,14 @@
 // 1-11).
 #pragma once
 
+#include <map>
+#include <memory>
+#include <string>
 #include <vector>
 
+#include "attention/block_mask.hpp"
+#include "attention/residual_state.hpp"
+#include "attention/step_schedule.hpp"
 #include "format/model_config.hpp"
 #include "kernels/rows.hpp"
 #include "models/weights.hpp"
@@ -21,6 +27,10 @@ struct WanDitOptions {
     int branches = 1;   ///< 2 with classifier-free guidance: conditional, then unconditional
     bool half = false;  ///< float weights stored as halves
     int layers = 0;     ///< 0: all of the configuration's (benchmarks run one)
+
+    AttentionParameters attention;  ///< of the self-attention; dense by default
+    std::vector<attention::StepKind> step_kinds = {
+        attention::StepKind::dense};  ///< phases to build
 };
 
 /// Appends all operations to `program` and keeps the handles the host needs.
@@ -39,10 +49,20 @@ class WanDit {
     std::uint32_t text_phase(int branch) const {
         return text_phase_[static_cast<std::size_t>(branch)];
     }
-    /// One forward pass of the branch: latent, sinusoid -> velocity.
-    std::uint32_t step_phase(int branch) const {
-        return step_phase_[static_cast<std::size_t>(branch)];
+    /// One forward pass of the branch: latent, sinusoid -> velocity. Throws std::out_of_range for a
+    /// kind of step that was not asked for.
+    std::uint32_t step_phase(int branch,
+                             attention::StepKind kind = attention::StepKind::dense) const {
+        return step_phase_.at({branch, kind});
     }
+
+    /// Before the first step of a clip: writes the block lists, forgets residuals and types.
+    void reset(program::Executor& executor) const;
+    /// Where values first stopped being finite since reset(), for example "block 3, after
+    /// self-attention"; empty when they didn't.
+    std::string non_finite_site(const program::Executor& executor) const;
+    const attention::ResidualState* residuals() const { return residuals_.get(); }
+    std::uint64_t residual_bytes() const { return residuals_ ? residuals_->bytes() : 0; }
 
     const WeightSet& weights() const { return weights_; }
     int tokens() const { return tokens_; }
@@ -61,8 +81,19 @@ class WanDit {
     Linear linear(const std::string& name, int n, int k, const std::string& shares_input_with = {});
     void declare_weights();
     void build_text(int branch);
-    void build_step(int branch);
-    void build_block(int index, int branch, const Matrix& x, Tensor modulation);
+    void build_step(int branch, attention::StepKind kind);
+    void build_block(int index, int branch, attention::StepKind kind, const Matrix& x,
+                     Tensor modulation);
+    /// Norm of tokens that are watched for values that aren't finite; `site` says what made them.
+    kernels::Norm watched(const std::string& site);
+
+    kernels::HeadTransform rope() const;
+
+    // wan_attention.cpp
+    bool has_step(attention::StepKind kind) const;
+    void declare_attention();
+    void build_self_attention(int index, int branch, attention::StepKind kind,
+                              const LinearInput& input, const Matrix& out);
 
     WanDitOptions options_;
     Program& program_;
@@ -82,7 +113,16 @@ class WanDit {
     Matrix context_;
     Tensor latent_, sinusoid_;
     std::vector<Tensor> velocity_;
-    std::vector<std::uint32_t> text_phase_, step_phase_;
+    std::vector<std::uint32_t> text_phase_;
+    std::map<std::pair<int, attention::StepKind>, std::uint32_t> step_phase_;
+
+    Tensor watch_;  ///< uint32 [sites]
+    std::vector<std::string> sites_;
+
+    attention::BlockMask mask_;
+    kernels::BlockList blocks_list_;
+    std::vector<Tensor> head_types_;  ///< uint32 [heads] for [branch, layer]
+    std::unique_ptr<attention::ResidualState> residuals_;
 };
 
 }  // namespace quantsparse::models

@@ -175,7 +175,7 @@ Pictures WanVae::attention_block(const std::string& name, const Pictures& x) {
         kernels::add_matrix(program_, name + ".attended", x.plane(), x.frames * x.channels);
     kernels::AttentionOptions options;
     options.scale = 1.0f / std::sqrt(static_cast<float>(x.channels));
-    attention_dense(program_, "attention", q, k, v, attended, options);
+    kernels::attention(program_, "attention", q, k, v, attended, options);
     const Pictures merged =
         add_pictures(program_, name + ".merged", x.frames, x.channels, x.height, x.width);
     Permutation p;

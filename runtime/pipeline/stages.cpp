@@ -94,7 +94,8 @@ std::vector<float> encode_tokens(vulkan::Device& device, const format::Umt5Confi
 }
 
 models::WanDitOptions dit_options(const format::ModelBundle& bundle, const LatentShape& latent,
-                                  int branches, bool half) {
+                                  int branches, bool half,
+                                  const attention::StepSchedule* schedule) {
     models::WanDitOptions options;
     options.config = bundle.transformer_config;
     options.weight_bits = bundle.weight_bits;
@@ -107,20 +108,31 @@ models::WanDitOptions dit_options(const format::ModelBundle& bundle, const Laten
     options.latent_width = latent.width;
     options.branches = branches;
     options.half = half;
+    if (schedule) {
+        using attention::StepKind;
+        options.attention = schedule->parameters();
+        options.step_kinds.clear();
+        for (const StepKind kind : {StepKind::dense, StepKind::refresh, StepKind::sparse}) {
+            if (schedule->has(kind)) options.step_kinds.push_back(kind);
+        }
+    }
     return options;
 }
 
 Denoiser::Denoiser(vulkan::Device& device, const format::ModelBundle& bundle,
-                   const LatentShape& latent, int branches, const StageOptions& options)
+                   const LatentShape& latent, int branches, const StageOptions& options,
+                   const attention::StepSchedule* schedule)
     : options_(options),
       latent_(latent),
       config_(bundle.transformer_config),
       program_(device_limits(device)) {
-    dit_ = std::make_unique<models::WanDit>(program_,
-                                            dit_options(bundle, latent, branches, options.half));
+    dit_ = std::make_unique<models::WanDit>(
+        program_, dit_options(bundle, latent, branches, options.half, schedule));
     executor_ =
         std::make_unique<program::Executor>(device, program_, static_cast<bool>(options.profile));
     dit_->weights().upload(*executor_, {bundle.transformer.get(), 0});
+    if (schedule) schedule_ = *schedule;
+    dit_->reset(*executor_);
 }
 
 Denoiser::~Denoiser() {
@@ -149,12 +161,33 @@ bool Denoiser::set_context(int branch, std::span<const float> hidden, const Betw
     return executor_->run(dit_->text_phase(branch), between);
 }
 
+void Denoiser::begin_step(int step) {
+    if (!schedule_) return;
+    kind_ = schedule_->kind(step);
+    if (const auto* residuals = dit_->residuals()) {
+        const attention::Correction correction = schedule_->correction(step);
+        for (int b = 0; b < residuals->branches(); ++b) {
+            residuals->write(*executor_, b, correction);
+        }
+    }
+}
+
+std::vector<AttentionLayer> Denoiser::attention_layers() const {
+    std::vector<AttentionLayer> layers;
+    if (const auto* residuals = dit_->residuals()) {
+        for (const auto& r : residuals->report(*executor_)) {
+            layers.push_back({r.layer, r.branch, r.types, r.flips, r.refused, r.non_finite});
+        }
+    }
+    return layers;
+}
+
 std::vector<float> Denoiser::velocity(int branch, std::span<const float> latent, double timestep,
                                       const Between& between) {
     executor_->write_values(dit_->latent(), latent);
     const auto sinusoid = dit_->time_sinusoid(timestep);
     executor_->write_values(dit_->sinusoid(), std::span<const float>(sinusoid));
-    if (!executor_->run(dit_->step_phase(branch), between)) return {};
+    if (!executor_->run(dit_->step_phase(branch, kind_), between)) return {};
     return executor_->read_values<float>(dit_->velocity(branch), latent_.count());
 }
 
@@ -271,12 +304,14 @@ std::vector<std::uint8_t> to_rgb8(const Clip& video) {
     return rgb;
 }
 
-StagePlan stage_plan(const char* name, const program::Program& program, bool streamed_staging) {
+StagePlan stage_plan(const char* name, const program::Program& program, bool streamed_staging,
+                     std::uint64_t residual_bytes) {
     const program::Plan plan = program::make_plan(program);
     StagePlan stage;
     stage.stage = name;
     stage.weight_bytes = plan.constant_bytes;
-    stage.activation_bytes = plan.working_bytes;
+    stage.activation_bytes = plan.working_bytes - residual_bytes;
+    stage.residual_bytes = residual_bytes;
     stage.staging_bytes = streamed_staging ? vulkan::Arena::kStagingBytes : 0;
     stage.largest_binding_bytes = plan.largest_binding_bytes;
     stage.operations = program.operations().size();
@@ -285,7 +320,7 @@ StagePlan stage_plan(const char* name, const program::Program& program, bool str
 
 MemoryPlan plan_stages(const program::Limits& limits, const format::ModelBundle& bundle,
                        const LatentShape& latent, int branches, bool half,
-                       std::uint64_t budget_bytes) {
+                       std::uint64_t budget_bytes, const attention::StepSchedule* schedule) {
     MemoryPlan plan;
     plan.budget_bytes = budget_bytes;
     {
@@ -297,8 +332,8 @@ MemoryPlan plan_stages(const program::Limits& limits, const format::ModelBundle&
     }
     {
         program::Program program(limits);
-        const models::WanDit dit(program, dit_options(bundle, latent, branches, half));
-        plan.stages.push_back(stage_plan("dit", program, true));
+        const models::WanDit dit(program, dit_options(bundle, latent, branches, half, schedule));
+        plan.stages.push_back(stage_plan("dit", program, true, dit.residual_bytes()));
     }
     {
         const VaeTile tile =

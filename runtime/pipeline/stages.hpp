@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "attention/step_schedule.hpp"
 #include "format/checkpoint.hpp"
 #include "models/umt5_encoder.hpp"
 #include "models/wan_dit.hpp"
@@ -52,20 +53,29 @@ std::vector<float> encode_tokens(vulkan::Device& device, const format::Umt5Confi
 
 // ---- diffusion transformer --------------------------------------------------------------------
 
+/// `schedule`: of sparse attention; nullptr: every step is dense.
 models::WanDitOptions dit_options(const format::ModelBundle& bundle, const LatentShape& latent,
-                                  int branches, bool half);
+                                  int branches, bool half,
+                                  const attention::StepSchedule* schedule = nullptr);
 
 class Denoiser {
   public:
     Denoiser(vulkan::Device& device, const format::ModelBundle& bundle, const LatentShape& latent,
-             int branches, const StageOptions& options);
+             int branches, const StageOptions& options,
+             const attention::StepSchedule* schedule = nullptr);
     ~Denoiser();
 
     /// `hidden`: fp32 [rows, text_dim], zero-padded to text_len here. False when cancelled.
     bool set_context(int branch, std::span<const float> hidden, const Between& between = {});
+    /// The steps to come are this one of the schedule; without a schedule there is nothing to say.
+    void begin_step(int step);
     /// v(latent, timestep) of the branch; empty when cancelled.
     std::vector<float> velocity(int branch, std::span<const float> latent, double timestep,
                                 const Between& between = {});
+    /// Where values stopped being finite; empty when they didn't, or not in the transformer.
+    std::string non_finite_site() const { return dit_->non_finite_site(*executor_); }
+    /// Empty without residuals.
+    std::vector<AttentionLayer> attention_layers() const;
     double longest_submission_seconds() const { return executor_->longest_submission_seconds(); }
 
   private:
@@ -75,6 +85,8 @@ class Denoiser {
     program::Program program_;  ///< only while building; the executor has its own copy
     std::unique_ptr<models::WanDit> dit_;
     std::unique_ptr<program::Executor> executor_;
+    std::optional<attention::StepSchedule> schedule_;
+    attention::StepKind kind_ = attention::StepKind::dense;
 };
 
 // ---- VAE ----------------------------------------------------------------------------------------
@@ -106,9 +118,12 @@ std::vector<std::uint8_t> to_rgb8(const models::Clip& video);
 
 // ---- planning -----------------------------------------------------------------------------------
 
-StagePlan stage_plan(const char* name, const program::Program& program, bool streamed_staging);
+/// `residual_bytes` of the program's persistent tensors are shown apart.
+StagePlan stage_plan(const char* name, const program::Program& program, bool streamed_staging,
+                     std::uint64_t residual_bytes = 0);
 MemoryPlan plan_stages(const program::Limits& limits, const format::ModelBundle& bundle,
                        const LatentShape& latent, int branches, bool half,
-                       std::uint64_t budget_bytes);
+                       std::uint64_t budget_bytes,
+                       const attention::StepSchedule* schedule = nullptr);
 
 }  // namespace quantsparse::pipeline

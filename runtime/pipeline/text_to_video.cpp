@@ -2,7 +2,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
 
+#include "attention/low_rank.hpp"
+#include "attention/step_schedule.hpp"
 #include "format/checkpoint.hpp"
 #include "format/model_file.hpp"
 #include "format/tokenizer.hpp"
@@ -36,15 +39,50 @@ sampling::SamplerKind kind_of(Sampler sampler) {
     }
 }
 
-void require_finite(std::span<const float> values, const std::string& what) {
+/// `what` is asked for only when needed: naming the layer reads from the device.
+void require_finite(std::span<const float> values, const std::function<std::string()>& what) {
     for (const float value : values) {
         if (!std::isfinite(value)) {
             throw Error(
                 ErrorCode::non_finite,
                 fmt::format("{} holds NaN or infinity: the checkpoint is damaged or the driver "
                             "computes wrongly; try --storage fp32 or another --device",
-                            what));
+                            what()));
         }
+    }
+}
+
+void require_finite(std::span<const float> values, const std::string& what) {
+    require_finite(values, [&] { return what; });
+}
+
+void check_attention(const AttentionParameters& a) {
+    const auto fail = [](const std::string& message) {
+        throw Error(ErrorCode::invalid_argument, message);
+    };
+    if (!(a.density > 0 && a.density <= 1)) {
+        fail(fmt::format("attention density {} makes no sense: choose more than 0 and at most 1",
+                         a.density));
+    }
+    if (a.block_size != 0 && a.block_size != 32 && a.block_size != 64 && a.block_size != 128) {
+        fail(fmt::format("blocks of {} tokens can't be run: choose 32, 64 or 128", a.block_size));
+    }
+    if (a.ssar_rank < 1 || a.ssar_rank > attention::kMaxRank) {
+        fail(fmt::format("rank {} can't be run: choose 1 to {}", a.ssar_rank, attention::kMaxRank));
+    }
+    if (a.refresh_interval < 1) {
+        fail(
+            fmt::format("a refresh interval of {} steps makes no sense: choose 1 or more, for "
+                        "example 5",
+                        a.refresh_interval));
+    }
+    if (a.dense_layers < 0) fail("the number of dense layers must be 0 or more");
+    const bool higher = a.ssar == SsarMode::second || a.ssar == SsarMode::third;
+    if (a.residual == ResidualStorage::low_rank && higher) {
+        fail("low-rank residuals hold no history: use the correction first or svd with them");
+    }
+    if (a.ssar == SsarMode::third && a.ssar_span == SsarSpan::adjacent) {
+        fail("third order needs evenly spaced references: use the span refs with it");
     }
 }
 
@@ -142,7 +180,19 @@ struct TextToVideo::Impl {
         if (!(p.flow_shift > 0) || p.flow_shift > 1000) {
             fail(fmt::format("flow shift {} makes no sense: choose 1 to 20", p.flow_shift));
         }
+        check_attention(p.attention);
+        if (p.attention.kind == AttentionKind::sparse) {
+            p.attention.dense_steps = attention::resolved_dense_steps(p.attention, p.steps);
+        }
         return p;
+    }
+
+    static std::unique_ptr<sampling::Scheduler> scheduler(const GenerationParameters& p) {
+        return sampling::make_scheduler(kind_of(p.sampler), p.steps, p.flow_shift);
+    }
+    static attention::StepSchedule schedule(const GenerationParameters& p) {
+        const auto sigmas = scheduler(p)->sigmas();  // one more than steps: the last is clean data
+        return attention::StepSchedule(p.attention, std::span(sigmas).first(sigmas.size() - 1));
     }
 
     pipeline::LatentShape latent_shape(const GenerationParameters& p) const {
@@ -155,9 +205,10 @@ struct TextToVideo::Impl {
     static int branches(const GenerationParameters& p) { return p.guidance_scale == 1.0 ? 1 : 2; }
 
     MemoryPlan plan(const GenerationParameters& p) const {
+        const attention::StepSchedule steps = schedule(p);
         return pipeline::plan_stages(pipeline::device_limits(device), bundle, latent_shape(p),
                                      branches(p), options.storage == Storage::half,
-                                     device.memory_budget());
+                                     device.memory_budget(), &steps);
     }
 
     void check_budget(const MemoryPlan& plan) const {
@@ -168,11 +219,17 @@ struct TextToVideo::Impl {
         const auto mib = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
         throw Error(
             ErrorCode::out_of_memory,
-            fmt::format("stage {} needs {:.0f} MiB ({:.0f} weights, {:.0f} activations) but {:.0f} "
-                        "MiB are available: lower --size or --frames, use a quantised model, or "
-                        "raise --memory-limit",
-                        worst->stage, mib(worst->total_bytes()), mib(worst->weight_bytes),
-                        mib(worst->activation_bytes), mib(plan.budget_bytes)));
+            fmt::format(
+                "stage {} needs {:.0f} MiB ({:.0f} weights, {:.0f} activations{}) but {:.0f} "
+                "MiB are available: lower --size or --frames, use a quantised model{}, or "
+                "raise --memory-limit",
+                worst->stage, mib(worst->total_bytes()), mib(worst->weight_bytes),
+                mib(worst->activation_bytes),
+                worst->residual_bytes
+                    ? fmt::format(", {:.0f} residuals", mib(worst->residual_bytes))
+                    : "",
+                mib(plan.budget_bytes),
+                worst->residual_bytes ? ", --residual int4 or lowrank" : ""));
     }
 
     pipeline::StageOptions stage_options(const char* stage) {
@@ -200,6 +257,7 @@ struct TextToVideo::Impl {
     ModelSummary summary;
     std::vector<OperationTime> profile;
     std::vector<StageTime> stage_times;
+    std::vector<AttentionLayer> attention_layers;
 };
 
 namespace {
@@ -249,6 +307,7 @@ std::optional<Video> TextToVideo::Impl::generate(const GenerationParameters& req
     check_budget(plan(p));
     profile.clear();
     stage_times.clear();
+    attention_layers.clear();
     ProgressReporter reporter(callbacks);
     auto stage_start = Clock::now();
     const auto finish_stage = [&](const char* stage) {
@@ -278,10 +337,12 @@ std::optional<Video> TextToVideo::Impl::generate(const GenerationParameters& req
 
     std::vector<float> latent(shape.count());
     sampling::fill_gaussian(p.seed, latent);
-    const auto scheduler = sampling::make_scheduler(kind_of(p.sampler), p.steps, p.flow_shift);
+    const auto sampler = scheduler(p);
+    const attention::StepSchedule steps = schedule(p);
     {
         reporter.begin_stage("load");
-        pipeline::Denoiser denoiser(device, bundle, shape, branch_count, stage_options("denoise"));
+        pipeline::Denoiser denoiser(device, bundle, shape, branch_count, stage_options("denoise"),
+                                    &steps);
         for (int b = 0; b < branch_count; ++b) {
             if (!denoiser.set_context(b, contexts[static_cast<std::size_t>(b)],
                                       reporter.between())) {
@@ -292,28 +353,32 @@ std::optional<Video> TextToVideo::Impl::generate(const GenerationParameters& req
         reporter.begin_stage("denoise");
         for (int step = 0; step < p.steps; ++step) {
             std::vector<std::vector<float>> velocity;
+            denoiser.begin_step(step);
             for (int b = 0; b < branch_count; ++b) {
                 velocity.push_back(denoiser.velocity(
-                    b, latent, scheduler->timesteps()[static_cast<std::size_t>(step)],
+                    b, latent, sampler->timesteps()[static_cast<std::size_t>(step)],
                     [&](int done, int total) {
                         const double part = (b + static_cast<double>(done) / total) / branch_count;
                         return reporter.report(step, p.steps, (step + part) / p.steps);
                     }));
                 if (velocity.back().empty()) return std::nullopt;
-                require_finite(velocity.back(),
-                               fmt::format("the transformer's output at step {}", step + 1));
+                require_finite(velocity.back(), [&] {
+                    const std::string site = denoiser.non_finite_site();
+                    return fmt::format("the transformer's output at step {}{}{}", step + 1,
+                                       site.empty() ? "" : ", from ", site);
+                });
             }
             if (branch_count == 2) {
                 sampling::apply_guidance(velocity[0], velocity[1],
                                          static_cast<float>(p.guidance_scale));
             }
-            scheduler->step(latent, velocity[0]);
+            sampler->step(latent, velocity[0]);
             if (!reporter.report(step + 1, p.steps, (step + 1.0) / p.steps)) return std::nullopt;
             if (callbacks.preview && callbacks.preview_interval > 0 &&
                 (step + 1) % callbacks.preview_interval == 0 && step + 1 < p.steps) {
                 // The clip's first frame as it is heading, decoded as a picture of its own.
                 models::Clip first{shape.channels, 1, shape.height, shape.width, {}};
-                const auto& prediction = scheduler->data_prediction();
+                const auto& prediction = sampler->data_prediction();
                 const std::size_t plane = static_cast<std::size_t>(shape.height * shape.width);
                 for (int c = 0; c < shape.channels; ++c) {
                     for (std::size_t i = 0; i < plane; ++i) {
@@ -330,6 +395,7 @@ std::optional<Video> TextToVideo::Impl::generate(const GenerationParameters& req
                                   step + 1);
             }
         }
+        attention_layers = denoiser.attention_layers();
     }
     finish_stage("denoise");
 
@@ -379,6 +445,9 @@ std::vector<OperationTime> TextToVideo::profile() const {
 }
 std::vector<StageTime> TextToVideo::stage_times() const {
     return impl_->stage_times;
+}
+std::vector<AttentionLayer> TextToVideo::attention_layers() const {
+    return impl_->attention_layers;
 }
 
 }  // namespace quantsparse

@@ -94,11 +94,13 @@ void report_profile(const Options& options, const TextToVideo& pipeline, const D
         return;
     }
     if (outputs.profile) {
-        outputs.profile->write(
-            profile_json(pipeline.profile(), pipeline.stage_times(), device.info()));
+        outputs.profile->write(profile_json(pipeline.profile(), pipeline.stage_times(),
+                                            pipeline.attention_layers(), device.info()));
         outputs.profile->finish();
     } else {
-        fmt::print(stderr, "{}", profile_table(pipeline.profile(), pipeline.stage_times()));
+        fmt::print(
+            stderr, "{}",
+            profile_table(pipeline.profile(), pipeline.stage_times(), pipeline.attention_layers()));
     }
 }
 

@@ -190,6 +190,60 @@ ParseResult parse_options(int argc, char** argv) {
                                  "higher spends more steps on the layout")
                       ->group(group);
 
+    group = "Attention";
+    AttentionParameters& attention = generation.attention;
+    add_choice<AttentionKind>(app, "--attention", attention.kind,
+                              {{"dense", AttentionKind::dense}, {"sparse", AttentionKind::sparse}},
+                              "default: dense")
+        ->group(group);
+    auto* density = app.add_option("--density", attention.density,
+                                   "share of query-key pairs that is computed; default 0.25")
+                        ->group(group);
+    auto* block = app.add_option("--block-size", attention.block_size,
+                                 "tokens of a block of the mask; default 64")
+                      ->group(group);
+    add_choice<MaskMode>(app, "--mask", attention.mask,
+                         {{"exact", MaskMode::exact}, {"svg", MaskMode::svg}},
+                         "exact counts the first frame into the density; default: exact")
+        ->group(group);
+    add_choice<SsarMode>(app, "--ssar", attention.ssar,
+                         {{"off", SsarMode::off},
+                          {"none", SsarMode::none},
+                          {"first", SsarMode::first},
+                          {"second", SsarMode::second},
+                          {"third", SsarMode::third},
+                          {"svd", SsarMode::svd}},
+                         "what is added to sparse attention between refreshes; default: svd")
+        ->group(group);
+    auto* rank = app.add_option("--ssar-rank", attention.ssar_rank, "of svd, 1 to 32; default 16")
+                     ->group(group);
+    add_choice<SsarSpan>(app, "--ssar-span", attention.ssar_span,
+                         {{"refs", SsarSpan::references}, {"adjacent", SsarSpan::adjacent}},
+                         "which residuals are compared; default: refs")
+        ->group(group);
+    add_choice<SsarGain>(
+        app, "--ssar-gain", attention.ssar_gain,
+        {{"one", SsarGain::one}, {"linear", SsarGain::linear}, {"sigma", SsarGain::sigma}},
+        "how the difference grows from step to step; default: one")
+        ->group(group);
+    add_choice<ResidualStorage>(app, "--residual", attention.residual,
+                                {{"half", ResidualStorage::half},
+                                 {"int8", ResidualStorage::int8},
+                                 {"int4", ResidualStorage::int4},
+                                 {"lowrank", ResidualStorage::low_rank}},
+                                "how residuals are kept; default: int8")
+        ->group(group);
+    auto* refresh = app.add_option("--refresh-interval", attention.refresh_interval,
+                                   "steps from one dense step to the next; default 5")
+                        ->group(group);
+    auto* dense_steps =
+        app.add_option("--dense-steps", attention.dense_steps,
+                       "first steps computed densely; default 0, with --ssar off 20 % of the steps")
+            ->group(group);
+    auto* dense_layers = app.add_option("--dense-layers", attention.dense_layers,
+                                        "first layers computed densely; default 1")
+                             ->group(group);
+
     group = "Device";
     app.add_option("-d,--device", options.device.selector, "number, UUID or part of the name")
         ->type_name("N|NAME")
@@ -274,6 +328,17 @@ ParseResult parse_options(int argc, char** argv) {
         require_positive(interval, options.preview_interval, "it must be 1 or more");
         require_positive(shift, generation.flow_shift,
                          "it must be greater than 0, usually 3 to 12");
+        require_positive(density, attention.density, "it must be more than 0, at most 1");
+        require_positive(block, attention.block_size, "it must be greater than 0");
+        require_positive(rank, attention.ssar_rank, "it must be from 1 to 32");
+        require_positive(refresh, attention.refresh_interval, "it must be 1 or more");
+        for (const auto& [option, value] : {std::pair{dense_steps, attention.dense_steps},
+                                            {dense_layers, attention.dense_layers}}) {
+            if (option->count() > 0 && value < 0) {
+                wrong_usage(
+                    fmt::format("{} is {}: it must be 0 or more", option->get_name(), value));
+            }
+        }
         if (generation.steps > 1000) {
             wrong_usage(fmt::format("--steps is {}: it must be from 1 to 1000", generation.steps));
         }

@@ -32,6 +32,57 @@ const char* sampler_name(Sampler sampler) {
     return "";
 }
 
+const char* name_of(SsarMode mode) {
+    constexpr std::array kNames = {"off", "none", "first", "second", "third", "svd"};
+    return kNames[static_cast<std::size_t>(mode)];
+}
+
+const char* name_of(ResidualStorage storage) {
+    constexpr std::array kNames = {"half", "int8", "int4", "lowrank"};
+    return kNames[static_cast<std::size_t>(storage)];
+}
+
+// What matters of the attention: a dense clip has nothing to say but that.
+Json attention_record(const AttentionParameters& a) {
+    if (a.kind == AttentionKind::dense) {
+        return {{"kind", "dense"}};
+    }
+    Json record = {{"kind", "sparse"},
+                   {"density", a.density},
+                   {"block_size", a.block_size},
+                   {"mask", a.mask == MaskMode::exact ? "exact" : "svg"},
+                   {"dense_steps", a.dense_steps},
+                   {"dense_layers", a.dense_layers},
+                   {"ssar", name_of(a.ssar)}};
+    if (a.ssar != SsarMode::off) {
+        record["refresh_interval"] = a.refresh_interval;
+    }
+    if (a.ssar != SsarMode::off && a.ssar != SsarMode::none) {
+        constexpr std::array kGains = {"one", "linear", "sigma"};
+        record["rank"] = a.ssar_rank;
+        record["span"] = a.ssar_span == SsarSpan::references ? "refs" : "adjacent";
+        record["gain"] = kGains[static_cast<std::size_t>(a.ssar_gain)];
+        record["residual"] = name_of(a.residual);
+    }
+    return record;
+}
+
+// One line about head types: how often they changed tells what freezing them costs.
+std::string attention_line(const std::vector<AttentionLayer>& layers) {
+    std::size_t heads = 0, temporal = 0, flips = 0, refused = 0, non_finite = 0;
+    for (const AttentionLayer& layer : layers) {
+        heads += layer.head_types.size();
+        for (const std::uint32_t type : layer.head_types) temporal += type;
+        for (const std::uint32_t count : layer.flips) flips += count;
+        refused += layer.refused;
+        non_finite += layer.non_finite;
+    }
+    return fmt::format(
+        "\nsparse attention: {} of {} heads temporal at the last refresh, {} changes of type; "
+        "{} differences refused, {} residuals not finite\n",
+        temporal, heads, flips, refused, non_finite);
+}
+
 }  // namespace
 
 std::string bytes_text(std::uint64_t bytes) {
@@ -107,6 +158,12 @@ std::string plan_table(const MemoryPlan& plan, const GenerationParameters& param
                             bytes_text(stage.staging_bytes), bytes_text(stage.total_bytes()),
                             bytes_text(stage.largest_binding_bytes), stage.operations);
     }
+    for (const StagePlan& stage : plan.stages) {
+        if (stage.residual_bytes > 0) {
+            text += fmt::format("\nresiduals of sparse attention {} (part of stage {}'s total)\n",
+                                bytes_text(stage.residual_bytes), stage.stage);
+        }
+    }
     text += fmt::format("\npeak {} (stages run one after another)", bytes_text(plan.peak_bytes));
     if (plan.budget_bytes == 0) {
         return text + ", the device's budget is not known\n";
@@ -123,6 +180,7 @@ std::string plan_json(const MemoryPlan& plan, const GenerationParameters& parame
         stages.push_back({{"stage", stage.stage},
                           {"weight_bytes", stage.weight_bytes},
                           {"activation_bytes", stage.activation_bytes},
+                          {"residual_bytes", stage.residual_bytes},
                           {"staging_bytes", stage.staging_bytes},
                           {"total_bytes", stage.total_bytes()},
                           {"largest_binding_bytes", stage.largest_binding_bytes},
@@ -139,10 +197,14 @@ std::string plan_json(const MemoryPlan& plan, const GenerationParameters& parame
 }
 
 std::string profile_table(const std::vector<OperationTime>& operations,
-                          const std::vector<StageTime>& stages) {
+                          const std::vector<StageTime>& stages,
+                          const std::vector<AttentionLayer>& attention) {
     std::string text = fmt::format("{:<12}{:>10}\n", "stage", "seconds");
     for (const StageTime& stage : stages) {
         text += fmt::format("{:<12}{:>10.2f}\n", stage.stage, stage.seconds);
+    }
+    if (!attention.empty()) {
+        text += attention_line(attention);
     }
     std::vector<OperationTime> sorted = operations;
     std::stable_sort(sorted.begin(), sorted.end(),
@@ -170,7 +232,17 @@ std::string profile_table(const std::vector<OperationTime>& operations,
 }
 
 std::string profile_json(const std::vector<OperationTime>& operations,
-                         const std::vector<StageTime>& stages, const DeviceInfo& device) {
+                         const std::vector<StageTime>& stages,
+                         const std::vector<AttentionLayer>& attention, const DeviceInfo& device) {
+    Json layers = Json::array();
+    for (const AttentionLayer& layer : attention) {
+        layers.push_back({{"layer", layer.layer},
+                          {"branch", layer.branch},
+                          {"head_types", layer.head_types},
+                          {"flips", layer.flips},
+                          {"refused", layer.refused},
+                          {"non_finite", layer.non_finite}});
+    }
     Json stage_list = Json::array();
     for (const StageTime& stage : stages) {
         stage_list.push_back({{"stage", stage.stage}, {"seconds", stage.seconds}});
@@ -185,7 +257,8 @@ std::string profile_json(const std::vector<OperationTime>& operations,
     return dump({{"device", device.name},
                  {"driver", device.driver},
                  {"stages", stage_list},
-                 {"operations", operation_list}},
+                 {"operations", operation_list},
+                 {"attention", layers}},
                 2) +
            '\n';
 }
@@ -205,6 +278,7 @@ std::string generation_record(const GenerationParameters& parameters, const Mode
                  {"sampler", sampler_name(parameters.sampler)},
                  {"guidance_scale", parameters.guidance_scale},
                  {"flow_shift", parameters.flow_shift},
+                 {"attention", attention_record(parameters.attention)},
                  {"tool", fmt::format("quantsparse {}", kVersion)}},
                 -1);
 }

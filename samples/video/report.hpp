@@ -15,9 +15,11 @@ std::string plan_table(const MemoryPlan& plan, const GenerationParameters& param
 std::string plan_json(const MemoryPlan& plan, const GenerationParameters& parameters);
 
 std::string profile_table(const std::vector<OperationTime>& operations,
-                          const std::vector<StageTime>& stages);
+                          const std::vector<StageTime>& stages,
+                          const std::vector<AttentionLayer>& attention);
 std::string profile_json(const std::vector<OperationTime>& operations,
-                         const std::vector<StageTime>& stages, const DeviceInfo& device);
+                         const std::vector<StageTime>& stages,
+                         const std::vector<AttentionLayer>& attention, const DeviceInfo& device);
 
 /// The parameters that made a clip, as one line of JSON for the file's metadata.
 std::string generation_record(const GenerationParameters& parameters, const ModelSummary& model,

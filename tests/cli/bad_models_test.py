@@ -94,6 +94,19 @@ class BadModels(CliTest):
         write_safetensors(path, kept, packed)
         self.refused(path.parent.parent, "lacks", name.split(".")[0])
 
+    def test_values_that_are_not_finite_name_the_block(self) -> None:
+        path, header, data, _ = self.damaged()
+        name = next(n for n in sorted(header) if n.endswith("to_out.0.bias") and
+                    n.startswith("blocks.2.attn1"))
+        begin = header[name]["data_offsets"][0]
+        nan = {"F32": struct.pack("<f", float("nan")), "F16": struct.pack("<e", float("nan")),
+               "BF16": b"\xc0\x7f"}[header[name]["dtype"]]
+        write_safetensors(path, header, data[:begin] + nan + data[begin + len(nan):])
+        for extra in ([], ["--attention", "sparse", "--steps", "6"]):
+            result = self.video("-m", path.parent.parent, "-p", PROMPT, "-o", "a.mp4", *SMALL, *extra,
+                                "--progress", "none")
+            self.assert_refused(result, 1, "step 1", "block 2, after self-attention", "NaN")
+
     def test_shape_mismatch(self) -> None:
         path, header, data, name = self.damaged()
         header[name]["shape"].reverse()

@@ -70,6 +70,44 @@ class Generate(CliTest):
             clips.add((self.folder / "a.y4m").read_bytes())
         self.assertEqual(len(clips), 3)
 
+    def test_sparse_attention(self) -> None:
+        """All pairs listed is dense attention; fewer change the clip, each correction its own way."""
+        long = ["--size", "48x32", "--frames", "9", "--steps", "6", "--refresh-interval", "2",
+                "--progress", "none"]
+        self.clip(*long, "-o", "dense/")
+        self.clip(*long, "-o", "all/", "--attention", "sparse", "--density", "1")
+        result = self.run_tool(COMPARE, "dense", "all", "--min-psnr", "90")
+        self.assertEqual(result.returncode, 0, result.stdout)
+        clips = set()
+        for extra in (["--ssar", "off"], ["--ssar", "none"], ["--ssar", "first"],
+                      ["--ssar", "second", "--residual", "int4"],
+                      ["--ssar", "third", "--residual", "half"], ["--ssar", "svd"],
+                      ["--residual", "lowrank", "--ssar-rank", "4"],
+                      ["--ssar-span", "adjacent", "--ssar-gain", "sigma"]):
+            self.clip(*long, "-o", "a.y4m", "--attention", "sparse", "--block-size", "32", *extra)
+            clips.add((self.folder / "a.y4m").read_bytes())
+        self.assertEqual(len(clips), 8)
+
+    def test_sparse_attention_is_recorded(self) -> None:
+        self.clip("-o", "a.mp4", "--attention", "sparse", "--steps", "3", "--refresh-interval", "2",
+                  "--profile=times.json")
+        profile = json.loads((self.folder / "times.json").read_text())
+        self.assertTrue(profile["attention"])
+        for layer in profile["attention"]:
+            self.assertGreaterEqual(layer["layer"], 1)
+            self.assertEqual(len(layer["head_types"]), len(layer["flips"]))
+            self.assertEqual((layer["refused"] in (0, 1), layer["non_finite"]), (True, 0))
+        if not have("ffprobe"):
+            self.skipTest("no ffprobe to read the file with")
+        probe = subprocess.run(["ffprobe", "-v", "error", "-of", "json", "-show_entries",
+                                "format_tags", self.folder / "a.mp4"],
+                               capture_output=True, check=True)
+        tags = {k.lower(): v for k, v in json.loads(probe.stdout)["format"]["tags"].items()}
+        attention = json.loads(tags["comment"])["attention"]
+        self.assertEqual((attention["kind"], attention["density"], attention["ssar"],
+                          attention["refresh_interval"], attention["dense_steps"]),
+                         ("sparse", 0.25, "svd", 2, 0))
+
     def test_a_long_prompt_is_cut_with_a_warning(self) -> None:
         errors = self.assert_done(self.video("-m", MODEL, "-p", "red circle " * 200, *SMALL,
                                              "-o", "a.gif", "--progress", "none"))

@@ -51,6 +51,13 @@ class Usage(CliTest):
                               ("--steps", "many"), ("--memory-limit", "much"),
                               ("--memory-limit", "0"), ("--sampler", "ddim"),
                               ("--arithmetic", "fast"), ("--storage", "fp4"),
+                              ("--attention", "lazy"), ("--density", "0"), ("--density", "-0.1"),
+                              ("--density", "1.5"), ("--density", "nan"), ("--block-size", "0"),
+                              ("--block-size", "-64"), ("--mask", "round"), ("--ssar", "fourth"),
+                              ("--ssar-rank", "0"), ("--ssar-rank", "33"),
+                              ("--ssar-span", "wide"), ("--ssar-gain", "2"),
+                              ("--residual", "int2"), ("--refresh-interval", "0"),
+                              ("--dense-steps", "-1"), ("--dense-layers", "-2"),
                               ("--progress", "loud"), ("--format", "avi"),
                               ("--preview", "a.bmp"), ("--save-latents", "a.bin")]:
             self.refused(2, [value], *command, option, value)
@@ -108,6 +115,35 @@ class Usage(CliTest):
         self.assertEqual({s["stage"] for s in plan["stages"]}, {"text_encoder", "dit", "vae"})
         self.assertGreaterEqual(plan["peak_bytes"], max(s["total_bytes"] for s in plan["stages"]))
         self.assert_no_output()
+
+    def test_plan_of_residuals(self) -> None:
+        def residuals(*arguments) -> int:
+            result = self.video("-m", MODEL, "--plan", "--json", "--attention", "sparse", *arguments)
+            self.assert_done(result)
+            stages = {s["stage"]: s for s in json.loads(result.stdout)["stages"]}
+            self.assertEqual(stages["vae"]["residual_bytes"], 0)
+            dit = stages["dit"]
+            self.assertEqual(dit["total_bytes"], sum(
+                dit[key] for key in ("weight_bytes", "activation_bytes", "residual_bytes",
+                                     "staging_bytes")))
+            return dit["residual_bytes"]
+        self.assertEqual(residuals("--ssar", "off"), 0)
+        self.assertEqual(residuals("--ssar", "none"), 0)
+        half = residuals("--ssar", "first", "--residual", "half")
+        int8 = residuals("--ssar", "first", "--residual", "int8")
+        int4 = residuals("--ssar", "first", "--residual", "int4")
+        self.assertTrue(0 < int4 < int8 < half)
+        self.assertAlmostEqual(residuals("--ssar", "third", "--residual", "half") / half, 3, 1)
+        self.assertAlmostEqual(residuals("--ssar", "first", "--residual", "half",
+                                         "--guidance-scale", "1") / half, 0.5, 1)
+        table = self.video("-m", MODEL, "--plan", "--attention", "sparse")
+        self.assertIn(b"residuals", table.stdout)
+
+    def test_attention_combinations_that_cannot_be(self) -> None:
+        command = ["-m", MODEL, "-p", PROMPT, "-o", "a.mp4", "--attention", "sparse"]
+        self.refused(2, ["low-rank"], *command, "--residual", "lowrank", "--ssar", "second")
+        self.refused(2, ["span"], *command, "--ssar", "third", "--ssar-span", "adjacent")
+        self.refused(2, ["48"], *command, "--block-size", "48")
 
     def test_compare_refuses_what_is_no_clip(self) -> None:
         result = self.run_tool(COMPARE, "nowhere", "nothing")

@@ -56,7 +56,7 @@ class AttentionTest : public DeviceTest {
                                        Lifetime::persistent);
             options.bias_span = span;
         }
-        kernels::attention_dense(program, "attention", q, k, v, out, options);
+        kernels::attention(program, "attention", q, k, v, out, options);
         Executor executor = executor_for(program);
         auto q_values = random(c.heads * c.queries, c.head_dim);
         for (float& value : q_values) value *= spread;

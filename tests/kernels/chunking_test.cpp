@@ -150,7 +150,7 @@ TEST_F(ChunkingTest, SplitHeadsAndAttention) {
         options.bias = program.add("bias", bias.size() * 4, Lifetime::persistent);
         options.bias_span = tokens;
         options.scale = 0.3f;
-        kernels::attention_dense(program, "attention", q, q, v, out, options);
+        kernels::attention(program, "attention", q, q, v, out, options);
         Executor executor = executor_for(program);
         write_matrix(executor, in, x);
         write_tensor(executor, transform.norm_weight, weight);

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "quantsparse/attention.hpp"
 #include "quantsparse/device.hpp"
 
 namespace quantsparse {
@@ -29,6 +30,7 @@ struct GenerationParameters {
     Sampler sampler = Sampler::unipc;
     double guidance_scale = -1;   ///< 1 switches guidance off; negative: the model's default
     double flow_shift = 0;        ///< 0: the model's default
+    AttentionParameters attention;
 };
 
 struct PipelineOptions {
@@ -79,10 +81,11 @@ struct StagePlan {
     std::string stage;               ///< "text_encoder", "dit" or "vae"
     std::uint64_t weight_bytes = 0;
     std::uint64_t activation_bytes = 0;
+    std::uint64_t residual_bytes = 0;  ///< what SSAR keeps between steps; 0 without
     std::uint64_t staging_bytes = 0;
     std::uint64_t largest_binding_bytes = 0;
     std::uint64_t operations = 0;    ///< dispatches of one pass
-    std::uint64_t total_bytes() const { return weight_bytes + activation_bytes + staging_bytes; }
+    std::uint64_t total_bytes() const { return weight_bytes + activation_bytes + residual_bytes + staging_bytes; }
 };
 
 struct MemoryPlan {
@@ -96,6 +99,16 @@ struct OperationTime {
     std::string operation;
     std::uint64_t calls = 0;
     double milliseconds = 0;
+};
+
+/// What sparse attention decided in a layer during the last run.
+struct AttentionLayer {
+    int layer = 0;
+    int branch = 0;  ///< 0: conditional, 1: unconditional
+    std::vector<std::uint32_t> head_types;  ///< at the last refresh: 0 spatial, 1 temporal
+    std::vector<std::uint32_t> flips;       ///< how often a head's type changed between refreshes
+    std::uint32_t refused = 0;     ///< refreshes whose difference was too large to be a trend
+    std::uint32_t non_finite = 0;  ///< refreshes whose residual was not finite
 };
 
 struct StageTime {
@@ -139,6 +152,8 @@ class TextToVideo {
 
     std::vector<OperationTime> profile() const;   ///< of the last run, empty without `profile`
     std::vector<StageTime> stage_times() const;   ///< of the last run
+    /// Of the last run; empty without `profile` or without residuals.
+    std::vector<AttentionLayer> attention_layers() const;
 
   private:
     struct Impl;

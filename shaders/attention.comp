@@ -4,6 +4,18 @@
 //   bias     fp32 [heads, 2 * bias_span - 1]: by relative position j - t (UMT5), kHasBias
 //   out      fp32 [tokens, out_stride], token-major, heads concatenated
 //
+// Sparse (variant SPARSE; the dense one binds less): of query block t / kBlock only the key blocks in its list are visited; blocks marked
+// partial are tested pair by pair: |t - j| <= band or j < sink.
+//
+//   row_ptr    uint32 [lists, query_blocks + 1], counted in entries of columns
+//   columns    uint32 key block, bit 31: partial
+//   predicate  uint32 [4]: band, sink
+//   types      uint32 [heads]: heads of type 1 hold their tokens place by place, (p, f), p F + f (kFrames > 0);
+//              out has them frame by frame all the same
+//
+// With kResidual the SSAR correction (residual.glsl) is added to what is written. With kHeadMajor `out` is
+// [heads, q_stride, padded_dim] in the heads' own order, for merge_heads.comp.
+//
 // Flash attention: a work-group owns kQueries queries of one head and walks over tiles of
 // gl_WorkGroupSize.x * kKeysPerLane keys with a running maximum.
 //   1. scores: an invocation owns kKeysPerLane keys and computes them against all queries, so that both
@@ -20,6 +32,11 @@ layout(constant_id = 1) const uint kDim4 = 16;          // padded_dim / 4
 layout(constant_id = 2) const uint kHasBias = 0;
 layout(constant_id = 3) const uint kLanes = 16;         // the work-group's width again: sizes arrays
 layout(constant_id = 4) const uint kQueries = 16;
+#ifdef SPARSE
+layout(constant_id = 5) const uint kBlock = 64;         // tokens of a block, a multiple of kTile
+layout(constant_id = 6) const uint kFrames = 0;
+layout(constant_id = 13) const uint kHeadMajor = 0;
+#endif
 const uint kKeysPerLane = 4;
 const uint kTile = kLanes * kKeysPerLane;
 const uint kVectors = (kDim4 + kLanes - 1) / kLanes;    // vec4 of the output an invocation owns
@@ -27,8 +44,18 @@ const uint kVectors = (kDim4 + kLanes - 1) / kLanes;    // vec4 of the output an
 layout(set = 0, binding = 0, std430) readonly buffer Q { vec4 q_values[]; };
 layout(set = 0, binding = 1, std430) readonly buffer K { vec4 k_values[]; };
 layout(set = 0, binding = 2, std430) readonly buffer V { vec4 v_values[]; };
+#ifdef SPARSE
+layout(set = 0, binding = 3, std430) buffer Out { float out_values[]; };
+#else
 layout(set = 0, binding = 3, std430) writeonly buffer Out { float out_values[]; };
+#endif
 layout(set = 0, binding = 4, std430) readonly buffer Bias { float bias_values[]; };
+#ifdef SPARSE
+layout(set = 0, binding = 5, std430) readonly buffer RowPtr { uint row_ptr[]; };
+layout(set = 0, binding = 6, std430) readonly buffer Columns { uint columns[]; };
+layout(set = 0, binding = 7, std430) readonly buffer Predicate { uint predicate[]; };
+layout(set = 0, binding = 8, std430) readonly buffer Types { uint head_types[]; };
+#endif
 
 layout(push_constant) uniform Push {
     uint queries;       // of this dispatch; the first is query_base
@@ -42,7 +69,17 @@ layout(push_constant) uniform Push {
     uint bias_span;
     float scale;
     uint pad_to;        // columns of `out` after the last head's that are set to zero
+    uint list_stride;   // of row_ptr from one head to the next; 0: one list for all
+    uint places;        // tokens of a frame
 } p;
+
+#ifdef SPARSE
+#define RESIDUAL_CONSTANT 7
+#define RESIDUAL_BINDING 9
+#include "residual.glsl"
+#endif
+
+const uint kPartial = 0x80000000u;
 
 const float kMasked = -3.0e38;
 
@@ -50,6 +87,22 @@ shared vec4 scores[kQueries][kTile / 4 + 1];  // one more column: rows begin in 
 shared float rescale[kQueries];
 shared float maximum[kQueries];
 shared float denominator[kQueries];
+
+/// The token at a position of a head's order.
+uint token_of(uint position, uint head) {
+#ifdef SPARSE
+    if (kFrames > 0 && head_types[head] != 0) return position % kFrames * p.places + position / kFrames;
+#endif
+    return position;
+}
+
+/// Where a head's output of a token begins.
+uint out_row(uint token, uint position, uint head) {
+#ifdef SPARSE
+    if (kHeadMajor != 0) return (head * p.q_stride + position) * 4 * kDim4;
+#endif
+    return (token - p.query_base) * p.out_stride + (p.first_head + head) * p.head_dim;
+}
 
 void main() {
     const uint lane = gl_LocalInvocationID.x;
@@ -69,7 +122,23 @@ void main() {
         denominator[t] = 0.0;
     }
 
-    for (uint first = 0; first < p.keys; first += kTile) {
+#ifdef SPARSE
+    const uint list = (p.first_head + head) * p.list_stride + row0 / kBlock;
+    const uint entry = row_ptr[list];
+    const uint per_block = kBlock / kTile;
+    const uint tiles = (row_ptr[list + 1] - entry) * per_block;
+#else
+    const uint tiles = (p.keys + kTile - 1) / kTile;
+#endif
+    for (uint tile = 0; tile < tiles; ++tile) {
+#ifdef SPARSE
+        const uint block = columns[entry + tile / per_block];
+        const bool partial = (block & kPartial) != 0;
+        const uint first = (block & ~kPartial) * kBlock + tile % per_block * kTile;
+        if (first >= p.keys) continue;  // the tail of the last block
+#else
+        const uint first = tile * kTile;
+#endif
         {
             const uint key0 = first + lane * kKeysPerLane;
             const uint last = p.keys - 1;
@@ -98,6 +167,16 @@ void main() {
                               bias_values[base + min(key0 + 2, last)],
                               bias_values[base + min(key0 + 3, last)]);
                 }
+#ifdef SPARSE
+                if (partial) {
+                    const uvec4 key = uvec4(key0, key0 + 1, key0 + 2, key0 + 3);
+                    const ivec4 distance = abs(ivec4(key) - int(min(row0 + t, last_row)));
+                    const bvec4 near = lessThanEqual(distance, ivec4(predicate[0]));
+                    const bvec4 sunk = lessThan(key, uvec4(predicate[1]));
+                    s = mix(vec4(kMasked), s, bvec4(near.x || sunk.x, near.y || sunk.y, near.z || sunk.z,
+                                                    near.w || sunk.w));
+                }
+#endif
                 scores[t][lane] = mix(vec4(kMasked), s,
                                       lessThan(uvec4(key0, key0 + 1, key0 + 2, key0 + 3), uvec4(p.keys)));
             }
@@ -143,7 +222,8 @@ void main() {
 
     [[unroll]] for (uint t = 0; t < kQueries; ++t) {
         if (query0 + t < p.queries) {
-            const uint out_base = (query0 + t) * p.out_stride + (p.first_head + head) * p.head_dim;
+            const uint token = token_of(row0 + t, p.first_head + head);
+            const uint out_base = out_row(token, row0 + t, head);
             const float normalise = 1.0 / denominator[t];
             [[unroll]] for (uint i = 0; i < kVectors; ++i) {
                 const vec4 y = sum[t][i] * normalise;
@@ -157,4 +237,20 @@ void main() {
             }
         }
     }
+#ifdef SPARSE
+    if (kResidual == kNoResidual) return;
+    // A loop of its own over what this invocation has just written: unrolled into the one above, the
+    // correction's code is there kQueries * kVectors times, and llvmpipe compiled it for 16 s.
+    for (uint n = lane; n < kQueries * kVectors * kLanes; n += kLanes) {
+        const uint t = n / (kVectors * kLanes);
+        const uint d4 = n % (kVectors * kLanes);
+        if (query0 + t >= p.queries || d4 >= kDim4) continue;
+        const uint token = token_of(row0 + t, p.first_head + head);
+        const uint out_base = out_row(token, row0 + t, head);
+        const vec4 y = residual_at(token - p.query_base, token, p.first_head + head, d4);
+        for (uint c = 0; c < 4; ++c) {
+            if (4 * d4 + c < p.head_dim) out_values[out_base + 4 * d4 + c] += y[c];
+        }
+    }
+#endif
 }

@@ -1,0 +1,216 @@
+#include "attention/low_rank.hpp"
+
+#include <fmt/format.h>
+
+#include "quantsparse/error.hpp"
+
+namespace quantsparse::attention {
+namespace {
+
+using kernels::add_matrix;
+using kernels::ceil_div;
+using kernels::read_rows;
+using kernels::round_up;
+using program::read;
+using program::unused;
+using program::write;
+using shaders::ShaderId;
+
+struct SeedPush {
+    std::uint32_t n, rank, oversampled, basis_stride, basis_column, out_stride, head_dim,
+        mask_offset, seed_index;
+};
+static_assert(sizeof(SeedPush) == 36, "low_rank_seed.comp declares the same block");
+
+struct ProductsPush {
+    std::uint32_t rows, chunk_rows, a4, b4, a_stride4, b_stride4, first_chunk;
+};
+static_assert(sizeof(ProductsPush) == 28, "low_rank_products.comp declares the same block");
+
+struct SumPush {
+    std::uint32_t chunks, rows, partial_rows, b4, head_dim, mask_offset;
+};
+static_assert(sizeof(SumPush) == 24, "low_rank_sum.comp declares the same block");
+
+struct CholeskyPush {
+    std::uint32_t stride;
+    float shift;
+};
+static_assert(sizeof(CholeskyPush) == 8, "low_rank_cholesky.comp declares the same block");
+
+struct EigenPush {
+    std::uint32_t gram_stride, out_stride, wanted;
+};
+static_assert(sizeof(EigenPush) == 12, "low_rank_eigen.comp declares the same block");
+
+/// Rows of a chunk of A^T B: enough chunks to fill a device, few enough that their sums stay small.
+constexpr int kChunkRows = 256;
+constexpr int kMaxChunks = 64;
+
+constexpr std::uint32_t u32(int value) {
+    return static_cast<std::uint32_t>(value);
+}
+
+std::uint32_t lanes_for(const Program& program) {
+    return program.limits().runs_on_cpu ? 8u : 64u;
+}
+
+/// A small row-major matrix [k, columns] as the right operand of a product, whose columns land in
+/// `out` from `first_column` on.
+kernels::FloatWeight as_weight(const Matrix& m, int k, int columns, int first_column = 0) {
+    kernels::FloatWeight weight;
+    weight.n = columns;
+    weight.k = k;
+    weight.panels.push_back({m.tensor, first_column, columns});
+    return weight;
+}
+
+class Projection {
+  public:
+    Projection(Program& program, const std::string& name, const Matrix& x,
+               const LowRankFactors& factors, const LowRankOptions& options)
+        : program_(program),
+          name_(name),
+          x_(x),
+          factors_(factors),
+          options_(options),
+          size_(std::min({factors.rank + options.oversampling, x.rows, x.columns})) {
+        if (factors.rank < 1 || size_ > kMaxColumns || factors.first_column % 4) {
+            throw Error(ErrorCode::unsupported,
+                        fmt::format("{}: a projection to rank {} with {} more columns can't be "
+                                    "run: at most {} together",
+                                    name, factors.rank, options.oversampling, kMaxColumns));
+        }
+    }
+
+    void append() {
+        Matrix v = seed();
+        Matrix y, z;
+        for (int i = 0; i < options_.iterations; ++i) {
+            y = add_matrix(program_, name_ + ".y", x_.rows, size_);
+            kernels::matmul(program_, name_ + ".rows", x_, as_weight(v, x_.columns, size_), y);
+            y = orthonormal(y);
+            z = products(x_, y, true);
+            if (i + 1 < options_.iterations) v = orthonormal(z);
+        }
+        // Small eigenvalues of Z^T Z drown in the rounding of large ones. Once its columns are
+        // nearly orthogonal each is accurate beside its own length, so the second turn finds them.
+        const Matrix first = eigenvectors(products(z, z), size_);
+        y = times(y, first);
+        z = times(z, first);
+        const Matrix last = eigenvectors(products(z, z), factors_.rank);
+        const auto weight = as_weight(last, size_, factors_.rank, factors_.first_column);
+        kernels::matmul(program_, name_ + ".u", y, weight, factors_.u);
+        kernels::matmul(program_, name_ + ".v", z, weight, factors_.v);
+    }
+
+  private:
+    bool masked() const { return options_.mask.valid(); }
+    program::Binding mask() const {
+        return masked() ? read(options_.mask) : unused(factors_.v.tensor);
+    }
+
+    Matrix seed() {
+        const Matrix v = add_matrix(program_, name_ + ".basis", x_.columns, size_);
+        const bool seeded = options_.seed.valid();
+        program_.dispatch(
+            name_ + ".seed", ShaderId::low_rank_seed,
+            {kernels::row_lanes(program_), masked(), seeded},
+            {read(factors_.v.tensor), write(v.tensor), mask(),
+             seeded ? read(options_.seed) : unused(factors_.v.tensor)},
+            SeedPush{u32(x_.columns), u32(factors_.rank), u32(size_), u32(factors_.v.stride),
+                     u32(factors_.first_column), u32(v.stride), u32(options_.head_dim),
+                     u32(options_.mask_offset), u32(options_.seed_index)},
+            {u32(v.stride), 1, 1}, 4.0 * x_.columns * size_);
+        return v;
+    }
+
+    /// A^T B [columns of A, columns of B] of two tall matrices with the same rows.
+    Matrix products(const Matrix& a, const Matrix& b, bool mask_rows = false) {
+        const int a4 = static_cast<int>(ceil_div(static_cast<std::uint64_t>(a.columns), 4));
+        const int b4 = b.stride / 4;
+        const int bound =
+            kernels::rows_per_dispatch(program_, std::max(a.row_bytes(), b.row_bytes()), a.rows);
+        int chunk_rows = std::max(kChunkRows, round_up((a.rows + kMaxChunks - 1) / kMaxChunks, 64));
+        chunk_rows = std::min(chunk_rows, std::max(64, bound / 64 * 64));
+        const int range = std::max(1, bound / chunk_rows) * chunk_rows;  // rows a dispatch binds
+        const int chunks = (a.rows + chunk_rows - 1) / chunk_rows;
+        const Matrix out = add_matrix(program_, name_ + ".z", a.columns, b.columns);
+        const Tensor partial =
+            program_.add(name_ + ".partial", static_cast<std::uint64_t>(chunks) *
+                                                 static_cast<std::uint64_t>(a4) *
+                                                 static_cast<std::uint64_t>(b4) * 64);
+        const std::uint32_t lanes = lanes_for(program_);
+        constexpr int kVectors = 2;  // low_rank_products.comp
+        for (int first = 0; first < a.rows; first += range) {
+            const int rows = std::min(range, a.rows - first);
+            program_.dispatch(
+                name_ + ".products", ShaderId::low_rank_products, {lanes},
+                {read_rows(a, first, rows), read_rows(b, first, rows), write(partial)},
+                ProductsPush{u32(rows), u32(chunk_rows), u32(a4), u32(b4), u32(a.stride / 4),
+                             u32(b.stride / 4), u32(first / chunk_rows)},
+                {ceil_div(u32(a4), lanes), ceil_div(u32(rows), u32(chunk_rows)),
+                 ceil_div(u32(b4), kVectors)},
+                2.0 * rows * a.columns * b.columns);
+        }
+        const bool use_mask = mask_rows && masked();
+        program_.dispatch(
+            name_ + ".sum", ShaderId::low_rank_sum, {lanes, use_mask},
+            {read(partial), write(out.tensor), use_mask ? mask() : unused(factors_.v.tensor)},
+            SumPush{u32(chunks), u32(a.columns), u32(4 * a4), u32(b4), u32(options_.head_dim),
+                    u32(options_.mask_offset)},
+            {ceil_div(static_cast<std::uint64_t>(a.columns) * static_cast<std::uint64_t>(b4),
+                      lanes),
+             1, 1},
+            static_cast<double>(chunks) * a.columns * b.columns);
+        return out;
+    }
+
+    Matrix times(const Matrix& a, const Matrix& small) {
+        const Matrix out = add_matrix(program_, name_ + ".y", a.rows, size_);
+        kernels::matmul(program_, name_ + ".turn", a, as_weight(small, size_, size_), out);
+        return out;
+    }
+
+    Matrix orthonormal(Matrix y) {
+        for (const float shift : {1e-6f, 0.0f}) {
+            const Matrix gram = products(y, y);
+            const Matrix triangle = add_matrix(program_, name_ + ".triangle", size_, size_);
+            program_.dispatch(
+                name_ + ".cholesky", ShaderId::low_rank_cholesky, {lanes_for(program_), u32(size_)},
+                {read(gram.tensor), write(triangle.tensor)}, CholeskyPush{u32(gram.stride), shift},
+                {1, 1, 1}, 4.0 * size_ * size_ * size_);
+            y = times(y, triangle);
+        }
+        return y;
+    }
+
+    Matrix eigenvectors(const Matrix& gram, int wanted) {
+        const Matrix out = add_matrix(program_, name_ + ".eigenvectors", size_, wanted);
+        program_.dispatch(name_ + ".eigen", ShaderId::low_rank_eigen,
+                          {lanes_for(program_), u32(size_)}, {read(gram.tensor), write(out.tensor)},
+                          EigenPush{u32(gram.stride), u32(out.stride), u32(wanted)}, {1, 1, 1},
+                          100.0 * size_ * size_ * size_);
+        return out;
+    }
+
+    Program& program_;
+    const std::string& name_;
+    const Matrix& x_;
+    const LowRankFactors& factors_;
+    const LowRankOptions& options_;
+    int size_;  ///< columns the iteration carries
+};
+
+}  // namespace
+
+int usable_rank(int wanted, int rows, int columns) {
+    return std::max(1, std::min({wanted, rows, columns, kMaxRank}));
+}
+
+void project_low_rank(Program& program, const std::string& name, const Matrix& x,
+                      const LowRankFactors& factors, const LowRankOptions& options) {
+    Projection(program, name, x, factors, options).append();
+}
+
+}  // namespace quantsparse::attention

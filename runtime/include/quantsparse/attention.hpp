@@ -1,0 +1,52 @@
+// How self-attention is computed while a clip is denoised: all of it, or the blocks of a mask plus
+// a correction from the last full computation (SSAR, second-order sparse attention
+// reparameterisation).
+#pragma once
+
+namespace quantsparse {
+
+enum class AttentionKind { dense, sparse };
+
+/// How the band's width follows from the density: `exact` counts the first frame's columns, `svg`
+/// is SparseVideoGen's own formula, which comes out denser than asked.
+enum class MaskMode { exact, svg };
+
+/// What is added to sparse attention between two refreshes; D_n are the last full-minus-sparse
+/// residuals, newest first.
+enum class SsarMode {
+    off,     ///< nothing, and no refreshes: static sparsity
+    none,    ///< nothing, but the refresh steps stay dense
+    first,   ///< D0
+    second,  ///< D0 + (D0 - D1)
+    third,   ///< 3 D0 - 3 D1 + D2
+    svd,     ///< D0 + the best rank-r approximation of (D0 - D1)
+};
+
+/// Which residual D1 is: that of the last refresh, or that of the step right before this one (which
+/// is then computed densely too).
+enum class SsarSpan { references, adjacent };
+
+/// Weight of the difference D0 - D1 at a step after the refresh: 1, the steps since the refresh or
+/// the change of sigma since the refresh, each divided by that between the two references.
+enum class SsarGain { one, linear, sigma };
+
+/// How D is kept: half precision, 8 or 4 bits with a scale per token and head, or its rank-r
+/// factors.
+enum class ResidualStorage { half, int8, int4, low_rank };
+
+struct AttentionParameters {
+    AttentionKind kind = AttentionKind::dense;
+    double density = 0.25;  ///< of query-key pairs inside the mask
+    int block_size = 0;     ///< queries and keys of a block; 0: the default
+    MaskMode mask = MaskMode::exact;
+    SsarMode ssar = SsarMode::svd;
+    int ssar_rank = 16;  ///< 1..32
+    SsarSpan ssar_span = SsarSpan::references;
+    SsarGain ssar_gain = SsarGain::one;
+    ResidualStorage residual = ResidualStorage::int8;
+    int refresh_interval = 5;  ///< steps from one refresh to the next
+    int dense_steps = -1;      ///< first steps computed densely; negative: 0 with SSAR, else 20 %
+    int dense_layers = 1;      ///< first layers always computed densely
+};
+
+}  // namespace quantsparse

@@ -1,0 +1,146 @@
+// The self-attention of a block: all of it, or sparse with the state that SSAR keeps.
+#include <fmt/format.h>
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/attention.hpp"
+#include "kernels/copy.hpp"
+#include "models/wan_dit.hpp"
+
+namespace quantsparse::models {
+
+using attention::StepKind;
+using kernels::add_head_matrix;
+using kernels::add_matrix;
+using kernels::HeadMatrix;
+using program::Lifetime;
+
+namespace {
+
+constexpr int kDefaultBlock = 64;
+
+/// Whether anything is added between refreshes.
+bool corrects(const AttentionParameters& parameters) {
+    return attention::history_slots(parameters.ssar) > 0;
+}
+
+}  // namespace
+
+bool WanDit::has_step(StepKind kind) const {
+    return std::find(options_.step_kinds.begin(), options_.step_kinds.end(), kind) !=
+           options_.step_kinds.end();
+}
+
+void WanDit::declare_attention() {
+    const AttentionParameters& parameters = options_.attention;
+    if (!has_step(StepKind::sparse) && !has_step(StepKind::refresh)) return;
+    const auto& c = options_.config;
+    const int frames = options_.latent_frames, places = grid_rows_ * grid_columns_;
+    mask_ = attention::make_block_mask(
+        tokens_, attention::band_width(frames, places, parameters.density, parameters.mask), places,
+        parameters.block_size ? parameters.block_size : kDefaultBlock);
+    blocks_list_ = attention::declare_block_list(program_, "mask", mask_);
+    if (corrects(parameters)) {
+        residuals_ = std::make_unique<attention::ResidualState>(
+            program_,
+            attention::ResidualOptions{parameters.ssar, parameters.residual, parameters.ssar_rank,
+                                       tokens_, c.num_heads, c.head_dim()},
+            parameters.dense_layers, layers_, options_.branches);
+    }
+    for (int i = 0; i < layers_ * options_.branches; ++i) {
+        head_types_.push_back(program_.add(fmt::format("head_types.{}", i),
+                                           static_cast<std::uint64_t>(c.num_heads) * 4,
+                                           Lifetime::persistent));
+    }
+}
+
+void WanDit::reset(program::Executor& executor) const {
+    executor.clear(watch_);
+    if (residuals_) residuals_->reset(executor);
+    for (const Tensor types : head_types_) executor.clear(types);
+    if (!blocks_list_.row_ptr.valid()) return;
+    const std::vector<std::uint32_t> predicate = {static_cast<std::uint32_t>(mask_.band),
+                                                  static_cast<std::uint32_t>(mask_.sink), 0, 0};
+    executor.write_values(blocks_list_.row_ptr, std::span<const std::uint32_t>(mask_.row_ptr));
+    executor.write_values(blocks_list_.columns, std::span<const std::uint32_t>(mask_.columns));
+    executor.write_values(blocks_list_.predicate, std::span<const std::uint32_t>(predicate));
+}
+
+void WanDit::build_self_attention(int index, int branch, StepKind kind, const LinearInput& input,
+                                  const Matrix& out) {
+    const auto& c = options_.config;
+    const AttentionParameters& parameters = options_.attention;
+    const Block& block = blocks_[static_cast<std::size_t>(index)];
+    const bool kept = branch == 0 && kind == options_.step_kinds.front();
+    if (index < parameters.dense_layers) kind = StepKind::dense;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim()));
+
+    const auto project = [&](const Linear& weights, const char* name) {
+        const Matrix rows = add_matrix(program_, name, tokens_, c.dim);
+        apply(program_, std::string("self_attn.") + name, weights, input, rows);
+        return rows;
+    };
+    const Matrix q_rows = project(block.self_q, "q");
+    const Matrix k_rows = project(block.self_k, "k");
+    const Matrix v_rows = project(block.self_v, "v");
+    struct Operands {
+        HeadMatrix q, k, v;
+    };
+    const auto split = [&](const kernels::TokenOrder& order) {
+        const auto heads = [&](const Matrix& rows, const char* name, Tensor norm, bool rotate) {
+            const HeadMatrix result = add_head_matrix(program_, std::string(name) + "_heads",
+                                                      c.num_heads, tokens_, c.head_dim());
+            kernels::HeadTransform transform = rotate ? rope() : kernels::HeadTransform{};
+            transform.norm_weight = norm;
+            transform.order = order;
+            split_heads(program_, std::string("self_attn.split_") + name, rows, result, transform);
+            return result;
+        };
+        return Operands{heads(q_rows, "q", block.self_norm_q, true),
+                        heads(k_rows, "k", block.self_norm_k, true), heads(v_rows, "v", {}, false)};
+    };
+
+    kernels::AttentionOptions dense;
+    dense.scale = scale;
+    if (kind == StepKind::dense) {
+        const Operands heads = split({});
+        kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, dense);
+        if (kept) {
+            const std::string mid = fmt::format("block{}.", index);
+            keep(program_, mid + "self_attn.q_rope", heads.q);
+            keep(program_, mid + "self_attn.k_rope", heads.k);
+        }
+        return;
+    }
+
+    const kernels::TokenOrder order{head_types_[static_cast<std::size_t>(branch * layers_ + index)],
+                                    options_.latent_frames, grid_rows_ * grid_columns_};
+    // Types belong to the residuals, so they are decided when those are: at a refresh. Without
+    // refreshes every step decides anew.
+    const bool refresh = kind == StepKind::refresh;
+    if (refresh || parameters.ssar == SsarMode::off) {
+        const Operands heads = split({});
+        profile_heads(program_, "self_attn.profile", heads.q, heads.k, heads.v, scale, blocks_list_,
+                      options_.latent_frames, order.head_types);
+        if (refresh) {
+            kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out,
+                               dense);
+        }
+    }
+    if (refresh && !residuals_) return;
+
+    const Operands heads = split(order);
+    kernels::AttentionOptions sparse = dense;
+    sparse.blocks = &blocks_list_;
+    sparse.order = order;
+    if (!refresh) {
+        if (residuals_) sparse.residual = &residuals_->at(index, branch);
+        kernels::attention(program_, "self_attn.sparse", heads.q, heads.k, heads.v, out, sparse);
+        return;
+    }
+    const Matrix masked = add_matrix(program_, "self_attn.masked", tokens_, c.dim);
+    kernels::attention(program_, "self_attn.sparse", heads.q, heads.k, heads.v, masked, sparse);
+    residuals_->refresh("self_attn.residual", index, branch, out, masked, order.head_types);
+}
+
+}  // namespace quantsparse::models

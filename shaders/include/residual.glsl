@@ -1,0 +1,117 @@
+// The correction that SSAR adds to sparse attention between two refreshes, for the four columns
+// 4 d4 .. 4 d4 + 3 of a head and one token (original order):
+//
+//   sum_s coefficient[n][s] D_s[t, h, c] + gain[n] sum_r U[t, r] V[h head_dim + c, r]
+//
+// n is how many references the head has that belong to its present mask (0: nothing is added), so a
+// head whose type flipped or whose residuals misbehave falls back by itself.
+//
+//   rows     uint32 [tokens, slots, slot words]: codes [heads, head words], then scales [heads]
+//            half: two words for four columns; int8: one, scale * code; int4: one for eight columns
+//   factors  U fp32 [tokens, rank], V fp32 [columns, rank], rank = 4 (kDelta4 + kDifference4): factors
+//            of D itself (storage low rank) before those of the difference
+//   heads    uint32 [4, heads]: usable references; all references; type; flips (residual_heads.comp)
+//   control  Correction of attention/step_schedule.hpp
+//
+// The including kernel defines RESIDUAL_CONSTANT (first constant id), RESIDUAL_BINDING (first
+// binding) and, to change rows, RESIDUAL_ACCESS.
+#ifndef QUANTSPARSE_RESIDUAL_GLSL
+#define QUANTSPARSE_RESIDUAL_GLSL
+
+#ifndef RESIDUAL_ACCESS
+#define RESIDUAL_ACCESS readonly
+#endif
+
+const uint kNoResidual = 0;
+const uint kStoredHalf = 1;
+const uint kStoredInt8 = 2;
+const uint kStoredInt4 = 3;
+const uint kStoredLowRank = 4;
+
+layout(constant_id = RESIDUAL_CONSTANT) const uint kResidual = 0;
+layout(constant_id = RESIDUAL_CONSTANT + 1) const uint kSlots = 1;
+layout(constant_id = RESIDUAL_CONSTANT + 2) const uint kDelta4 = 0;
+layout(constant_id = RESIDUAL_CONSTANT + 3) const uint kDifference4 = 0;
+layout(constant_id = RESIDUAL_CONSTANT + 4) const uint kResidualHeads = 1;
+layout(constant_id = RESIDUAL_CONSTANT + 5) const uint kResidualDim = 4;
+
+const uint kHead4 = (kResidualDim + 3) / 4;
+const uint kHeadWords = kResidual == kStoredHalf   ? 2 * kHead4
+                        : kResidual == kStoredInt8 ? kHead4
+                        : kResidual == kStoredInt4 ? (kHead4 + 1) / 2
+                                                   : 0;
+const uint kHasScales = kResidual == kStoredInt8 || kResidual == kStoredInt4 ? 1 : 0;
+const uint kSlotWords = kResidualHeads * (kHeadWords + kHasScales);
+const uint kFactor4 = kDelta4 + kDifference4;
+
+layout(set = 0, binding = RESIDUAL_BINDING, std430) RESIDUAL_ACCESS buffer ResidualRows { uint residual_rows[]; };
+layout(set = 0, binding = RESIDUAL_BINDING + 1, std430) readonly buffer ResidualU { vec4 residual_u[]; };
+layout(set = 0, binding = RESIDUAL_BINDING + 2, std430) readonly buffer ResidualV { vec4 residual_v[]; };
+layout(set = 0, binding = RESIDUAL_BINDING + 3, std430) readonly buffer ResidualHeads { uint residual_heads[]; };
+layout(set = 0, binding = RESIDUAL_BINDING + 4, std430) readonly buffer ResidualControl {
+    vec4 coefficients[4];  // xyz: of the slots, w: of the low-rank difference
+    uint write_slot;
+    uint read_slot;
+    uint reference;
+} residual_control;
+
+/// D_slot; `row` counts from the first row that is bound.
+vec4 residual_stored(uint row, uint slot, uint head, uint d4) {
+    const uint base = (row * kSlots + slot) * kSlotWords;
+    const uint codes = base + head * kHeadWords;
+    if (kResidual == kStoredHalf) {
+        return vec4(unpackHalf2x16(residual_rows[codes + 2 * d4]),
+                    unpackHalf2x16(residual_rows[codes + 2 * d4 + 1]));
+    }
+    const float scale = uintBitsToFloat(residual_rows[base + kResidualHeads * kHeadWords + head]);
+    if (kResidual == kStoredInt8) {
+        const int word = int(residual_rows[codes + d4]);
+        return scale * vec4(bitfieldExtract(word, 0, 8), bitfieldExtract(word, 8, 8),
+                            bitfieldExtract(word, 16, 8), bitfieldExtract(word, 24, 8));
+    }
+    const int word = int(residual_rows[codes + d4 / 2] >> (16 * (d4 & 1)));
+    return scale * vec4(bitfieldExtract(word, 0, 4), bitfieldExtract(word, 4, 4),
+                        bitfieldExtract(word, 8, 4), bitfieldExtract(word, 12, 4));
+}
+
+/// U V^T over the factors first .. first + count - 1 (in fours).
+vec4 residual_low_rank(uint token, uint head, uint d4, uint first, uint count) {
+    const uint column = head * kResidualDim + 4 * d4;
+    const uint last = kResidualHeads * kResidualDim - 1;
+    const uint u = token * kFactor4 + first;
+    const uvec4 v = uvec4(min(uvec4(column) + uvec4(0, 1, 2, 3), uvec4(last))) * kFactor4 + first;
+    vec4 y = vec4(0.0);
+    for (uint k = 0; k < count; ++k) {
+        const vec4 a = residual_u[u + k];
+        y += vec4(dot(a, residual_v[v.x + k]), dot(a, residual_v[v.y + k]),
+                  dot(a, residual_v[v.z + k]), dot(a, residual_v[v.w + k]));
+    }
+    return y;
+}
+
+/// `row`: of the bound rows; `token`: of all.
+vec4 residual_at(uint row, uint token, uint head, uint d4) {
+    const vec4 weight = residual_control.coefficients[min(residual_heads[head], 3u)];
+    vec4 y = vec4(0.0);
+    if (kResidual == kStoredLowRank) {
+        if (kDelta4 > 0 && weight.x != 0.0) y += weight.x * residual_low_rank(token, head, d4, 0, kDelta4);
+    } else {
+        // A slot without weight may never have been written: it isn't read.
+        for (uint slot = 0; slot < kSlots; ++slot) {
+            if (weight[slot] != 0.0) y += weight[slot] * residual_stored(row, slot, head, d4);
+        }
+    }
+    if (kDifference4 > 0 && weight.w != 0.0) {
+        y += weight.w * residual_low_rank(token, head, d4, kDelta4, kDifference4);
+    }
+    return y;
+}
+
+/// The residual of the reference before, as it was added; zero for a head that has none.
+vec4 residual_before(uint row, uint token, uint head, uint d4) {
+    if (residual_heads[kResidualHeads + head] == 0) return vec4(0.0);
+    if (kResidual == kStoredLowRank) return residual_low_rank(token, head, d4, 0, kDelta4);
+    return residual_stored(row, residual_control.read_slot, head, d4);
+}
+
+#endif

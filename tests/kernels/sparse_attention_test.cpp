@@ -1,0 +1,449 @@
+// Block-sparse attention, the order of tokens and the profiling of heads, against plain loops over
+// pairs. Rows past the last token hold NaN.
+#include <fmt/format.h>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "attention/block_mask.hpp"
+#include "format/safetensors.hpp"
+#include "support.hpp"
+
+namespace quantsparse::tests {
+namespace {
+
+using attention::BlockMask;
+using kernels::BlockList;
+using kernels::HeadMatrix;
+
+class SparseAttentionTest : public DeviceTest {
+  protected:
+    struct Shape {
+        int heads, head_dim, frames, places;
+        int tokens() const { return frames * places; }
+        std::size_t count() const { return at(heads * tokens(), 0, head_dim); }
+        int place_index(int token) const { return token % places * frames + token / places; }
+    };
+    /// Values [heads, tokens, head_dim], frame by frame.
+    struct Operands {
+        std::vector<float> q, k, v;
+    };
+    using Predicate = std::function<bool(int head, int i, int j)>;
+
+    Operands random_operands(const Shape& s) {
+        return {random(s.count()), random(s.count()), random(s.count())};
+    }
+
+    /// out[token, head * head_dim + c] by the definition; `sees` is asked in frame order.
+    static std::vector<double> reference(const Shape& s, const Operands& x, float scale,
+                                         const Predicate& sees) {
+        std::vector<double> out(s.count());
+        const int tokens = s.tokens();
+        for (int h = 0; h < s.heads; ++h) {
+            for (int i = 0; i < tokens; ++i) {
+                std::vector<double> weight(static_cast<std::size_t>(tokens), 0.0);
+                double largest = -1e300, total = 0;
+                for (int j = 0; j < tokens; ++j) {
+                    if (!sees(h, i, j)) continue;
+                    double score = 0;
+                    for (int d = 0; d < s.head_dim; ++d) {
+                        score += static_cast<double>(x.q[at(h * tokens + i, d, s.head_dim)]) *
+                                 static_cast<double>(x.k[at(h * tokens + j, d, s.head_dim)]);
+                    }
+                    weight[static_cast<std::size_t>(j)] = score * scale;
+                    largest = std::max(largest, score * scale);
+                }
+                for (int j = 0; j < tokens; ++j) {
+                    double& w = weight[static_cast<std::size_t>(j)];
+                    w = sees(h, i, j) ? std::exp(w - largest) : 0;
+                    total += w;
+                }
+                for (int d = 0; d < s.head_dim; ++d) {
+                    double y = 0;
+                    for (int j = 0; j < tokens; ++j) {
+                        y += weight[static_cast<std::size_t>(j)] *
+                             static_cast<double>(x.v[at(h * tokens + j, d, s.head_dim)]);
+                    }
+                    out[at(i, h * s.head_dim + d, s.heads * s.head_dim)] = y / total;
+                }
+            }
+        }
+        return out;
+    }
+
+    static HeadMatrix add_heads(Program& program, const char* name, const Shape& s) {
+        return kernels::add_head_matrix(program, name, s.heads, s.tokens(), s.head_dim,
+                                        Lifetime::persistent);
+    }
+    /// Temporal heads are stored place by place.
+    static void write_heads(Executor& executor, const Shape& s, const HeadMatrix& m,
+                            const std::vector<float>& values,
+                            const std::vector<std::uint32_t>& types) {
+        std::vector<float> padded(m.head_bytes() / 4 * static_cast<std::size_t>(m.heads),
+                                  std::numeric_limits<float>::quiet_NaN());
+        for (int h = 0; h < s.heads; ++h) {
+            for (int t = 0; t < s.tokens(); ++t) {
+                const int position = types[static_cast<std::size_t>(h)] ? s.place_index(t) : t;
+                for (int c = 0; c < m.padded_dim; ++c) {
+                    padded[at(h * m.token_stride + position, c, m.padded_dim)] =
+                        c < s.head_dim ? values[at(h * s.tokens() + t, c, s.head_dim)] : 0.0f;
+                }
+            }
+        }
+        executor.write_values(m.tensor, std::span<const float>(padded));
+    }
+    static void write_list(Executor& executor, const BlockList& list, const BlockMask& mask) {
+        const std::vector<std::uint32_t> predicate = {static_cast<std::uint32_t>(mask.band),
+                                                      static_cast<std::uint32_t>(mask.sink), 0, 0};
+        executor.write_values(list.row_ptr, std::span<const std::uint32_t>(mask.row_ptr));
+        executor.write_values(list.columns, std::span<const std::uint32_t>(mask.columns));
+        executor.write_values(list.predicate, std::span<const std::uint32_t>(predicate));
+    }
+    static void write_types(Executor& executor, Tensor tensor, std::vector<std::uint32_t> types) {
+        types.resize(executor.program().bytes_of(tensor) / 4);
+        executor.write_values(tensor, std::span<const std::uint32_t>(types));
+    }
+
+    void check(const Shape& s, int band, int sink, int block, std::uint64_t binding_limit = 0) {
+        const std::string what =
+            fmt::format("{} heads of {}, {} frames of {}, band {}, sink {}, blocks of {}", s.heads,
+                        s.head_dim, s.frames, s.places, band, sink, block);
+        auto device_limits = limits();
+        if (binding_limit) device_limits.max_binding_bytes = binding_limit;
+        Program program(device_limits);
+        const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
+                   v = add_heads(program, "v", s);
+        const Matrix out = add_kept_matrix(program, "out", s.tokens(), s.heads * s.head_dim);
+        const Tensor types_tensor =
+            program.add("types", static_cast<std::uint64_t>(s.heads) * 4, Lifetime::persistent);
+        const BlockMask mask = attention::make_block_mask(s.tokens(), band, sink, block);
+        const BlockList list = attention::declare_block_list(program, "list", mask);
+        kernels::AttentionOptions options;
+        options.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
+        options.blocks = &list;
+        options.order = {types_tensor, s.frames, s.places};
+        kernels::attention(program, "attention", q, k, v, out, options);
+        Executor executor = executor_for(program);
+        const Operands x = random_operands(s);
+        std::vector<std::uint32_t> types;
+        for (int h = 0; h < s.heads; ++h) types.push_back(static_cast<std::uint32_t>(h + 1) % 2);
+        write_heads(executor, s, q, x.q, types);
+        write_heads(executor, s, k, x.k, types);
+        write_heads(executor, s, v, x.v, types);
+        write_list(executor, list, mask);
+        write_types(executor, types_tensor, types);
+        write_matrix(executor, out, std::vector<float>(at(out.rows, 0, out.columns), 7.0f));
+        executor.run(0);
+        const auto expected = reference(s, x, options.scale, [&](int h, int i, int j) {
+            if (types[static_cast<std::size_t>(h)]) {
+                i = s.place_index(i);
+                j = s.place_index(j);
+            }
+            return std::abs(i - j) <= band || j < sink;
+        });
+        expect_close(read_matrix<float>(executor, out), expected, 5e-6, what);
+        EXPECT_TRUE(padding_is_zero(executor, out)) << what;
+    }
+};
+
+TEST_F(SparseAttentionTest, BandsSinksAndBlockSizes) {
+    for (const int block : {32, 64, 128}) {
+        check({3, 64, 5, 60}, 40, 60, block);
+        check({2, 20, 7, 23}, 11, 0, block);
+    }
+    check({2, 64, 9, 36}, 0, 1, 64);
+    check({2, 128, 3, 50}, 149, 0, 64);
+}
+
+TEST_F(SparseAttentionTest, RaggedShapes) {
+    check({1, 4, 1, 1}, 0, 1, 64);
+    check({3, 6, 2, 65}, 3, 65, 64);
+    check({5, 18, 13, 10}, 30, 10, 32);
+    check({2, 64, 1, 130}, 20, 0, 64);
+    check({2, 64, 130, 1}, 20, 1, 64);
+}
+
+TEST_F(SparseAttentionTest, ListsOfTheirOwnForEachHead) {
+    // Explicit lists without a predicate, as other masks would give.
+    const Shape s{2, 64, 1, 300};
+    Program program(limits());
+    const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
+               v = add_heads(program, "v", s);
+    const Matrix out = add_kept_matrix(program, "out", s.tokens(), s.heads * s.head_dim);
+    const std::vector<std::uint32_t> row_ptr = {0, 2, 3, 5, 6, 8, 8, 9, 12, 13, 14, 16};
+    const std::vector<std::uint32_t> columns = {0, 4, 1, 0, 2, 3, 1, 4, 4, 0, 2, 3, 2, 1, 3, 4};
+    BlockList list;
+    list.lists = 2;
+    list.query_blocks = 5;
+    list.row_ptr = program.add("row_ptr", 12 * 4, Lifetime::persistent);
+    list.columns = program.add("columns", 16 * 4, Lifetime::persistent);
+    list.predicate = program.add("predicate", 16, Lifetime::persistent);
+    kernels::AttentionOptions options;
+    options.scale = 0.125f;
+    options.blocks = &list;
+    kernels::attention(program, "attention", q, k, v, out, options);
+    Executor executor = executor_for(program);
+    // Head h's rows are row_ptr[6 h ..]: head 1 begins at entry 8.
+    executor.write_values(list.row_ptr, std::span<const std::uint32_t>(row_ptr));
+    executor.write_values(list.columns, std::span<const std::uint32_t>(columns));
+    executor.clear(list.predicate);
+    const Operands x = random_operands(s);
+    write_heads(executor, s, q, x.q, {0, 0});
+    write_heads(executor, s, k, x.k, {0, 0});
+    write_heads(executor, s, v, x.v, {0, 0});
+    executor.run(0);
+    const auto expected = reference(s, x, 0.125f, [&](int h, int i, int j) {
+        const std::size_t row = static_cast<std::size_t>(6 * h + i / 64);
+        for (std::uint32_t e = row_ptr[row]; e < row_ptr[row + 1]; ++e) {
+            if (columns[e] == static_cast<std::uint32_t>(j / 64)) return true;
+        }
+        return false;
+    });
+    expect_close(read_matrix<float>(executor, out), expected, 5e-6, "own lists");
+}
+
+TEST_F(SparseAttentionTest, EveryBlockListedIsDenseAttention) {
+    const Shape s{3, 64, 9, 36};
+    Program program(limits());
+    const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
+               v = add_heads(program, "v", s);
+    const Matrix sparse_out = add_kept_matrix(program, "sparse", s.tokens(), s.heads * s.head_dim);
+    const Matrix dense_out = add_kept_matrix(program, "dense", s.tokens(), s.heads * s.head_dim);
+    const BlockMask mask = attention::make_block_mask(s.tokens(), s.tokens(), 36, 64);
+    const BlockList list = attention::declare_block_list(program, "list", mask);
+    kernels::AttentionOptions options;
+    options.scale = 0.125f;
+    kernels::attention(program, "dense", q, k, v, dense_out, options);
+    options.blocks = &list;
+    kernels::attention(program, "sparse", q, k, v, sparse_out, options);
+    Executor executor = executor_for(program);
+    const Operands x = random_operands(s);
+    for (const auto& [m, values] : {std::pair{&q, &x.q}, {&k, &x.k}, {&v, &x.v}}) {
+        write_heads(executor, s, *m, *values, {0, 0, 0});
+    }
+    write_list(executor, list, mask);
+    executor.run(0);
+    const auto dense = read_matrix<float>(executor, dense_out);
+    const auto sparse = read_matrix<float>(executor, sparse_out);
+    if (program.limits().runs_on_cpu) {
+        EXPECT_EQ(dense, sparse) << "tiles are the same, so are the bits";
+    } else {
+        expect_close(sparse, std::vector<double>(dense.begin(), dense.end()), 2e-6, "full list");
+    }
+}
+
+TEST_F(SparseAttentionTest, UnlistedKeysAreNeverRead) {
+    const Shape s{1, 64, 5, 64};
+    const BlockMask mask = attention::make_block_mask(s.tokens(), 40, 0, 64);
+    Program program(limits());
+    const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
+               v = add_heads(program, "v", s);
+    const Matrix out = add_kept_matrix(program, "out", s.tokens(), s.head_dim);
+    const BlockList list = attention::declare_block_list(program, "list", mask);
+    kernels::AttentionOptions options;
+    options.blocks = &list;
+    kernels::attention(program, "attention", q, k, v, out, options);
+    Executor executor = executor_for(program);
+    Operands x = random_operands(s);
+    write_list(executor, list, mask);
+    std::vector<float> before;
+    for (const bool poisoned : {false, true}) {
+        if (poisoned) {  // frames 0 and 4 are out of sight of the middle of frame 2
+            for (int t = 0; t < s.tokens(); ++t) {
+                if (t >= 64 && t < 256) continue;
+                for (int c = 0; c < 64; ++c) {
+                    x.k[at(t, c, 64)] = x.v[at(t, c, 64)] = std::numeric_limits<float>::quiet_NaN();
+                }
+            }
+        }
+        write_heads(executor, s, q, x.q, {0});
+        write_heads(executor, s, k, x.k, {0});
+        write_heads(executor, s, v, x.v, {0});
+        executor.run(0);
+        const auto all = read_matrix<float>(executor, out);
+        const std::vector<float> middle(all.begin() + 128 * 64, all.begin() + 192 * 64);
+        if (poisoned) {
+            EXPECT_EQ(middle, before);
+        }
+        before = middle;
+    }
+}
+
+TEST_F(SparseAttentionTest, SmallBindingsAreCutIntoChunks) {
+    check({3, 20, 5, 60}, 40, 60, 64, 32 << 10);
+    check({5, 6, 11, 29}, 9, 29, 32, 16 << 10);
+}
+
+TEST_F(SparseAttentionTest, TheCorrectionIsAddedInTheOrderOfTokens) {
+    for (const auto& [s, binding_limit] : {std::pair{Shape{3, 20, 4, 19}, 0},
+                                           {Shape{2, 6, 3, 11}, 0},
+                                           {Shape{2, 64, 5, 13}, 0},
+                                           {Shape{3, 20, 10, 19}, 32 << 10}}) {
+        auto device_limits = limits();
+        if (binding_limit) {
+            device_limits.max_binding_bytes = static_cast<std::uint64_t>(binding_limit);
+        }
+        Program program(device_limits);
+        const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
+                   v = add_heads(program, "v", s);
+        const int columns = s.heads * s.head_dim;
+        const Matrix out = add_kept_matrix(program, "out", s.tokens(), columns);
+        const Matrix plain = add_kept_matrix(program, "plain", s.tokens(), columns);
+        const Tensor types_tensor = program.add("types", 16, Lifetime::persistent);
+        const BlockMask mask = attention::make_block_mask(s.tokens(), 9, s.places, 64);
+        const BlockList list = attention::declare_block_list(program, "list", mask);
+        kernels::Residual residual;
+        residual.storage = kernels::Residual::Storage::half;
+        residual.tokens = s.tokens();
+        residual.heads = s.heads;
+        residual.head_dim = s.head_dim;
+        residual.difference4 = 1;
+        residual.rows =
+            program.add("rows", residual.row_bytes() * static_cast<std::uint64_t>(s.tokens()),
+                        Lifetime::persistent);
+        residual.u = add_kept_matrix(program, "u", s.tokens(), 4);
+        residual.v = add_kept_matrix(program, "v", columns, 4);
+        residual.state = program.add("state", static_cast<std::uint64_t>(4 * s.heads + 2) * 4,
+                                     Lifetime::persistent);
+        residual.control = program.add("control", 80, Lifetime::persistent);
+        kernels::AttentionOptions options;
+        options.scale = 0.2f;
+        options.blocks = &list;
+        options.order = {types_tensor, s.frames, s.places};
+        kernels::attention(program, "plain", q, k, v, plain, options);
+        options.residual = &residual;
+        kernels::attention(program, "attention", q, k, v, out, options);
+        Executor executor = executor_for(program);
+
+        const Operands x = random_operands(s);
+        std::vector<std::uint32_t> types = {1, 0, 1};
+        types.resize(4);
+        write_types(executor, types_tensor, types);
+        write_heads(executor, s, q, x.q, types);
+        write_heads(executor, s, k, x.k, types);
+        write_heads(executor, s, v, x.v, types);
+        write_list(executor, list, mask);
+        const auto u = random(s.tokens(), 4), basis = random(columns, 4);
+        write_matrix(executor, residual.u, u);
+        write_matrix(executor, residual.v, basis);
+        const int head4 = (s.head_dim + 3) / 4;
+        const auto history = through_half(random(s.tokens(), s.heads * head4 * 4));
+        std::vector<std::uint32_t> words;
+        for (std::size_t i = 0; i < history.size(); i += 2) {
+            words.push_back(format::half_from_float(history[i]) |
+                            static_cast<std::uint32_t>(format::half_from_float(history[i + 1]))
+                                << 16);
+        }
+        executor.write_values(residual.rows, std::span<const std::uint32_t>(words));
+        std::vector<std::uint32_t> state(static_cast<std::size_t>(4 * s.heads + 4), 0);
+        state.resize(executor.program().bytes_of(residual.state) / 4);
+        state[0] = 2;  // head 0 extrapolates, head 1 has nothing, others their residual alone
+        for (int h = 2; h < s.heads; ++h) state[static_cast<std::size_t>(h)] = 1;
+        executor.write_values(residual.state, std::span<const std::uint32_t>(state));
+        const std::vector<float> control = {0, 0, 0, 0, 1, 0, 0, 0, 0.5f, 0,
+                                            0, 2, 0, 0, 0, 0, 0, 0, 0,    0};
+        executor.write_values(residual.control, std::span<const float>(control));
+        executor.run(0);
+
+        const auto before = read_matrix<float>(executor, plain);
+        std::vector<double> expected(before.begin(), before.end());
+        for (int t = 0; t < s.tokens(); ++t) {
+            for (int h = 0; h < s.heads; ++h) {
+                for (int c = 0; c < s.head_dim; ++c) {
+                    const int column = h * s.head_dim + c;
+                    const double stored = history[at(t, h * head4 * 4 + c, s.heads * head4 * 4)];
+                    double& y = expected[at(t, column, columns)];
+                    if (h >= 2) y += stored;
+                    if (h != 0) continue;
+                    y += 0.5 * stored;
+                    for (int r = 0; r < 4; ++r) y += 2.0 * u[at(t, r, 4)] * basis[at(column, r, 4)];
+                }
+            }
+        }
+        expect_close(read_matrix<float>(executor, out), expected, 1e-5, "correction");
+    }
+}
+
+TEST_F(SparseAttentionTest, SplitHeadsWritesTemporalHeadsPlaceByPlace) {
+    const Shape s{3, 20, 5, 14};
+    Program program(limits());
+    const Matrix in = add_kept_matrix(program, "in", s.tokens(), s.heads * s.head_dim);
+    const auto out = add_heads(program, "out", s);
+    kernels::HeadTransform transform;
+    const Tensor types = program.add("types", 16, Lifetime::persistent);
+    transform.order = {types, s.frames, s.places};
+    split_heads(program, "split", in, out, transform);
+    Executor executor = executor_for(program);
+    const auto values = random(s.tokens(), s.heads * s.head_dim);
+    write_matrix(executor, in, values);
+    write_types(executor, types, {0, 1, 0, 0});
+    executor.run(0);
+    const auto heads = executor.read_values<float>(out.tensor, out.head_bytes() / 4 * 3);
+    for (int h = 0; h < s.heads; ++h) {
+        for (int t = 0; t < s.tokens(); ++t) {
+            const int position = h == 1 ? s.place_index(t) : t;
+            for (int c = 0; c < s.head_dim; ++c) {
+                ASSERT_EQ(heads[at(h * out.token_stride + position, c, out.padded_dim)],
+                          values[at(t, h * s.head_dim + c, s.heads * s.head_dim)])
+                    << h << ", " << t << ", " << c;
+            }
+        }
+    }
+}
+
+TEST_F(SparseAttentionTest, ProfilingPicksTheMaskThatChangesTheOutputLess) {
+    // Every query is a sample, so the errors can be computed in full; heads 0 and 1 look along
+    // space and time, the rest anywhere.
+    const Shape s{6, 20, 6, 17};
+    const int band = 21, sink = 17;
+    Program program(limits());
+    const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
+               v = add_heads(program, "v", s);
+    const Tensor types = program.add("types", 32, Lifetime::persistent);
+    const BlockMask mask = attention::make_block_mask(s.tokens(), band, sink, 64);
+    const BlockList list = attention::declare_block_list(program, "list", mask);
+    profile_heads(program, "profile", q, k, v, 1.0f, list, s.frames, types, s.tokens());
+    Executor executor = executor_for(program);
+    Operands x = random_operands(s);
+    for (int t = 0; t < s.tokens(); ++t) {
+        for (int h = 0; h < 2; ++h) {
+            const int group = h == 0 ? t / s.places : t % s.places;
+            for (int c = 0; c < s.head_dim; ++c) {
+                const float value = c == group % s.head_dim ? 3.0f : 0.0f;
+                x.q[at(h * s.tokens() + t, c, s.head_dim)] = value;
+                x.k[at(h * s.tokens() + t, c, s.head_dim)] = value;
+            }
+        }
+    }
+    const std::vector<std::uint32_t> spatial(6, 0);
+    write_heads(executor, s, q, x.q, spatial);
+    write_heads(executor, s, k, x.k, spatial);
+    write_heads(executor, s, v, x.v, spatial);
+    write_list(executor, list, mask);
+    executor.run(0);
+
+    const auto sees = [&](int i, int j) { return std::abs(i - j) <= band || j < sink; };
+    const auto full = reference(s, x, 1.0f, [](int, int, int) { return true; });
+    const auto along_space = reference(s, x, 1.0f, [&](int, int i, int j) { return sees(i, j); });
+    const auto along_time = reference(
+        s, x, 1.0f, [&](int, int i, int j) { return sees(s.place_index(i), s.place_index(j)); });
+    const auto decided = executor.read_values<std::uint32_t>(types, 6);
+    EXPECT_EQ(decided[0], 0u);
+    EXPECT_EQ(decided[1], 1u);
+    for (int h = 0; h < s.heads; ++h) {
+        double space = 0, time = 0;
+        for (int t = 0; t < s.tokens(); ++t) {
+            for (int c = 0; c < s.head_dim; ++c) {
+                const std::size_t i = at(t, h * s.head_dim + c, s.heads * s.head_dim);
+                space += std::pow(along_space[i] - full[i], 2);
+                time += std::pow(along_time[i] - full[i], 2);
+            }
+        }
+        if (std::abs(space - time) > 1e-4 * (space + time)) {
+            EXPECT_EQ(decided[static_cast<std::size_t>(h)], time < space ? 1u : 0u) << "head " << h;
+        }
+    }
+}
+
+}  // namespace
+}  // namespace quantsparse::tests

@@ -1,0 +1,127 @@
+// Band masks and their block lists, against counting every pair and the figures of SparseVideoGen.
+#include "attention/block_mask.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+
+namespace quantsparse::attention {
+namespace {
+
+constexpr std::uint32_t kPartial = kernels::BlockList::kPartial;
+
+bool allowed(int i, int j, int band, int sink) {
+    return std::abs(i - j) <= band || j < sink;
+}
+
+TEST(BlockMask, CountsThePairsThatThePredicateAllows) {
+    for (const int tokens : {1, 5, 37}) {
+        for (const int band : {0, 1, 9, 36, 50}) {
+            for (const int sink : {0, 1, 7, 37}) {
+                std::uint64_t pairs = 0;
+                for (int i = 0; i < tokens; ++i) {
+                    for (int j = 0; j < tokens; ++j) pairs += allowed(i, j, band, sink);
+                }
+                EXPECT_EQ(count_pairs(tokens, band, sink), pairs)
+                    << tokens << " tokens, band " << band << ", sink " << sink;
+            }
+        }
+    }
+}
+
+TEST(BlockMask, ListsExactlyTheBlocksWithAllowedPairs) {
+    for (const auto& [tokens, band, sink, block] : {std::array{300, 40, 0, 64},
+                                                    {300, 0, 33, 32},
+                                                    {130, 129, 10, 64},
+                                                    {1, 0, 1, 128},
+                                                    {257, 70, 64, 64},
+                                                    {200, 3, 130, 32}}) {
+        const BlockMask mask = make_block_mask(tokens, band, sink, block);
+        const int blocks = (tokens + block - 1) / block;
+        ASSERT_EQ(mask.row_ptr.size(), static_cast<std::size_t>(blocks) + 1);
+        std::size_t entry = 0;
+        for (int b = 0; b < blocks; ++b) {
+            EXPECT_EQ(mask.row_ptr[static_cast<std::size_t>(b)], entry);
+            for (int column = 0; column < blocks; ++column) {
+                int inside = 0, pairs = 0;
+                for (int i = b * block; i < std::min(tokens, (b + 1) * block); ++i) {
+                    for (int j = column * block; j < std::min(tokens, (column + 1) * block); ++j) {
+                        ++pairs;
+                        inside += allowed(i, j, band, sink);
+                    }
+                }
+                if (inside == 0) continue;
+                ASSERT_LT(entry, mask.columns.size());
+                EXPECT_EQ(mask.columns[entry] & ~kPartial, static_cast<std::uint32_t>(column));
+                // A whole block may be marked partial where the sink's end meets the band's.
+                if (!(mask.columns[entry] & kPartial)) {
+                    EXPECT_EQ(inside, pairs);
+                }
+                ++entry;
+            }
+        }
+        EXPECT_EQ(entry, mask.columns.size());
+    }
+}
+
+TEST(BlockMask, SvgWidthsAndDensitiesAreThePublishedOnes) {
+    struct Row {
+        int places;
+        double density;
+        int width;
+        double token_density;
+    };
+    for (const Row& row : {Row{1560, 0.10, 1792, 0.150},
+                           {1560, 0.25, 4480, 0.295},
+                           {1560, 0.40, 7424, 0.438},
+                           {3600, 0.15, 6016, 0.196},
+                           {3600, 0.25, 10240, 0.293}}) {
+        const int band = band_width(21, row.places, row.density, MaskMode::svg);
+        EXPECT_EQ(band, row.width);
+        const double tokens = 21.0 * row.places;
+        EXPECT_NEAR(
+            static_cast<double>(count_pairs(21 * row.places, band, row.places)) / (tokens * tokens),
+            row.token_density, 6e-4);
+    }
+}
+
+TEST(BlockMask, ExactWidthsCountTheFirstFrame) {
+    for (const auto& [density, frames] : {std::pair{0.10, 0.584},
+                                          {0.15, 1.145},
+                                          {0.20, 1.724},
+                                          {0.25, 2.320},
+                                          {0.30, 2.937},
+                                          {0.40, 4.241}}) {
+        EXPECT_NEAR(band_width(21, 1560, density, MaskMode::exact) / 1560.0, frames,
+                    4e-3);  // those come from the continuous formula
+    }
+    for (const int places : {1, 36, 77}) {
+        for (const double density : {0.01, 0.2, 0.5, 0.999}) {
+            const int band = band_width(9, places, density, MaskMode::exact);
+            const double all = 81.0 * places * places;
+            const auto distance = [&](int width) {
+                return std::abs(static_cast<double>(count_pairs(9 * places, width, places)) / all -
+                                density);
+            };
+            EXPECT_LE(distance(band), distance(band + 1)) << places << ", " << density;
+            if (band > 0) {
+                EXPECT_LE(distance(band), distance(band - 1)) << places << ", " << density;
+            }
+        }
+    }
+}
+
+TEST(BlockMask, FullDensityListsEverythingWhole) {
+    const int band = band_width(9, 36, 1.0, MaskMode::exact);
+    const BlockMask mask = make_block_mask(9 * 36, band, 36, 64);
+    EXPECT_EQ(mask.columns.size(), 36u);
+    for (const std::uint32_t column : mask.columns) {
+        EXPECT_FALSE(column & kPartial);
+    }
+    EXPECT_EQ(mask.token_density, 1.0);
+    EXPECT_EQ(mask.block_density, 1.0);
+}
+
+}  // namespace
+}  // namespace quantsparse::attention
