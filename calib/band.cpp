@@ -9,7 +9,9 @@ double band_density(std::int64_t tokens, std::int64_t sink, std::int64_t half_wi
     for (std::int64_t i = 0; i < tokens; ++i) {
         const auto first = std::max<std::int64_t>(0, i - half_width);
         const auto last = std::min(tokens - 1, i + half_width);
-        pairs += last - first + 1 + std::min(sink, first);
+        // The band, and what of the sink lies before and behind it.
+        pairs += last - first + 1 + std::min(sink, first) +
+                 std::max<std::int64_t>(0, sink - 1 - last);
     }
     return static_cast<double>(pairs) /
            (static_cast<double>(tokens) * static_cast<double>(tokens));

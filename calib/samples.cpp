@@ -45,20 +45,25 @@ std::vector<int> spread_steps(int count, int steps) {
 
 std::vector<SampleChoice> choose_samples(int count, int held_out, int steps, int clips) {
     std::vector<SampleChoice> samples;
-    const auto add = [&](int number, int first_clip, const std::vector<int>& at) {
-        for (int i = 0; i < number; ++i) {
-            samples.push_back({(first_clip + i / 2) % clips, at[static_cast<std::size_t>(i) / 2],
-                               i % 2});
-        }
-    };
-    add(count, 0, spread_steps((count + 1) / 2, steps));
-    // Steps between those of the ends, of the clip that training uses at another step.
-    std::vector<int> held_steps;
-    const int pairs = (held_out + 1) / 2;
-    for (int i = 0; i < pairs; ++i) {
-        held_steps.push_back((2 * i + 1) * steps / (2 * pairs));
+    const auto at = spread_steps((count + 1) / 2, steps);
+    for (int i = 0; i < count; ++i) {
+        const int pair = i / 2;
+        // A step that comes again comes with the next clip.
+        samples.push_back(
+            {(pair + pair / steps) % clips, at[static_cast<std::size_t>(pair)], i % 2});
     }
-    add(held_out, 1 + clips / 2, held_steps);
+    const int pairs = (held_out + 1) / 2;
+    for (int i = 0; i < held_out; ++i) {
+        SampleChoice choice{0, (2 * (i / 2) + 1) * steps / (2 * pairs), i % 2};
+        for (int clip = 0; clip < clips; ++clip) {  // one that training does not see at that step
+            choice.clip = (clips / 2 + i / 2 + clip) % clips;
+            if (std::find(samples.begin(), samples.begin() + count, choice) ==
+                samples.begin() + count) {
+                break;
+            }
+        }
+        samples.push_back(choice);
+    }
     return samples;
 }
 
