@@ -30,13 +30,14 @@ json to_json(const QuantizedLinear& linear) {
             {"mean_gamma", report.mean_gamma}};
 }
 
-QuantizedLinear from_file(const format::SafetensorsFile& file, const json& entry) {
+/// From a work file or a checkpoint.
+template <typename File>
+QuantizedLinear read_linear(const File& file, const std::string& name, int out_features,
+                            int in_features) {
     QuantizedLinear linear;
-    linear.name = entry.at("name");
-    linear.out_features = entry.at("out_features");
-    linear.in_features = entry.at("in_features");
-    linear.report = {linear.name, entry.at("weight_snr_db"), entry.at("output_snr_db"),
-                     entry.at("alpha"), entry.at("mean_gamma")};
+    linear.name = name;
+    linear.out_features = out_features;
+    linear.in_features = in_features;
     linear.codes = raw_values<std::uint32_t>(file.at(linear.name + ".codes"));
     linear.scale = format::to_float(file.at(linear.name + ".scale"));
     linear.bias = format::to_float(file.at(linear.name + ".bias"));
@@ -103,6 +104,19 @@ void save_block(const std::filesystem::path& path, const std::vector<QuantizedLi
     writer.finish();
 }
 
+std::vector<QuantizedLinear> stored_linears(const format::Checkpoint& transformer,
+                                            const format::WanDitConfig& config, int block) {
+    std::vector<QuantizedLinear> linears;
+    for (const auto group : kInputGroups) {
+        for (const auto& name : linears_of(group, block)) {
+            linears.push_back(read_linear(transformer, name,
+                                          name.ends_with("ffn.0") ? config.ffn_dim : config.dim,
+                                          input_width(group, config)));
+        }
+    }
+    return linears;
+}
+
 std::vector<QuantizedLinear> load_block(const std::filesystem::path& path,
                                         const std::string& fingerprint) {
     if (!std::filesystem::exists(path)) {
@@ -115,7 +129,11 @@ std::vector<QuantizedLinear> load_block(const std::filesystem::path& path,
         }
         std::vector<QuantizedLinear> linears;
         for (const auto& entry : json::parse(file.metadata().at("linears"))) {
-            linears.push_back(from_file(file, entry));
+            auto linear = read_linear(file, entry.at("name"), entry.at("out_features"),
+                                      entry.at("in_features"));
+            linear.report = {linear.name, entry.at("weight_snr_db"), entry.at("output_snr_db"),
+                             entry.at("alpha"), entry.at("mean_gamma")};
+            linears.push_back(std::move(linear));
         }
         return linears;
     } catch (const std::exception&) {

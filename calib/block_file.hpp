@@ -18,4 +18,8 @@ void save_block(const std::filesystem::path& path, const std::vector<QuantizedLi
 std::vector<QuantizedLinear> load_block(const std::filesystem::path& path,
                                         const std::string& fingerprint);
 
+/// The linears of a block as a model file holds them, without reports.
+std::vector<QuantizedLinear> stored_linears(const format::Checkpoint& transformer,
+                                            const format::WanDitConfig& config, int block);
+
 }  // namespace quantsparse::calib

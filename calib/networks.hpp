@@ -53,11 +53,13 @@ class WanDit {
                                     const std::function<void(int block)>& after_block = {},
                                     const BeforeBlocks& before_blocks = {});
 
-  private:
+    /// What enters the first block, and what the head makes of what leaves the last.
     BlockState prepare(const DitInput& input) const;
+    at::Tensor velocity(const BlockState& state) const;
+
+  private:
     void run_block(int block, const BlockWeights& weights, BlockState& state, std::size_t input,
                    const Observer& observer) const;
-    at::Tensor finish(const BlockState& state) const;
     at::Tensor top(const std::string& name) const;
 
     const format::Checkpoint& checkpoint_;

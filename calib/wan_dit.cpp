@@ -158,7 +158,7 @@ void WanDit::run_block(int block, const BlockWeights& weights, BlockState& state
     }
 }
 
-at::Tensor WanDit::finish(const BlockState& state) const {
+at::Tensor WanDit::velocity(const BlockState& state) const {
     const std::array<std::int64_t, 1> width = {config_.dim};
     const auto modulation = top("head.modulation").view({2, config_.dim}) + state.e;
     const auto u =
@@ -202,7 +202,7 @@ std::vector<at::Tensor> WanDit::forward(const std::vector<DitInput>& inputs,
     }
     std::vector<at::Tensor> velocities;
     for (const auto& state : states) {
-        velocities.push_back(finish(state));
+        velocities.push_back(velocity(state));
     }
     return velocities;
 }
