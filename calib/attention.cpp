@@ -86,8 +86,8 @@ class TiledAttention : public torch::autograd::Function<TiledAttention> {
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const BandMask& mask) {
     const auto heads = [](const at::Tensor& x) { return x.transpose(0, 1).contiguous(); };
-    const bool learns = at::GradMode::is_enabled() &&
-                        (q.requires_grad() || k.requires_grad() || v.requires_grad());
+    const bool learns =
+        at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
     // Autograd takes no undefined tensors.
     const auto positions = mask.dense() ? at::empty({0}, at::kLong) : mask.positions;
     const auto out = learns ? TiledAttention::apply(heads(q), heads(k), heads(v), positions,

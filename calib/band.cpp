@@ -10,11 +10,10 @@ double band_density(std::int64_t tokens, std::int64_t sink, std::int64_t half_wi
         const auto first = std::max<std::int64_t>(0, i - half_width);
         const auto last = std::min(tokens - 1, i + half_width);
         // The band, and what of the sink lies before and behind it.
-        pairs += last - first + 1 + std::min(sink, first) +
-                 std::max<std::int64_t>(0, sink - 1 - last);
+        pairs +=
+            last - first + 1 + std::min(sink, first) + std::max<std::int64_t>(0, sink - 1 - last);
     }
-    return static_cast<double>(pairs) /
-           (static_cast<double>(tokens) * static_cast<double>(tokens));
+    return static_cast<double>(pairs) / (static_cast<double>(tokens) * static_cast<double>(tokens));
 }
 
 std::int64_t band_half_width(std::int64_t tokens, std::int64_t sink, double density) {

@@ -123,18 +123,18 @@ std::string quantization_record(const CalibrationOptions& options, const ClipSiz
                           {"map_error", errors.full_map},
                           {"linears", linears}});
     }
-    record["calibration"] = {{"samples", method.learns ? training_count(options)
-                                                       : clip_count(options)},
-                             {"steps", options.steps},
-                             {"epochs", method.learns ? options.learning.epochs : 0},
-                             {"seed", options.seed},
-                             {"width", size.width},
-                             {"height", size.height},
-                             {"frames", size.frames},
-                             {"tokens", size.tokens},
-                             {"prompts", choose_prompts(options)},
-                             {"seconds", std::round(seconds)},
-                             {"blocks", blocks}};
+    record["calibration"] = {
+        {"samples", method.learns ? training_count(options) : clip_count(options)},
+        {"steps", options.steps},
+        {"epochs", method.learns ? options.learning.epochs : 0},
+        {"seed", options.seed},
+        {"width", size.width},
+        {"height", size.height},
+        {"frames", size.frames},
+        {"tokens", size.tokens},
+        {"prompts", choose_prompts(options)},
+        {"seconds", std::round(seconds)},
+        {"blocks", blocks}};
     return record.dump();
 }
 
@@ -249,8 +249,7 @@ std::vector<QuantizedLinear> calibrate_block(const format::ModelBundle& model, i
                                              const Collected& collected,
                                              const CalibrationOptions& options,
                                              BlockReport& report) {
-    auto linears =
-        quantize_block(*model.transformer, block, collected.activations, options);
+    auto linears = quantize_block(*model.transformer, block, collected.activations, options);
     const auto method = method_of(options);
     if (!method.learns) {
         return linears;
@@ -277,11 +276,12 @@ void print_block(int block, const CalibrationOptions& options, const BlockReport
         errors.salient_rows);
     if (method_of(options).learns && report.learning.start.output > 0) {
         const auto& learning = report.learning;
-        line += fmt::format("; epoch {} of {} took the error down by {:.2f} dB, lambda {:.3g}, "
-                            "{:.3g}",
-                            learning.best_epoch, options.learning.epochs,
-                            decibel(learning.best.output / learning.start.output),
-                            learning.lambda_global, learning.lambda_local);
+        line += fmt::format(
+            "; epoch {} of {} took the error down by {:.2f} dB, lambda {:.3g}, "
+            "{:.3g}",
+            learning.best_epoch, options.learning.epochs,
+            decibel(learning.best.output / learning.start.output), learning.lambda_global,
+            learning.lambda_local);
     }
     fmt::print(stderr, "{}; {:.1f} s, peak {:.0f} MB\n", line, report.seconds,
                static_cast<double>(report.peak_bytes) / 1e6);
@@ -340,8 +340,8 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
         }
         auto collected = collect_or_load(model, options, folder, fingerprint, show_progress,
                                          &summary.resumed_activations);
-        set_thread_count(worthwhile_threads(options.threads, size.tokens,
-                                            model.transformer_config.dim));
+        set_thread_count(
+            worthwhile_threads(options.threads, size.tokens, model.transformer_config.dim));
         Progress progress("quantising blocks", blocks, show_progress);
         for (int block = 0; block < blocks; ++block) {
             check_cancelled();

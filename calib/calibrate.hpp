@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "calib/options.hpp"
 #include "calib/learn_block.hpp"
+#include "calib/options.hpp"
 #include "calib/quantize_block.hpp"
 #include "calib/quantized_block.hpp"
 #include "format/model_file.hpp"
@@ -25,7 +25,7 @@ struct CalibrationSummary {
     std::uint64_t file_bytes = 0;
     std::vector<LinearReport> reports;  ///< of all linears, block by block; empty at 16 bits
     std::vector<BlockReport> blocks;
-    int resumed_blocks = 0;             ///< taken over from an interrupted run
+    int resumed_blocks = 0;  ///< taken over from an interrupted run
     bool resumed_activations = false;
     double seconds = 0;
 };

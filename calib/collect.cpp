@@ -221,9 +221,8 @@ Collected collect(const format::ModelBundle& model, const CalibrationOptions& op
         const auto before_blocks = [&](const std::vector<BlockState>& states) {
             for (std::size_t i = 0; i < choices.size(); ++i) {
                 if (choices[i].step == step) {
-                    samples.states[i] =
-                        kept_state(states[static_cast<std::size_t>(2 * choices[i].clip +
-                                                                   choices[i].branch)]);
+                    samples.states[i] = kept_state(
+                        states[static_cast<std::size_t>(2 * choices[i].clip + choices[i].branch)]);
                 }
             }
         };

@@ -21,9 +21,8 @@ at::Tensor pool_tokens(const at::Tensor& x, std::int64_t stride) {
     const std::int64_t whole = x.size(0) / stride;
     std::vector<at::Tensor> parts;
     if (whole > 0) {
-        parts.push_back(x.narrow(0, 0, whole * stride)
-                            .reshape({whole, stride, x.size(1), x.size(2)})
-                            .mean(1));
+        parts.push_back(
+            x.narrow(0, 0, whole * stride).reshape({whole, stride, x.size(1), x.size(2)}).mean(1));
     }
     if (const auto rest = x.size(0) - whole * stride; rest > 0) {
         parts.push_back(x.narrow(0, whole * stride, rest).mean(0, true));
@@ -39,7 +38,8 @@ at::Tensor received_attention(const at::Tensor& q, const at::Tensor& k) {
     auto received = at::zeros({k.size(0)}, at::kDouble);
     for (std::int64_t start = 0; start < q.size(0); start += kRows) {
         const auto count = std::min(kRows, q.size(0) - start);
-        received += attention_rows(q.narrow(0, start, count), k).sum(at::IntArrayRef({0, 1}), false, at::kDouble);
+        received += attention_rows(q.narrow(0, start, count), k)
+                        .sum(at::IntArrayRef({0, 1}), false, at::kDouble);
     }
     return received;
 }
@@ -58,9 +58,9 @@ std::int64_t default_stride(std::int64_t tokens) {
 }
 
 std::int64_t default_salient(std::int64_t tokens) {
-    return std::min(tokens, std::max(kFewestSalient, static_cast<std::int64_t>(
-                                                         kSalientShare *
-                                                         static_cast<double>(tokens))));
+    return std::min(
+        tokens, std::max(kFewestSalient,
+                         static_cast<std::int64_t>(kSalientShare * static_cast<double>(tokens))));
 }
 
 }  // namespace quantsparse::calib

@@ -23,8 +23,8 @@ at::Tensor received_attention(const at::Tensor& q, const at::Tensor& k);
 /// The `count` most attended tokens, in ascending order (int64).
 at::Tensor salient_tokens(const at::Tensor& received, std::int64_t count);
 
-/// Squared error of probability maps [heads, rows, keys]: the sum over the keys, the mean over heads
-/// and rows. (A plain mean would be about 1/keys^2 and vanish beside the output error.)
+/// Squared error of probability maps [heads, rows, keys]: the sum over the keys, the mean over
+/// heads and rows. (A plain mean would be about 1/keys^2 and vanish beside the output error.)
 at::Tensor map_error(const at::Tensor& map, const at::Tensor& target);
 
 /// Defaults that keep the paper's proportions at other lengths: about 128 pooled tokens, 1.5 % of

@@ -15,11 +15,11 @@ namespace {
 /// What the quantised block is compared with, for one sample.
 struct Target {
     at::Tensor y;
-    at::Tensor pooled;    ///< [heads, L~, L~]
-    at::Tensor salient;   ///< int64 [k]
-    at::Tensor rows;      ///< half [heads, k, L], of the salient queries
-    at::Tensor frames;    ///< [F, F], frame similarities
-    BandMask mask;        ///< of the quantised block's self-attention
+    at::Tensor pooled;   ///< [heads, L~, L~]
+    at::Tensor salient;  ///< int64 [k]
+    at::Tensor rows;     ///< half [heads, k, L], of the salient queries
+    at::Tensor frames;   ///< [F, F], frame similarities
+    BandMask mask;       ///< of the quantised block's self-attention
 };
 
 /// softmax of the similarities of the frames of y [F P, d], rows normalised (algorithms 7.1, TMD).
@@ -79,8 +79,7 @@ class Reconstruction {
         terms.output = (y - target.y).square().mean();
         if (target.frames.defined()) {
             const auto similarities = frame_similarities(y, input.grid[0]);
-            terms.temporal =
-                (target.frames * (target.frames / similarities).log()).sum(1).mean();
+            terms.temporal = (target.frames * (target.frames / similarities).log()).sum(1).mean();
         }
         return terms;
     }
@@ -117,8 +116,8 @@ class Reconstruction {
 
     Target target_of(const BlockState& state) {
         Target target;
-        const bool global = method_.distill == Distillation::global ||
-                            method_.distill == Distillation::msad;
+        const bool global =
+            method_.distill == Distillation::global || method_.distill == Distillation::msad;
         const bool local =
             method_.distill == Distillation::local || method_.distill == Distillation::msad;
         BlockMethods methods;
@@ -137,12 +136,11 @@ class Reconstruction {
             if (local) {
                 const auto count =
                     options_.salient_count > 0 ? options_.salient_count : default_salient(tokens);
-                target.salient = salient_tokens(options_.saliency == Saliency::salient
-                                                    ? received_attention(q, k)
-                                                    : random_scores(tokens),
-                                                count);
-                target.rows =
-                    attention_rows(q.index_select(0, target.salient), k).to(at::kHalf);
+                target.salient =
+                    salient_tokens(options_.saliency == Saliency::salient ? received_attention(q, k)
+                                                                          : random_scores(tokens),
+                                   count);
+                target.rows = attention_rows(q.index_select(0, target.salient), k).to(at::kHalf);
             }
             return attention(q, k, v);
         };

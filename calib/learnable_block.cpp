@@ -13,10 +13,10 @@
 namespace quantsparse::calib {
 namespace {
 
-constexpr double kLargestLog = 3.0;       // of the channel scale (algorithms 3.9)
-constexpr double kLeastClip = 0.7;        // of the activations
-constexpr double kClipLogit = 4.0;        // sigmoid(4) = 0.98
-constexpr float kLargestGamma = 0.995f;   // sigmoid reaches 1 at infinity only
+constexpr double kLargestLog = 3.0;      // of the channel scale (algorithms 3.9)
+constexpr double kLeastClip = 0.7;       // of the activations
+constexpr double kClipLogit = 4.0;       // sigmoid(4) = 0.98
+constexpr float kLargestGamma = 0.995f;  // sigmoid reaches 1 at infinity only
 
 at::Tensor parameter(const at::Tensor& value) {
     return value.detach().clone().requires_grad_(true);
@@ -70,9 +70,10 @@ LearnableBlock::LearnableBlock(const BlockWeights& weights,
     }
 }
 
-LearnableBlock::LearnableGroup LearnableBlock::make_group(
-    InputGroup which, const BlockWeights& weights, const std::vector<QuantizedLinear>& start,
-    std::size_t first) const {
+LearnableBlock::LearnableGroup LearnableBlock::make_group(InputGroup which,
+                                                          const BlockWeights& weights,
+                                                          const std::vector<QuantizedLinear>& start,
+                                                          std::size_t first) const {
     LearnableGroup group;
     group.which = which;
     const auto& head = start.at(first);
@@ -110,8 +111,8 @@ LearnableBlock::LearnableGroup LearnableBlock::make_group(
         linear.gamma_logit =
             parameter(gamma_logits(transformed, options_.weight_bits, method_.clip_search));
         if (method_.low_rank > 0) {
-            const auto rank = std::min<std::int64_t>(method_.low_rank,
-                                                     std::min(linear.weight.size(0), k + 0L));
+            const auto rank =
+                std::min<std::int64_t>(method_.low_rank, std::min(linear.weight.size(0), k + 0L));
             // Kaiming for one factor, zero for the other: the start is the weight itself.
             linear.low_a = parameter((at::rand({rank, k}, at::kFloat) * 2 - 1) / std::sqrt(k));
             linear.low_b = parameter(at::zeros({linear.weight.size(0), rank}, at::kFloat));
@@ -242,12 +243,11 @@ std::vector<QuantizedLinear> LearnableBlock::fold(int block,
             linear.name = source.name;
             linear.out_features = static_cast<int>(source.weight.size(0));
             linear.in_features = static_cast<int>(source.weight.size(1));
-            const auto transformed = to_vector(
-                rotate_rows(effective_weight(source).to(at::kDouble) * scale, rotation));
+            const auto transformed =
+                to_vector(rotate_rows(effective_weight(source).to(at::kDouble) * scale, rotation));
             const auto gamma = to_vector(source.gamma_logit.sigmoid());
-            const auto quantized =
-                format::quantize_weight(transformed, linear.out_features, linear.in_features,
-                                        options_.weight_bits, gamma);
+            const auto quantized = format::quantize_weight(
+                transformed, linear.out_features, linear.in_features, options_.weight_bits, gamma);
             linear.codes = format::pack_weight_codes(quantized.codes, linear.out_features,
                                                      linear.in_features, options_.weight_bits);
             linear.scale = quantized.scale;
@@ -265,14 +265,14 @@ std::vector<QuantizedLinear> LearnableBlock::fold(int block,
                 linear.activation_clip = group.clip.item<float>();
             }
             const auto exact = at::linear(rows, source.weight, source.bias);
-            linear.report = {linear.name,
-                             signal_to_noise_db(transformed,
-                                                fake_quantize_weight(
-                                                    transformed, linear.out_features,
-                                                    linear.in_features, options_.weight_bits,
-                                                    gamma)),
-                             signal_to_noise_db(values_of(exact), values_of(outputs[i])),
-                             source.alpha, gamma.empty() ? 1.0 : at::mean(source.gamma_logit.sigmoid()).item<double>()};
+            linear.report = {
+                linear.name,
+                signal_to_noise_db(
+                    transformed,
+                    fake_quantize_weight(transformed, linear.out_features, linear.in_features,
+                                         options_.weight_bits, gamma)),
+                signal_to_noise_db(values_of(exact), values_of(outputs[i])), source.alpha,
+                gamma.empty() ? 1.0 : at::mean(source.gamma_logit.sigmoid()).item<double>()};
             result.push_back(std::move(linear));
         }
     }

@@ -37,9 +37,9 @@ class LearnableBlock {
 
   private:
     struct LearnableLinear {
-        std::string name;        ///< with its block
+        std::string name;  ///< with its block
         at::Tensor weight, bias;
-        at::Tensor gamma_logit;  ///< [n]; gamma = sigmoid
+        at::Tensor gamma_logit;   ///< [n]; gamma = sigmoid
         at::Tensor low_a, low_b;  ///< [r, k], [n, r]; the weight is W + low_b low_a
         at::Tensor shift;         ///< correction of the bias
         at::Tensor quantized;     ///< made by refresh()

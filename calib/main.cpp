@@ -188,8 +188,9 @@ void add_method_options(CLI::App& app, calib::CalibrationOptions& options) {
         ->capture_default_str();
     learn->add_option("--quantizer-rate", learning.quantizer_rate, "of clipping")
         ->capture_default_str();
-    learn->add_option("--rotation-block", learning.rotation_block,
-                      "largest block of learned rotations")
+    learn
+        ->add_option("--rotation-block", learning.rotation_block,
+                     "largest block of learned rotations")
         ->capture_default_str();
     learn->add_option("--stride", learning.stride,
                       "tokens pooled together (default: so that about 128 remain)");
@@ -198,8 +199,9 @@ void add_method_options(CLI::App& app, calib::CalibrationOptions& options) {
                       "weight of the pooled map's error (default: balanced)");
     learn->add_option("--lambda-local", learning.lambda_local,
                       "weight of the salient rows' error (default: balanced)");
-    learn->add_option("--balance", learning.balance,
-                      "what balanced terms are to the output's error at the start")
+    learn
+        ->add_option("--balance", learning.balance,
+                     "what balanced terms are to the output's error at the start")
         ->capture_default_str();
     add_choice<Saliency, Saliency>(
         learn, "--saliency", learning.saliency,

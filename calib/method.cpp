@@ -73,8 +73,7 @@ std::span<const Preset> presets() {
     return kPresets;
 }
 
-Method method_of(const std::string& preset, const MethodOverrides& overrides,
-                 int activation_bits) {
+Method method_of(const std::string& preset, const MethodOverrides& overrides, int activation_bits) {
     for (const auto& candidate : presets()) {
         if (preset != candidate.name) {
             continue;

@@ -17,9 +17,9 @@ enum class CalibAttention { dense, sparse };
 struct Method {
     Rotation rotation = Rotation::hadamard;
     ChannelScale scale = ChannelScale::search;
-    bool clip_search = true;   ///< gamma per output channel by squared error, else 1
-    bool correct_bias = true;  ///< the mean output error goes into the bias
-    bool learns = false;       ///< block-wise reconstruction by gradient descent
+    bool clip_search = true;        ///< gamma per output channel by squared error, else 1
+    bool correct_bias = true;       ///< the mean output error goes into the bias
+    bool learns = false;            ///< block-wise reconstruction by gradient descent
     bool clip_activations = false;  ///< a learned factor >= 0.7 on the activations' scale
     Distillation distill = Distillation::none;
     int low_rank = 0;            ///< rank of a learned addition to the weight, folded into it
@@ -41,8 +41,8 @@ struct LearningOptions {
     double rate = 5e-3;            ///< of channel scale and rotation
     double quantizer_rate = 5e-2;  ///< of clipping
     int rotation_block = 64;
-    int stride = 0;         ///< of pooling; 0: about 128 pooled tokens
-    int salient_count = 0;  ///< 0: 1.5 % of the tokens
+    int stride = 0;             ///< of pooling; 0: about 128 pooled tokens
+    int salient_count = 0;      ///< 0: 1.5 % of the tokens
     double lambda_global = -1;  ///< negative: balanced against the output error at the start
     double lambda_local = -1;
     double balance = 1.0;  ///< the ratio that is balanced to

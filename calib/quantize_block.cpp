@@ -66,6 +66,23 @@ SmoothingChoice smoothing_of(const GroupProblem& problem, ChannelScale kind) {
     return none;
 }
 
+/// Mean over the rows of rows weight^T, [n], summed in a fixed order: matrix libraries divide their
+/// sums by the number of threads, and the same command must give the same file on any of them.
+std::vector<float> mean_output(std::span<const float> rows, std::span<const float> weight, int n,
+                               int k) {
+    const auto columns = static_cast<std::size_t>(k);
+    std::vector<double> mean(columns, 0.0);
+    for (std::size_t i = 0; i < rows.size(); ++i) mean[i % columns] += rows[i];
+    const double count = static_cast<double>(rows.size() / columns);
+    std::vector<float> result;
+    for (std::size_t j = 0; j < static_cast<std::size_t>(n); ++j) {
+        double sum = 0;
+        for (std::size_t i = 0; i < columns; ++i) sum += mean[i] * weight[j * columns + i];
+        result.push_back(static_cast<float>(sum / count));
+    }
+    return result;
+}
+
 QuantizedLinear quantize_linear(const std::string& name, std::span<const float> weight,
                                 std::vector<float> bias, const GroupContext& group) {
     QuantizedLinear linear;
@@ -80,7 +97,8 @@ QuantizedLinear quantize_linear(const std::string& name, std::span<const float> 
     const auto target = multiply_transposed(group.rows, weight, rows, n, k);
     auto output = multiply_transposed(group.quantized_rows, dequantized, rows, n, k);
     if (group.correct_bias) {
-        const auto shift = mean_shift(target, output, n);
+        const auto shift = mean_shift(mean_output(group.rows, weight, n, k),
+                                      mean_output(group.quantized_rows, dequantized, n, k), n);
         for (std::size_t i = 0; i < output.size(); ++i) {
             output[i] += shift[i % shift.size()];
         }
@@ -128,11 +146,9 @@ std::vector<QuantizedLinear> quantize_block(const format::Checkpoint& transforme
                                group.row_count(), group.width, options.activation_bits);
         // Few prompts give too few different text rows to tell a mean by: measured, it costs 0.2
         // dB.
-        const bool correct_bias = 
-            method.correct_bias && which != InputGroup::cross_kv;
-        const GroupContext context{group.rows, quantized_rows,      choice,
-                                   signs,      options.weight_bits, method.clip_search,
-                                   correct_bias};
+        const bool correct_bias = method.correct_bias && which != InputGroup::cross_kv;
+        const GroupContext context{group.rows,          quantized_rows,     choice,      signs,
+                                   options.weight_bits, method.clip_search, correct_bias};
         for (std::size_t i = 0; i < names.size(); ++i) {
             check_cancelled();
             result.push_back(quantize_linear(

@@ -19,8 +19,8 @@ at::Tensor to_tensor(const std::vector<float>& values, at::IntArrayRef shape) {
 }
 
 at::Tensor dequantised(const QuantizedLinear& linear, int bits) {
-    const auto codes = format::unpack_weight_codes(linear.codes, linear.out_features,
-                                                   linear.in_features, bits);
+    const auto codes =
+        format::unpack_weight_codes(linear.codes, linear.out_features, linear.in_features, bits);
     auto weight = at::empty({linear.out_features, linear.in_features}, at::kFloat);
     std::copy(codes.begin(), codes.end(), weight.data_ptr<float>());
     return weight * to_tensor(linear.scale, {linear.out_features, 1});
@@ -36,8 +36,7 @@ at::Tensor rotation_of(const QuantizedLinear& linear) {
     }
     return linear.rotation_signs.empty()
                ? at::Tensor()
-               : signed_hadamard(linear.rotation_signs,
-                                 format::hadamard_block(linear.in_features));
+               : signed_hadamard(linear.rotation_signs, format::hadamard_block(linear.in_features));
 }
 
 /// Error of the whole map, a tile of query rows at a time.
@@ -141,8 +140,7 @@ BlockErrors evaluate_and_advance(const format::WanDitConfig& config, const Block
                                      .item<double>() /
                                  held_out;
             errors.salient_rows += map_error(rows(prefix), rows(exact)).item<double>() / held_out;
-            errors.full_map +=
-                tiled_map_error(prefix.q, prefix.k, exact.q, exact.k) / held_out;
+            errors.full_map += tiled_map_error(prefix.q, prefix.k, exact.q, exact.k) / held_out;
         }
         state.x = exact.y;
         samples.quantized[i] = prefix.y;

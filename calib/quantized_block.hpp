@@ -1,5 +1,5 @@
-// A block's quantised linears run as the runtime runs them, from what the model file stores, and the
-// errors that a quantised block makes.
+// A block's quantised linears run as the runtime runs them, from what the model file stores, and
+// the errors that a quantised block makes.
 #pragma once
 
 #include "calib/quantize_block.hpp"
@@ -16,9 +16,9 @@ class QuantizedBlock {
 
   private:
     struct Group {
-        at::Tensor channel_scale;  ///< [k]
-        at::Tensor rotation;       ///< [k / b, b, b]; undefined: none
-        at::Tensor clip;           ///< scalar; undefined: 1
+        at::Tensor channel_scale;         ///< [k]
+        at::Tensor rotation;              ///< [k / b, b, b]; undefined: none
+        at::Tensor clip;                  ///< scalar; undefined: 1
         std::vector<at::Tensor> weights;  ///< dequantised [n, k]
         std::vector<at::Tensor> biases;
     };
@@ -28,9 +28,9 @@ class QuantizedBlock {
 
 /// Means over samples.
 struct BlockErrors {
-    double own = 0;     ///< |y - y_fp|^2 / |y_fp - x_fp|^2 on floating-point inputs
-    double prefix = 0;  ///< the same on the inputs the quantised blocks before give
-    double pooled_map = 0;   ///< distillation.hpp's map_error of the pooled map, on those inputs
+    double own = 0;           ///< |y - y_fp|^2 / |y_fp - x_fp|^2 on floating-point inputs
+    double prefix = 0;        ///< the same on the inputs the quantised blocks before give
+    double pooled_map = 0;    ///< distillation.hpp's map_error of the pooled map, on those inputs
     double salient_rows = 0;  ///< of the rows of the salient tokens
     double full_map = 0;      ///< of all rows, in tiles
 };

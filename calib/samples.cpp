@@ -30,8 +30,8 @@ std::vector<int> spread_steps(int count, int steps) {
             }
             continue;
         }
-        std::set<int> round(order.begin(), order.begin() + std::min<std::ptrdiff_t>(
-                                                               left, std::ssize(order)));
+        std::set<int> round(order.begin(),
+                            order.begin() + std::min<std::ptrdiff_t>(left, std::ssize(order)));
         const int middle = left - static_cast<int>(round.size());
         for (int i = 0; i < middle; ++i) {  // of steps 2 .. steps-3
             round.insert(2 + ((2 * i + 1) * (steps - 4)) / (2 * middle));
@@ -71,8 +71,8 @@ void SampleSet::save(const std::filesystem::path& path, const std::string& finge
     format::SafetensorsWriter writer(path);
     writer.set_metadata("fingerprint", fingerprint);
     const auto& grid = states.at(0).grid;
-    writer.set_metadata(
-        "shape", nlohmann::json{states.size(), training, grid[0], grid[1], grid[2]}.dump());
+    writer.set_metadata("shape",
+                        nlohmann::json{states.size(), training, grid[0], grid[1], grid[2]}.dump());
     const auto for_each = [&](const auto& action) {
         action("cosines", states[0].cosines);
         action("sines", states[0].sines);
@@ -105,8 +105,8 @@ std::optional<SampleSet> SampleSet::load(const std::filesystem::path& path,
         const auto tensor = [&](const std::string& name) {
             const auto& view = file.at(name);
             auto values = at::empty(view.shape, at::kFloat);
-            format::to_float(view, {values.data_ptr<float>(),
-                                    static_cast<std::size_t>(values.numel())});
+            format::to_float(view,
+                             {values.data_ptr<float>(), static_cast<std::size_t>(values.numel())});
             return values;
         };
         SampleSet set;

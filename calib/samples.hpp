@@ -21,8 +21,8 @@ struct SampleChoice {
 };
 
 /// `count` training samples in pairs of both branches: the first two and the last two steps always,
-/// the rest evenly over the step's index, clips in turn. Then `held_out` more, of clips that training
-/// does not see at that step where there are any.
+/// the rest evenly over the step's index, clips in turn. Then `held_out` more, of clips that
+/// training does not see at that step where there are any.
 std::vector<SampleChoice> choose_samples(int count, int held_out, int steps, int clips);
 
 /// All samples before some block: the training ones first, then those held out.

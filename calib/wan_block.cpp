@@ -61,7 +61,8 @@ std::vector<at::Tensor> project_exactly(const BlockWeights& weights, InputGroup 
                                         const at::Tensor& rows) {
     std::vector<at::Tensor> outputs;
     for (const auto& name : short_names_of(group)) {
-        outputs.push_back(at::linear(rows, weights.at(name + ".weight"), weights.at(name + ".bias")));
+        outputs.push_back(
+            at::linear(rows, weights.at(name + ".weight"), weights.at(name + ".bias")));
     }
     return outputs;
 }
@@ -73,9 +74,8 @@ at::Tensor run_wan_block(const format::WanDitConfig& config, const BlockWeights&
         return x.view({x.size(0), config.num_heads, config.head_dim()});
     };
     const auto normed = [&](const at::Tensor& x, const char* name) {
-        return config.qk_norm
-                   ? rms_norm(x, weights.at(std::string(name) + ".weight"), config.eps)
-                   : x;
+        return config.qk_norm ? rms_norm(x, weights.at(std::string(name) + ".weight"), config.eps)
+                              : x;
     };
     // shift1, scale1, gate1 of self attention, shift2, scale2, gate2 of the ffn (fact 4)
     const auto modulation = weights.at("modulation").view({6, config.dim}) + state.e0;

@@ -140,8 +140,8 @@ BlockState WanDit::prepare(const DitInput& input) const {
     return state;
 }
 
-void WanDit::run_block(int block, const BlockWeights& weights, BlockState& state,
-                       std::size_t input, const Observer& observer) const {
+void WanDit::run_block(int block, const BlockWeights& weights, BlockState& state, std::size_t input,
+                       const Observer& observer) const {
     BlockMethods methods;
     methods.project = [&](InputGroup group, const at::Tensor& rows) {
         if (observer) {

@@ -17,8 +17,8 @@
 //     x' = hadamard((x / c) * signs)          (apply_hadamard, blocks of hadamard_block(K) columns)
 //          or (x / c) times the block-diagonal matrix of `rotation`
 //     y  = s_x * scale * (quantised(x') . codes) + b,   s_x = activation_clip * max|x'| / qmax
-// `rotation` and `activation_clip` stand once for all linears with a common input, with the first of
-// them (input_heads); files that have either are of version 2.
+// `rotation` and `activation_clip` stand once for all linears with a common input, with the first
+// of them (input_heads); files that have either are of version 2.
 #pragma once
 
 #include <cstdint>

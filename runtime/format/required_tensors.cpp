@@ -256,16 +256,16 @@ void check_learned_inputs(const Checkpoint& checkpoint, const std::vector<BlockL
                         "a floating-point type");
             // Elements of an orthogonal matrix, with the rounding of half precision.
             check_values(
-                checkpoint, rotation_name,
-                [](float value) { return std::fabs(value) <= 1.001f; }, "between -1 and 1");
+                checkpoint, rotation_name, [](float value) { return std::fabs(value) <= 1.001f; },
+                "between -1 and 1");
         }
         const auto known = blocks.emplace(linear.in_features, block).first;
         if (known->second != block) {
-            throw Error(ErrorCode::bad_file,
-                        fmt::format("the rotation of '{}' in '{}' has blocks of {}, those before it "
-                                    "of {}; calibrate again",
-                                    linear.name, checkpoint.path().string(), block,
-                                    known->second));
+            throw Error(
+                ErrorCode::bad_file,
+                fmt::format("the rotation of '{}' in '{}' has blocks of {}, those before it "
+                            "of {}; calibrate again",
+                            linear.name, checkpoint.path().string(), block, known->second));
         }
         const auto clip_name = linear.name + ".activation_clip";
         if ((checkpoint.find(clip_name) != nullptr) != clipped) {

@@ -102,9 +102,9 @@ QuantizedRows quantize_rows(Program& program, const std::string& name, const Mat
     Matrix scratch;
     if (transform.rotation_block) {
         const int scratch_rows = std::min(chunk, input.rows);
-        scratch = {program.add(name + ".rotated",
-                               scratch_row * static_cast<std::uint64_t>(scratch_rows)),
-                   scratch_rows, input.columns, 4 * k_words, 0};
+        scratch = {
+            program.add(name + ".rotated", scratch_row * static_cast<std::uint64_t>(scratch_rows)),
+            scratch_rows, input.columns, 4 * k_words, 0};
     }
     const bool learned = transform.rotation.valid();
     const bool multiplies = transform.multiplier.valid() && !learned;  // else it is done already
@@ -130,8 +130,7 @@ QuantizedRows quantize_rows(Program& program, const std::string& name, const Mat
             QuantizePush{
                 static_cast<std::uint32_t>(count), static_cast<std::uint32_t>(input.columns),
                 static_cast<std::uint32_t>(learned ? scratch.stride : input.stride),
-                static_cast<std::uint32_t>(k_words),
-                static_cast<float>((1 << (bits - 1)) - 1)},
+                static_cast<std::uint32_t>(k_words), static_cast<float>((1 << (bits - 1)) - 1)},
             {static_cast<std::uint32_t>(count), 1, 1},
             count * (20.0 + 4.0 * rotate) * input.columns);
     }

@@ -21,8 +21,8 @@ QuantizedWeight add_quantized_weight(Program& program, const std::string& name, 
 /// How the input of one or several linears is transformed before it is rounded.
 struct InputTransform {
     Tensor multiplier;  ///< fp32 [k]: rotation sign / channel scale; optional
-    /// Block of the rotation, which divides k; 0: none. A power of two for Hadamard, a multiple of 4
-    /// for a learned one.
+    /// Block of the rotation, which divides k; 0: none. A power of two for Hadamard, a multiple of
+    /// 4 for a learned one.
     int rotation_block = 0;
     Tensor rotation;  ///< halves [k / block, block, block]: learned; invalid: Hadamard
     Tensor clip;      ///< fp32 [1]: factor on the scale of every row; optional

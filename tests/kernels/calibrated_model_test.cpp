@@ -42,12 +42,12 @@ class CalibratedModelTest : public DeviceTest {
         calib::calibrate(options_, false);
         const auto model = format::open_model(options_.output);
         const auto source = format::open_model(options_.model);
-        const pipeline::LatentShape shape{3, 4, 6};
+        const pipeline::LatentShape shape{model.transformer_config.in_dim, 3, 4, 6};
         const auto latent = random(model.transformer_config.in_dim, 3 * 4 * 6);
         const auto hidden = random(5, model.transformer_config.text_dim);
         const double timestep = 437.0;
 
-        pipeline::Denoiser denoiser(device(), model, shape, 1, {});
+        pipeline::Denoiser denoiser(device().internal(), model, shape, 1, {});
         denoiser.set_context(0, hidden);
         const auto runtime = denoiser.velocity(0, latent, timestep);
         const auto torch = calibrator_velocity(source, model, latent, hidden, timestep);
@@ -76,8 +76,8 @@ class CalibratedModelTest : public DeviceTest {
                                       tensor(hidden, {5, config.text_dim}), timestep});
         for (int block = 0; block < config.num_layers; ++block) {
             const calib::QuantizedBlock linears(
-                calib::stored_linears(*quantized.transformer, config, block),
-                quantized.weight_bits, quantized.activation_bits);
+                calib::stored_linears(*quantized.transformer, config, block), quantized.weight_bits,
+                quantized.activation_bits);
             calib::BlockMethods methods;
             methods.project = [&](calib::InputGroup group, const at::Tensor& rows) {
                 return linears.project(group, rows);

@@ -104,9 +104,8 @@ TEST_F(ChunkingTest, QuantizedMatmul) {
             kernels::InputTransform transform;
             transform.rotation_block = block;
             if (learned) {
-                transform.rotation =
-                    program.add("rotation", static_cast<std::uint64_t>(k) * 32 * 2,
-                                program::Lifetime::constant);
+                transform.rotation = program.add("rotation", static_cast<std::uint64_t>(k) * 32 * 2,
+                                                 program::Lifetime::constant);
             }
             const auto rows = kernels::quantize_rows(program, "quantize", a, transform, 8);
             kernels::matmul(program, "linear", rows, weight, out);

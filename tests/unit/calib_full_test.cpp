@@ -68,7 +68,8 @@ TEST_F(FullPresetTest, BeatsWhatItStartsFromOnEveryBlock) {
         EXPECT_GT(learning.best_epoch, 0);
         EXPECT_GT(learning.lambda_global, 0);
         // Balanced: each term is as large as the output's error at the start.
-        EXPECT_NEAR(learning.lambda_local * learning.start.local / learning.start.output, 1.0, 1e-9);
+        EXPECT_NEAR(learning.lambda_local * learning.start.local / learning.start.output, 1.0,
+                    1e-9);
         EXPECT_GT(block.peak_bytes, 0U);
     }
     const auto model = format::open_model(options_.output);
@@ -143,8 +144,7 @@ TEST_F(FullPresetTest, ABlockThatIsDoneIsNotLearnedAgain) {
     const auto whole = format::open_model(options_.output);
     auto interrupted = options_;
     interrupted.work_directory = folder_ / "work";
-    const auto reference =
-        format::to_float(whole.transformer->at("blocks.1.ffn.0.scale"));
+    const auto reference = format::to_float(whole.transformer->at("blocks.1.ffn.0.scale"));
     // The output's folder vanishes after the options were checked: writing fails at the very end.
     interrupted.output = folder_ / "gone" / "out.safetensors";
     fs::create_directories(folder_ / "gone");

@@ -64,7 +64,8 @@ TEST(Cayley, StaysOrthogonalHoweverFarItIsLearned) {
     const std::vector<float> signs(24, 1.0f);
     const auto start = signed_hadamard(signs, 8);
     for (const float size : {0.0f, 0.3f, 20.0f}) {
-        const auto rotation = cayley(start.to(at::kDouble), values({3, 8, 8}, 4, size).to(at::kDouble));
+        const auto rotation =
+            cayley(start.to(at::kDouble), values({3, 8, 8}, 4, size).to(at::kDouble));
         const auto product = at::matmul(rotation, rotation.transpose(1, 2));
         EXPECT_LT(largest(product - at::eye(8, at::kDouble)), 2e-7) << size;  // the start is fp32
         EXPECT_EQ(largest(rotation - start) < 1e-6, size == 0.0f);
