@@ -153,7 +153,7 @@ void run_model_plan(const ModelOptions& options) {
     if (options.weight_bits < 16 && options.rotated) {
         // plan_stages learns from a model's weights whether it is rotated; here there are none.
         auto dit_options = pipeline::dit_options(bundle, latent, branches, half);
-        dit_options.rotated = dit_options.scaled = true;
+        dit_options.transforms.rotated = dit_options.transforms.scaled = true;
         program::Program program(limits);
         const models::WanDit dit(program, dit_options);
         for (StagePlan& stage : plan.stages) {
@@ -227,7 +227,8 @@ void run_model_block(const ModelOptions& options) {
                                        grid_columns * config.patch_size[2]};
     auto dit_options = pipeline::dit_options(bundle, latent, 1, options.storage == Storage::half);
     dit_options.layers = 1;
-    dit_options.rotated = dit_options.scaled = options.weight_bits < 16 && options.rotated;
+    dit_options.transforms.rotated = dit_options.transforms.scaled =
+        options.weight_bits < 16 && options.rotated;
 
     Device device(options.device);
     if (options.profile && !device.info().timestamps) {

@@ -1,6 +1,7 @@
 #include "calib/calibrate.hpp"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -8,9 +9,11 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "calib/block_file.hpp"
 #include "calib/collect.hpp"
 #include "calib/convert_pth.hpp"
 #include "calib/linear_algebra.hpp"
+#include "calib/networks.hpp"
 #include "calib/progress.hpp"
 #include "calib/write_model.hpp"
 #include "quantsparse/error.hpp"
@@ -39,13 +42,36 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
         return json{fs::weakly_canonical(path).string(), fs::file_size(path),
                     fs::last_write_time(path).time_since_epoch().count()};
     };
+    const auto method = method_of(options);
+    const auto& learning = options.learning;
+    json settings = {{"preset", options.preset},
+                     {"rotation", name_of(method.rotation)},
+                     {"scale", name_of(method.scale)},
+                     {"correct_bias", method.correct_bias}};
+    if (method.learns) {
+        settings["learning"] = {name_of(method.distill),
+                                method.clip_activations,
+                                learning.epochs,
+                                learning.rate,
+                                learning.quantizer_rate,
+                                learning.rotation_block,
+                                learning.stride,
+                                learning.salient_count,
+                                learning.lambda_global,
+                                learning.lambda_local,
+                                learning.balance,
+                                static_cast<int>(learning.saliency),
+                                static_cast<int>(learning.inputs),
+                                static_cast<int>(learning.attention),
+                                learning.density};
+    }
     return json{{"tool", kVersion},
+                {"method", settings},
+                {"samples", {training_count(options), clip_count(options)}},
                 {"transformer", file_identity(model.transformer->path())},
                 {"text_encoder", file_identity(model.text_encoder->path())},
                 {"weight_bits", options.weight_bits},
                 {"activation_bits", options.activation_bits},
-                {"rotate", options.rotate},
-                {"smooth", options.smooth},
                 {"steps", options.steps},
                 {"seed", options.seed},
                 {"kept_rows", options.kept_rows},
@@ -57,7 +83,8 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
 
 /// The calibration as the model file records it.
 std::string quantization_record(const CalibrationOptions& options, const ClipSize& size,
-                                const std::vector<LinearReport>& reports, double seconds) {
+                                const std::vector<LinearReport>& reports,
+                                const std::vector<BlockReport>& block_reports, double seconds) {
     json record = {{"weight_bits", options.weight_bits},
                    {"activation_bits", options.activation_bits},
                    {"method", options.weight_bits == 16 ? "none" : options.preset},
@@ -67,9 +94,11 @@ std::string quantization_record(const CalibrationOptions& options, const ClipSiz
     }
     record["granularity"] = {{"weights", "symmetric, per output channel"},
                              {"activations", "symmetric, per token, dynamic"}};
-    record["rotation"] = options.rotate ? "hadamard" : "none";
-    record["smoothing"] = options.smooth ? "auto" : "none";
-    record["bias_correction"] = true;
+    const auto method = method_of(options);
+    record["rotation"] = name_of(method.rotation);
+    record["smoothing"] = name_of(method.scale);
+    record["bias_correction"] = method.correct_bias;
+    record["distillation"] = name_of(method.distill);
     record["high_precision"] = {"patch_embedding", "text_embedding", "time_embedding",
                                 "time_projection", "head",           "norms",
                                 "biases",          "modulation"};
@@ -87,20 +116,25 @@ std::string quantization_record(const CalibrationOptions& options, const ClipSiz
                                {"mean_gamma", std::round(report.mean_gamma * 1000) / 1000}});
             noise += std::pow(10.0, -report.output_snr_db / 10.0) / kPerBlock;
         }
-        // The mean over the linears of |error|^2 / |output|^2.
-        blocks.push_back({{"loss", noise}, {"linears", linears}});
+        const auto& errors = block_reports.at(start / kPerBlock).errors;
+        blocks.push_back({{"loss", noise},  // mean over the linears of |error|^2 / |output|^2
+                          {"own_error", errors.own},
+                          {"prefix_error", errors.prefix},
+                          {"map_error", errors.full_map},
+                          {"linears", linears}});
     }
-    record["calibration"] = {{"samples", options.samples},
-                             {"steps", options.steps},
-                             {"epochs", 0},
-                             {"seed", options.seed},
-                             {"width", size.width},
-                             {"height", size.height},
-                             {"frames", size.frames},
-                             {"tokens", size.tokens},
-                             {"prompts", choose_prompts(options)},
-                             {"seconds", std::round(seconds)},
-                             {"blocks", blocks}};
+    record["calibration"] = {
+        {"samples", method.learns ? training_count(options) : clip_count(options)},
+        {"steps", options.steps},
+        {"epochs", method.learns ? options.learning.epochs : 0},
+        {"seed", options.seed},
+        {"width", size.width},
+        {"height", size.height},
+        {"frames", size.frames},
+        {"tokens", size.tokens},
+        {"prompts", choose_prompts(options)},
+        {"seconds", std::round(seconds)},
+        {"blocks", blocks}};
     return record.dump();
 }
 
@@ -153,6 +187,7 @@ class EmptyFolderRemover {
 void remove_work_files(const fs::path& folder, int blocks) {
     std::error_code ignored;
     fs::remove(folder / "activations.safetensors", ignored);
+    fs::remove(folder / "samples.safetensors", ignored);
     for (int block = 0; block < blocks; ++block) {
         fs::remove(block_path(folder, block), ignored);
     }
@@ -164,14 +199,7 @@ void check_options(const CalibrationOptions& options) {
     if (options.model.empty() || options.output.empty()) {
         refuse("--model and --output are both needed");
     }
-    if (options.preset == "full") {
-        throw Error(ErrorCode::unsupported,
-                    "the preset 'full' (learned scale, rotation and quantiser) is for a later "
-                    "version; use --preset fast");
-    }
-    if (options.preset != "fast") {
-        refuse(fmt::format("unknown preset '{}'; use fast", options.preset));
-    }
+    const auto method = method_of(options);
     const int weights = options.weight_bits;
     const int activations = options.activation_bits;
     if (weights != 4 && weights != 6 && weights != 8 && weights != 16) {
@@ -184,7 +212,18 @@ void check_options(const CalibrationOptions& options) {
         refuse(fmt::format("{}-bit weights do not go with {}-bit activations; 16 goes with 16 only",
                            weights, activations));
     }
-    check_range("--samples", options.samples, 1, 1000);
+    check_range("--samples", options.samples, 0, 1000);
+    if (method.learns) {
+        const auto& learning = options.learning;
+        check_range("--epochs", learning.epochs, 1, 10000);
+        check_range("--rotation-block", learning.rotation_block, 4, 1024);
+        check_range("--stride", learning.stride, 0, 1 << 20);
+        check_range("--topk", learning.salient_count, 0, 1 << 20);
+        if (!(learning.density > 0 && learning.density <= 1)) {
+            refuse(fmt::format("--calib-density {} is out of range; give a share above 0, up to 1",
+                               learning.density));
+        }
+    }
     check_range("--steps", options.steps, 1, 1000);
     check_range("--rows", options.kept_rows, 64, 65536);
     check_range("--threads", options.threads, 0, 4096);
@@ -202,6 +241,73 @@ fs::path work_directory(const CalibrationOptions& options) {
     return path;
 }
 
+namespace {
+
+/// The quantised linears of one block: taken over, searched, or learned.
+std::vector<QuantizedLinear> calibrate_block(const format::ModelBundle& model, int block,
+                                             const BlockWeights& weights,
+                                             const Collected& collected,
+                                             const CalibrationOptions& options,
+                                             BlockReport& report) {
+    auto linears = quantize_block(*model.transformer, block, collected.activations, options);
+    const auto method = method_of(options);
+    if (!method.learns) {
+        return linears;
+    }
+    LearnableBlock learnable(weights, linears, method, options);
+    report.learning = learn_block(model.transformer_config, weights, block, collected.activations,
+                                  collected.samples, options, learnable);
+    return learnable.fold(block, collected.activations);
+}
+
+std::uint64_t peak_memory() {
+    struct rusage usage {};
+    ::getrusage(RUSAGE_SELF, &usage);
+    return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+void print_block(int block, const CalibrationOptions& options, const BlockReport& report) {
+    const auto decibel = [](double share) { return -10.0 * std::log10(std::max(share, 1e-20)); };
+    const auto& errors = report.errors;
+    auto line = fmt::format(
+        "block {}: output {:.2f} dB, after the blocks before {:.2f} dB; map error {:.2e}, pooled "
+        "{:.2e}, salient {:.2e}",
+        block, decibel(errors.own), decibel(errors.prefix), errors.full_map, errors.pooled_map,
+        errors.salient_rows);
+    if (method_of(options).learns && report.learning.start.output > 0) {
+        const auto& learning = report.learning;
+        line += fmt::format(
+            "; epoch {} of {} took the error down by {:.2f} dB, lambda {:.3g}, "
+            "{:.3g}",
+            learning.best_epoch, options.learning.epochs,
+            decibel(learning.best.output / learning.start.output), learning.lambda_global,
+            learning.lambda_local);
+    }
+    fmt::print(stderr, "{}; {:.1f} s, peak {:.0f} MB\n", line, report.seconds,
+               static_cast<double>(report.peak_bytes) / 1e6);
+}
+
+/// Collected anew, or taken over from an interrupted run.
+Collected collect_or_load(const format::ModelBundle& model, const CalibrationOptions& options,
+                          const fs::path& folder, const std::string& fingerprint,
+                          bool show_progress, bool* resumed) {
+    const fs::path activations_path = folder / "activations.safetensors";
+    const fs::path samples_path = folder / "samples.safetensors";
+    auto activations =
+        CollectedActivations::load(activations_path, fingerprint, model.transformer_config);
+    auto samples = SampleSet::load(samples_path, fingerprint);
+    *resumed = activations && samples;
+    if (*resumed) {
+        return {std::move(*activations), std::move(*samples)};
+    }
+    auto collected = collect(model, options, show_progress);
+    collected.activations.save(activations_path, fingerprint);
+    collected.samples.save(samples_path, fingerprint);
+    return collected;
+}
+
+}  // namespace
+
 CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progress) {
     const auto start = std::chrono::steady_clock::now();
     const auto seconds = [&] {
@@ -211,6 +317,7 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
     const auto model = open_source(options, show_progress);
     probe_output(options.output);
     set_thread_count(core_count(options.threads));
+    keep_freed_memory();
 
     CalibrationSummary summary;
     std::optional<EmptyFolderRemover> remover;
@@ -219,7 +326,7 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
     const fs::path folder = work_directory(options);
     const int blocks = model.transformer_config.num_layers;
     if (options.weight_bits == 16) {
-        record = quantization_record(options, {}, {}, seconds());
+        record = quantization_record(options, {}, {}, {}, seconds());
     } else {
         const auto size = choose_clip_size(model, options);
         const auto fingerprint = fingerprint_of(options, model, size);
@@ -231,34 +338,41 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
                                                    "another with --work-dir",
                                                    folder.string(), failure.message()));
         }
-        const fs::path activations_path = folder / "activations.safetensors";
-        auto activations =
-            CollectedActivations::load(activations_path, fingerprint, model.transformer_config);
-        summary.resumed_activations = activations.has_value();
-        if (!activations) {
-            activations = collect_activations(model, options, show_progress);
-            activations->save(activations_path, fingerprint);
-        }
+        auto collected = collect_or_load(model, options, folder, fingerprint, show_progress,
+                                         &summary.resumed_activations);
+        set_thread_count(
+            worthwhile_threads(options.threads, size.tokens, model.transformer_config.dim));
         Progress progress("quantising blocks", blocks, show_progress);
         for (int block = 0; block < blocks; ++block) {
             check_cancelled();
             const auto path = block_path(folder, block);
-            auto reports = load_block_reports(path, fingerprint);
-            if (reports.empty()) {
-                const auto linears =
-                    quantize_block(*model.transformer, block, *activations, options);
+            const double begun = seconds();
+            BlockReport report;
+            const auto weights =
+                load_block_weights(*model.transformer, model.transformer_config, block);
+            auto linears = load_block(path, fingerprint);
+            if (linears.empty()) {
+                linears = calibrate_block(model, block, weights, collected, options, report);
                 save_block(path, linears, options.weight_bits, fingerprint);
-                for (const auto& linear : linears) {
-                    reports.push_back(linear.report);
-                }
             } else {
                 ++summary.resumed_blocks;
             }
-            summary.reports.insert(summary.reports.end(), reports.begin(), reports.end());
+            const QuantizedBlock quantized(linears, options.weight_bits, options.activation_bits);
+            report.errors = evaluate_and_advance(model.transformer_config, weights, quantized,
+                                                 options.learning, collected.samples);
+            report.seconds = seconds() - begun;
+            report.peak_bytes = peak_memory();
+            if (show_progress) {
+                print_block(block, options, report);
+            }
+            for (const auto& linear : linears) {
+                summary.reports.push_back(linear.report);
+            }
+            summary.blocks.push_back(report);
             block_files.push_back(path);
             progress.advance();
         }
-        record = quantization_record(options, size, summary.reports, seconds());
+        record = quantization_record(options, size, summary.reports, summary.blocks, seconds());
     }
     write_model(model, options.output, block_files, record, show_progress);
 

@@ -5,23 +5,32 @@
 #include <string>
 #include <vector>
 
+#include "calib/learn_block.hpp"
 #include "calib/options.hpp"
 #include "calib/quantize_block.hpp"
+#include "calib/quantized_block.hpp"
 #include "format/model_file.hpp"
 
 namespace quantsparse::calib {
+
+struct BlockReport {
+    BlockErrors errors;
+    LearningReport learning;  ///< of the presets that learn, unless the block was taken over
+    double seconds = 0;
+    std::uint64_t peak_bytes = 0;  ///< memory of the process so far
+};
 
 struct CalibrationSummary {
     format::LinearBytes bytes;  ///< of the block linears
     std::uint64_t file_bytes = 0;
     std::vector<LinearReport> reports;  ///< of all linears, block by block; empty at 16 bits
-    int resumed_blocks = 0;             ///< taken over from an interrupted run
+    std::vector<BlockReport> blocks;
+    int resumed_blocks = 0;  ///< taken over from an interrupted run
     bool resumed_activations = false;
     double seconds = 0;
 };
 
-/// Throws Error(invalid_argument) for options that contradict each other or are out of range, and
-/// Error(unsupported) for the ones of a later version.
+/// Throws Error(invalid_argument) for options that contradict each other or are out of range.
 void check_options(const CalibrationOptions& options);
 
 /// Where the data of unfinished calibrations lie: the option, or "<output>.partial".

@@ -24,6 +24,7 @@ constexpr std::uint64_t kRowBudgetBytes = std::uint64_t{3} << 29;
 constexpr int kFewestRows = 64;
 // Rows kept of consecutive forwards start this far apart, so that the sample covers the whole clip.
 constexpr std::size_t kRowStride = 7919;
+constexpr int kHeldOut = 4;  // samples a block is judged by
 
 // Short, concrete and plain, so that a small vocabulary knows the words too.
 constexpr const char* kPrompts[] = {
@@ -61,6 +62,16 @@ int kept_rows(const format::WanDitConfig& config, int wanted) {
         kRowBudgetBytes / (4 * width * static_cast<std::uint64_t>(config.num_layers));
     return static_cast<int>(std::clamp<std::uint64_t>(
         fitting, kFewestRows, static_cast<std::uint64_t>(std::max(wanted, kFewestRows))));
+}
+
+/// A copy that autograd may use: tensors made under InferenceMode may not.
+BlockState kept_state(const BlockState& state) {
+    const c10::InferenceMode off(false);
+    auto kept = state;
+    for (auto* tensor : {&kept.x, &kept.context, &kept.e, &kept.e0, &kept.cosines, &kept.sines}) {
+        *tensor = tensor->clone();
+    }
+    return kept;
 }
 
 }  // namespace
@@ -113,14 +124,30 @@ std::vector<std::string> choose_prompts(const CalibrationOptions& options) {
         source.assign(std::begin(kPrompts), std::end(kPrompts));
     }
     std::vector<std::string> prompts;
-    for (int i = 0; i < options.samples; ++i) {
+    for (int i = 0; i < clip_count(options); ++i) {
         prompts.push_back(source[static_cast<std::size_t>(i) % source.size()]);
     }
     return prompts;
 }
 
-CollectedActivations collect_activations(const format::ModelBundle& model,
-                                         const CalibrationOptions& options, bool show_progress) {
+int training_count(const CalibrationOptions& options) {
+    constexpr int kDefaultSamples = 20;
+    if (!method_of(options).learns) {
+        return 0;
+    }
+    return options.samples > 0 ? options.samples : kDefaultSamples;
+}
+
+int clip_count(const CalibrationOptions& options) {
+    constexpr int kDefaultClips = 4;
+    if (const int training = training_count(options); training > 0) {
+        return std::max(1, (training + 3) / 4);
+    }
+    return options.samples > 0 ? options.samples : kDefaultClips;
+}
+
+Collected collect(const format::ModelBundle& model, const CalibrationOptions& options,
+                  bool show_progress) {
     const c10::InferenceMode no_gradients;
     const auto& config = model.transformer_config;
     const auto size = choose_clip_size(model, options);
@@ -141,6 +168,11 @@ CollectedActivations collect_activations(const format::ModelBundle& model,
     set_thread_count(std::max(1, cores / workers));
     WanDit network(*model.transformer, config, workers);
     CollectedActivations collected(config);
+    const auto choices = choose_samples(training_count(options), kHeldOut, options.steps,
+                                        static_cast<int>(prompts.size()));
+    SampleSet samples;
+    samples.states.resize(choices.size());
+    samples.training = static_cast<std::size_t>(training_count(options));
     const int rows = kept_rows(config, options.kept_rows);
     const int rows_per_forward =
         (rows + inputs_per_step * options.steps - 1) / (inputs_per_step * options.steps);
@@ -177,7 +209,7 @@ CollectedActivations collect_activations(const format::ModelBundle& model,
                                  text ? text_rows : rows_per_forward, forward * kRowStride);
             }
         };
-        const auto velocities = network.forward(inputs, observer, [&](int block) {
+        const auto after_block = [&](int block) {
             for (const auto& groups : seen) {
                 for (const auto& [group, observation] : groups) {
                     collected.add(block, group, observation);
@@ -185,7 +217,16 @@ CollectedActivations collect_activations(const format::ModelBundle& model,
             }
             check_cancelled();
             progress.advance();
-        });
+        };
+        const auto before_blocks = [&](const std::vector<BlockState>& states) {
+            for (std::size_t i = 0; i < choices.size(); ++i) {
+                if (choices[i].step == step) {
+                    samples.states[i] = kept_state(
+                        states[static_cast<std::size_t>(2 * choices[i].clip + choices[i].branch)]);
+                }
+            }
+        };
+        const auto velocities = network.forward(inputs, observer, after_block, before_blocks);
         for (std::size_t i = 0; i < prompts.size(); ++i) {
             auto guided = velocities[2 * i].contiguous();
             const auto plain = velocities[2 * i + 1].contiguous();
@@ -199,7 +240,10 @@ CollectedActivations collect_activations(const format::ModelBundle& model,
     }
     collected.finish();
     set_thread_count(cores);
-    return collected;
+    for (const auto& state : samples.states) {
+        samples.quantized.push_back(state.x);
+    }
+    return {std::move(collected), std::move(samples)};
 }
 
 }  // namespace quantsparse::calib

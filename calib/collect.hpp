@@ -6,6 +6,7 @@
 
 #include "calib/activations.hpp"
 #include "calib/options.hpp"
+#include "calib/samples.hpp"
 #include "format/checkpoint.hpp"
 
 namespace quantsparse::calib {
@@ -24,11 +25,16 @@ struct ClipSize {
 /// networks.
 ClipSize choose_clip_size(const format::ModelBundle& model, const CalibrationOptions& options);
 
-/// The prompts in use: the options' own or the built-in ones, repeated or cut to the sample count.
+/// The prompts in use: the options' own or the built-in ones, repeated or cut to the clip count.
 std::vector<std::string> choose_prompts(const CalibrationOptions& options);
 
+struct Collected {
+    CollectedActivations activations;
+    SampleSet samples;  ///< before block 0
+};
+
 /// Generates the clips with guidance, UniPC and the model's own shift, observing every forward.
-CollectedActivations collect_activations(const format::ModelBundle& model,
-                                         const CalibrationOptions& options, bool show_progress);
+Collected collect(const format::ModelBundle& model, const CalibrationOptions& options,
+                  bool show_progress);
 
 }  // namespace quantsparse::calib

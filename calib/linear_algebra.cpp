@@ -3,6 +3,9 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include <thread>
 
@@ -33,6 +36,19 @@ void set_thread_count(int threads) {
             reinterpret_cast<SetThreads>(::dlsym(RTLD_DEFAULT, "openblas_set_num_threads"))) {
         set(threads);
     }
+}
+
+int worthwhile_threads(int threads, std::int64_t tokens, std::int64_t width) {
+    constexpr std::int64_t kFewestValues = 1 << 20;
+    return tokens * width < kFewestValues ? 1 : core_count(threads);
+}
+
+void keep_freed_memory() {
+#if defined(__GLIBC__)
+    ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
+    ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
+    ::mallopt(M_TOP_PAD, 64 << 20);
+#endif
 }
 
 }  // namespace quantsparse::calib

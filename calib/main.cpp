@@ -124,10 +124,107 @@ void convert_only(const calib::CalibrationOptions& options) {
     }
 }
 
+std::string preset_help() {
+    std::string text;
+    for (const auto& preset : calib::presets()) {
+        text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", preset.name, preset.summary);
+    }
+    return text;
+}
+
+/// An option whose words stand for values; leaves `target` alone when it is not given.
+template <typename Target, typename Value>
+void add_choice(CLI::App* app, const std::string& name, Target& target,
+                const std::vector<std::pair<std::string, Value>>& words, const std::string& help) {
+    std::string list;
+    for (const auto& [word, value] : words) {
+        list += (list.empty() ? "" : ", ") + word;
+    }
+    app->add_option_function<std::string>(
+           name,
+           [&target, words, name, list](const std::string& word) {
+               for (const auto& [candidate, value] : words) {
+                   if (candidate == word) {
+                       target = value;
+                       return;
+                   }
+               }
+               throw CLI::ValidationError(name, fmt::format("'{}' is not one of {}", word, list));
+           },
+           fmt::format("{}: {}", list, help))
+        ->type_name("WORD");
+}
+
+void add_method_options(CLI::App& app, calib::CalibrationOptions& options) {
+    using namespace calib;
+    auto& method = options.method;
+    auto& learning = options.learning;
+    auto* group = app.add_option_group("Method", "changes to the preset");
+    add_choice<std::optional<Rotation>, Rotation>(group, "--rotation", method.rotation,
+                                                  {{"none", Rotation::none},
+                                                   {"hadamard", Rotation::hadamard},
+                                                   {"learned", Rotation::learned}},
+                                                  "of the linears' inputs");
+    add_choice<std::optional<ChannelScale>, ChannelScale>(
+        group, "--scale", method.scale,
+        {{"none", ChannelScale::none},
+         {"smooth", ChannelScale::smooth},
+         {"search", ChannelScale::search},
+         {"learned", ChannelScale::learned}},
+        "channel scale: alpha 0.5, searched per group, or learned from there");
+    add_choice<std::optional<bool>, bool>(group, "--bias-correction", method.correct_bias,
+                                          {{"on", true}, {"off", false}},
+                                          "the mean output error goes into the bias");
+    auto* learn = app.add_option_group("Learning", "of the presets full and q-vdit");
+    add_choice<std::optional<Distillation>, Distillation>(
+        learn, "--distill", method.distill,
+        {{"none", Distillation::none},
+         {"global", Distillation::global},
+         {"local", Distillation::local},
+         {"msad", Distillation::msad}},
+        "attention maps that are matched beside the block's output: pooled, salient rows, both");
+    learn->add_option("--epochs", learning.epochs)->capture_default_str();
+    learn->add_option("--rate", learning.rate, "of channel scale and rotation")
+        ->capture_default_str();
+    learn->add_option("--quantizer-rate", learning.quantizer_rate, "of clipping")
+        ->capture_default_str();
+    learn
+        ->add_option("--rotation-block", learning.rotation_block,
+                     "largest block of learned rotations")
+        ->capture_default_str();
+    learn->add_option("--stride", learning.stride,
+                      "tokens pooled together (default: so that about 128 remain)");
+    learn->add_option("--topk", learning.salient_count, "salient tokens (default: 1.5 %)");
+    learn->add_option("--lambda-global", learning.lambda_global,
+                      "weight of the pooled map's error (default: balanced)");
+    learn->add_option("--lambda-local", learning.lambda_local,
+                      "weight of the salient rows' error (default: balanced)");
+    learn
+        ->add_option("--balance", learning.balance,
+                     "what balanced terms are to the output's error at the start")
+        ->capture_default_str();
+    add_choice<Saliency, Saliency>(
+        learn, "--saliency", learning.saliency,
+        {{"salient", Saliency::salient}, {"random", Saliency::random}},
+        "rows that --distill local takes: of the most attended tokens (default) or any");
+    add_choice<BlockInputs, BlockInputs>(
+        learn, "--inputs", learning.inputs,
+        {{"fp", BlockInputs::fp}, {"quantized", BlockInputs::quantized}},
+        fmt::format("what a block reads while it learns (default: {})",
+                    learning.inputs == BlockInputs::fp ? "fp" : "quantized"));
+    add_choice<CalibAttention, CalibAttention>(
+        learn, "--calib-attention", learning.attention,
+        {{"dense", CalibAttention::dense}, {"sparse", CalibAttention::sparse}},
+        "self-attention of the quantised block while it learns (default: dense)");
+    learn->add_option("--calib-density", learning.density, "of sparse attention")
+        ->capture_default_str();
+    add_choice<std::optional<bool>, bool>(
+        learn, "--activation-clip", method.clip_activations, {{"on", true}, {"off", false}},
+        "a learned factor of 0.7 to 1 on the activations' scale (default: on below 8 bits)");
+}
+
 int run(int argc, char** argv) {
     calib::CalibrationOptions options;
-    std::string rotation = "hadamard";
-    std::string smoothing = "auto";
     std::string prompts;
     bool converting = false;
     options.activation_bits = 0;
@@ -139,14 +236,14 @@ int run(int argc, char** argv) {
                    "diffusers folder, original Wan2.1 folder, or 16-bit model file")
         ->required();
     app.add_option("-o,--output", options.output, "the model file to write");
-    app.add_option("--preset", options.preset, "fast: smoothing, Hadamard, MSE clipping")
-        ->capture_default_str();
+    app.add_option("--preset", options.preset, preset_help())->capture_default_str();
     app.add_option("--weights", options.weight_bits, "bits of the weights: 4, 6, 8, 16")
         ->capture_default_str();
     app.add_option("--activations", options.activation_bits,
                    "bits of the activations: 8, 6, 16 (default: 6 with 6-bit weights, else 8)");
-    app.add_option("--samples", options.samples, "clips generated for calibration")
-        ->capture_default_str();
+    app.add_option("--samples", options.samples,
+                   "clips generated (default 4); presets that learn: inputs (clip, step, branch) "
+                   "learned from (default 20)");
     app.add_option("--steps", options.steps, "denoising steps of each")->capture_default_str();
     app.add_option("--seed", options.seed, "of noise and rotation")->capture_default_str();
     app.add_option("--width", options.width, "of the calibration clips (default: reduced)");
@@ -155,12 +252,7 @@ int run(int argc, char** argv) {
     app.add_option("--rows", options.kept_rows, "input rows kept per group of linears")
         ->capture_default_str();
     app.add_option("--prompts", prompts, "file with one prompt per line (default: built in)");
-    app.add_option("--rotation", rotation, "none or hadamard")
-        ->check(CLI::IsMember({"none", "hadamard"}))
-        ->capture_default_str();
-    app.add_option("--smooth", smoothing, "none or auto")
-        ->check(CLI::IsMember({"none", "auto"}))
-        ->capture_default_str();
+    add_method_options(app, options);
     app.add_option("--threads", options.threads, "0: all cores")->capture_default_str();
     app.add_option("--work-dir", options.work_directory,
                    "unfinished work, for going on later (default: OUTPUT.partial)");
@@ -182,8 +274,6 @@ int run(int argc, char** argv) {
     if (options.activation_bits == 0) {
         options.activation_bits = options.weight_bits == 16 ? 16 : options.weight_bits == 6 ? 6 : 8;
     }
-    options.rotate = rotation == "hadamard";
-    options.smooth = smoothing == "auto";
     if (!prompts.empty()) {
         options.prompts = read_prompts(prompts);
     }

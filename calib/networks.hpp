@@ -1,6 +1,5 @@
 // Floating-point Wan DiT and UMT5 encoder on LibTorch, for running the unquantised model on the
-// CPU. The only header of this folder that includes Torch. Numbers in comments are the facts of the
-// reference data's README.
+// CPU. Numbers in comments are the facts of the reference data's README.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "calib/activations.hpp"
+#include "calib/wan_block.hpp"
 #include "format/checkpoint.hpp"
 
 namespace quantsparse::calib {
@@ -25,6 +25,9 @@ std::span<const float> values_of(const at::Tensor& tensor);
 /// but never for the same input.
 using Observer =
     std::function<void(std::size_t input, int block, InputGroup group, const at::Tensor& rows)>;
+
+/// Sees what enters the first block, one state per input.
+using BeforeBlocks = std::function<void(const std::vector<BlockState>& states)>;
 
 struct DitInput {
     at::Tensor latent;    ///< [in_dim, frames, height, width]
@@ -44,28 +47,27 @@ class WanDit {
 
     /// Velocities [out_dim, frames, height, width]. `after_block` is called between blocks, from
     /// the calling thread; it may throw to stop. Throws Error(non_finite) naming the block whose
-    /// output is not finite.
+    /// output is not finite. `before_blocks` may keep clones of the states.
     std::vector<at::Tensor> forward(const std::vector<DitInput>& inputs,
                                     const Observer& observer = {},
-                                    const std::function<void(int block)>& after_block = {});
+                                    const std::function<void(int block)>& after_block = {},
+                                    const BeforeBlocks& before_blocks = {});
+
+    /// What enters the first block, and what the head makes of what leaves the last.
+    BlockState prepare(const DitInput& input) const;
+    at::Tensor velocity(const BlockState& state) const;
 
   private:
-    using Weights = std::map<std::string, at::Tensor>;
-    struct State;
-
-    State prepare(const DitInput& input) const;
-    void run_block(int block, const Weights& weights, State& state, std::size_t input,
+    void run_block(int block, const BlockWeights& weights, BlockState& state, std::size_t input,
                    const Observer& observer) const;
-    at::Tensor finish(const State& state) const;
-    Weights load_block(int block) const;
     at::Tensor top(const std::string& name) const;
 
     const format::Checkpoint& checkpoint_;
     format::WanDitConfig config_;
     int threads_ = 1;
     bool cache_blocks_ = false;
-    std::map<int, Weights> cached_;
-    Weights top_;
+    std::map<int, BlockWeights> cached_;
+    BlockWeights top_;
 };
 
 /// The text states [valid tokens, dim] of one tokenised prompt; one layer's weights in memory at a

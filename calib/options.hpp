@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "calib/method.hpp"
+
 namespace quantsparse::calib {
 
 struct CalibrationOptions {
@@ -15,10 +17,12 @@ struct CalibrationOptions {
     std::string preset = "fast";
     int weight_bits = 4;      ///< 4, 6, 8, or 16: nothing is quantised
     int activation_bits = 8;  ///< 8, 6, or 16 together with 16-bit weights
-    bool rotate = true;       ///< signed block Hadamard
-    bool smooth = true;       ///< channel scales by search
-    int samples = 4;          ///< prompts generated
-    int steps = 10;           ///< denoising steps of each
+    MethodOverrides method;   ///< changes to the preset
+    LearningOptions learning;
+    /// Presets that learn: inputs of the model (prompt, step, branch) that are kept, 0: 20. The
+    /// others: clips generated, 0: 4.
+    int samples = 0;
+    int steps = 10;  ///< denoising steps of each clip
     std::uint64_t seed = 0;
     int width = 0;  ///< of the calibration clips; 0: chosen from the native size
     int height = 0;
@@ -27,5 +31,13 @@ struct CalibrationOptions {
     int threads = 0;                   ///< 0: all cores
     std::vector<std::string> prompts;  ///< empty: the built-in ones
 };
+
+inline Method method_of(const CalibrationOptions& options) {
+    return method_of(options.preset, options.method, options.activation_bits);
+}
+/// Clips that are generated: the samples, or a quarter of them where samples are inputs.
+int clip_count(const CalibrationOptions& options);
+/// Inputs kept for learning; 0 where nothing is learned.
+int training_count(const CalibrationOptions& options);
 
 }  // namespace quantsparse::calib

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "calib/linear_algebra.hpp"
 #include "calib/progress.hpp"
@@ -47,8 +46,25 @@ struct GroupContext {
     const SmoothingChoice& choice;
     const std::vector<float>& signs;
     int bits = 4;
+    bool clip_search = true;
     bool correct_bias = true;
 };
+
+SmoothingChoice smoothing_of(const GroupProblem& problem, ChannelScale kind) {
+    constexpr float kSmoothQuantAlpha = 0.5f;
+    switch (kind) {
+        case ChannelScale::none:
+            break;
+        case ChannelScale::smooth:
+            return fixed_smoothing(problem, kSmoothQuantAlpha);
+        case ChannelScale::search:
+        case ChannelScale::learned:
+            return choose_smoothing(problem);
+    }
+    SmoothingChoice none;
+    none.scale.assign(static_cast<std::size_t>(problem.activations->width), 1.0f);
+    return none;
+}
 
 /// Mean over the rows of rows weight^T, [n], summed in a fixed order: matrix libraries divide their
 /// sums by the number of threads, and the same command must give the same file on any of them.
@@ -74,7 +90,7 @@ QuantizedLinear quantize_linear(const std::string& name, std::span<const float> 
     const int n = static_cast<int>(bias.size());
     const int rows = static_cast<int>(group.rows.size()) / k;
     const auto transformed = transform_weight(weight, k, group.choice.scale, group.signs);
-    const auto grid = clip_grid(group.bits);
+    const auto grid = group.clip_search ? clip_grid(group.bits) : std::vector<float>{1.0f};
     const auto gamma = search_clipping(transformed, n, k, group.bits, grid);
     const auto quantized = format::quantize_weight(transformed, n, k, group.bits, gamma);
     const auto dequantized = fake_quantize_weight(transformed, n, k, group.bits, gamma);
@@ -108,6 +124,7 @@ QuantizedLinear quantize_linear(const std::string& name, std::span<const float> 
 std::vector<QuantizedLinear> quantize_block(const format::Checkpoint& transformer, int block,
                                             const CollectedActivations& activations,
                                             const CalibrationOptions& options) {
+    const auto method = method_of(options);
     std::vector<QuantizedLinear> result;
     for (const auto which : kInputGroups) {
         check_cancelled();
@@ -118,20 +135,20 @@ std::vector<QuantizedLinear> quantize_block(const format::Checkpoint& transforme
             weights.push_back(finite_values(transformer, name + ".weight"));
         }
         std::vector<float> signs;
-        if (options.rotate) {
+        if (method.rotation != Rotation::none) {
             signs = rotation_signs(options.seed, block, which, group.width);
         }
         const GroupProblem problem{&group, &weights, signs, options.weight_bits,
                                    options.activation_bits};
-        const auto choice = choose_smoothing(problem, options.smooth);
+        const auto choice = smoothing_of(problem, method.scale);
         const auto quantized_rows =
             fake_quantize_rows(transform_rows(group.rows, group.width, choice.scale, signs),
                                group.row_count(), group.width, options.activation_bits);
         // Few prompts give too few different text rows to tell a mean by: measured, it costs 0.2
         // dB.
-        const bool correct_bias = which != InputGroup::cross_kv;
-        const GroupContext context{group.rows, quantized_rows,      choice,
-                                   signs,      options.weight_bits, correct_bias};
+        const bool correct_bias = method.correct_bias && which != InputGroup::cross_kv;
+        const GroupContext context{group.rows,          quantized_rows,     choice,      signs,
+                                   options.weight_bits, method.clip_search, correct_bias};
         for (std::size_t i = 0; i < names.size(); ++i) {
             check_cancelled();
             result.push_back(quantize_linear(
@@ -139,62 +156,6 @@ std::vector<QuantizedLinear> quantize_block(const format::Checkpoint& transforme
         }
     }
     return result;
-}
-
-void save_block(const std::filesystem::path& path, const std::vector<QuantizedLinear>& linears,
-                int bits, const std::string& fingerprint) {
-    format::SafetensorsWriter writer(path);
-    auto reports = nlohmann::json::array();
-    for (const auto& linear : linears) {
-        reports.push_back({{"name", linear.report.name},
-                           {"weight_snr_db", linear.report.weight_snr_db},
-                           {"output_snr_db", linear.report.output_snr_db},
-                           {"alpha", linear.report.alpha},
-                           {"mean_gamma", linear.report.mean_gamma}});
-        writer.declare(linear.name + ".codes", DType::u32,
-                       format::codes_shape(linear.out_features, linear.in_features, bits));
-        writer.declare(linear.name + ".scale", DType::f32, {linear.out_features});
-        writer.declare(linear.name + ".bias", DType::f32, {linear.out_features});
-        writer.declare(linear.name + ".channel_scale", DType::f32, {linear.in_features});
-        if (!linear.rotation_signs.empty()) {
-            writer.declare(linear.name + ".rotation_signs", DType::f32, {linear.in_features});
-        }
-    }
-    writer.set_metadata("fingerprint", fingerprint);
-    writer.set_metadata("reports", reports.dump());
-    for (const auto& linear : linears) {
-        const auto write = [&](const char* part, auto span) {
-            writer.write(linear.name + part, std::as_bytes(span));
-        };
-        write(".codes", std::span(linear.codes));
-        write(".scale", std::span(linear.scale));
-        write(".bias", std::span(linear.bias));
-        write(".channel_scale", std::span(linear.channel_scale));
-        write(".rotation_signs", std::span(linear.rotation_signs));
-    }
-    writer.finish();
-}
-
-std::vector<LinearReport> load_block_reports(const std::filesystem::path& path,
-                                             const std::string& fingerprint) {
-    if (!std::filesystem::exists(path)) {
-        return {};
-    }
-    try {
-        const format::SafetensorsFile file(path);
-        if (file.metadata().at("fingerprint") != fingerprint) {
-            return {};
-        }
-        std::vector<LinearReport> reports;
-        for (const auto& entry : nlohmann::json::parse(file.metadata().at("reports"))) {
-            reports.push_back({entry.at("name"), entry.at("weight_snr_db"),
-                               entry.at("output_snr_db"), entry.at("alpha"),
-                               entry.at("mean_gamma")});
-        }
-        return reports;
-    } catch (const std::exception&) {
-        return {};  // half of an older run: the block is done anew
-    }
 }
 
 }  // namespace quantsparse::calib

@@ -29,19 +29,18 @@ struct QuantizedLinear {
     std::vector<float> scale;
     std::vector<float> bias;
     std::vector<float> channel_scale;
-    std::vector<float> rotation_signs;  ///< empty: not rotated
+    std::vector<float> rotation_signs;  ///< block Hadamard; empty: none
+    /// [in / b, b, b] learned rotations; only with the first linear of an input group, all of which
+    /// it belongs to.
+    std::vector<std::uint16_t> rotation;  ///< half precision
+    int rotation_block = 0;
+    float activation_clip = 1;  ///< factor on the activation's scale, as `rotation`
     LinearReport report;
 };
 
+/// The ten linears in the order of kInputGroups and linears_of().
 std::vector<QuantizedLinear> quantize_block(const format::Checkpoint& transformer, int block,
                                             const CollectedActivations& activations,
                                             const CalibrationOptions& options);
-
-/// Work files of finished blocks: the same tensors under the same names, reports in the metadata.
-void save_block(const std::filesystem::path& path, const std::vector<QuantizedLinear>& linears,
-                int bits, const std::string& fingerprint);
-/// The reports of a finished block; empty when the file is missing, damaged or of another run.
-std::vector<LinearReport> load_block_reports(const std::filesystem::path& path,
-                                             const std::string& fingerprint);
 
 }  // namespace quantsparse::calib

@@ -102,14 +102,18 @@ std::vector<float> transform_weight(std::span<const float> weight, int k,
     return result;
 }
 
-SmoothingChoice choose_smoothing(const GroupProblem& problem, bool enabled) {
+SmoothingChoice fixed_smoothing(const GroupProblem& problem, float alpha) {
+    const auto& activations = *problem.activations;
+    return {channel_scale(activations.absmax, column_absmax(*problem.weights, activations.width),
+                          alpha),
+            alpha, 0};
+}
+
+SmoothingChoice choose_smoothing(const GroupProblem& problem) {
     const auto& activations = *problem.activations;
     const int k = activations.width;
     SmoothingChoice best;
     best.scale.assign(static_cast<std::size_t>(k), 1.0f);
-    if (!enabled) {
-        return best;
-    }
     std::vector<std::vector<float>> weights;
     std::vector<int> channels;
     std::vector<std::vector<float>> targets;

@@ -27,14 +27,17 @@ struct GroupProblem {
 
 struct SmoothingChoice {
     std::vector<float> scale;  ///< c
-    float alpha = -1;          ///< negative: c = 1 was best
+    float alpha = -1;          ///< negative: c = 1
     double error = 0;          ///< mean squared output error over mean squared output
 };
+
+/// c for a given alpha, the one choose_smoothing() tries.
+SmoothingChoice fixed_smoothing(const GroupProblem& problem, float alpha);
 
 /// Tries c = 1 and alpha in {0, 0.1, ..., 0.7} on the kept rows with both sides quantised, and
 /// takes the one with the least output error. At most kSearchChannels outputs of each linear take
 /// part.
-SmoothingChoice choose_smoothing(const GroupProblem& problem, bool enabled);
+SmoothingChoice choose_smoothing(const GroupProblem& problem);
 
 /// Rows divided by c and rotated: what the runtime quantises.
 std::vector<float> transform_rows(std::span<const float> rows, int k, std::span<const float> scale,

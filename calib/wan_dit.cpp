@@ -12,36 +12,6 @@
 namespace quantsparse::calib {
 namespace {
 
-// Scores of this many query rows at a time; bounds the memory of the probability map.
-constexpr std::int64_t kAttentionRows = 512;
-
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-    return x * at::rsqrt(x.square().mean(-1, true) + eps) * weight;
-}
-
-/// softmax(q k^T / sqrt(d)) v for q, k, v [tokens, heads, d]; returns [tokens, heads * d].
-at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-    const auto heads = q.transpose(0, 1);                 // [heads, Lq, d]
-    const auto keys = k.transpose(0, 1).transpose(1, 2);  // [heads, d, Lk]
-    const auto values = v.transpose(0, 1);
-    const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
-    std::vector<at::Tensor> parts;
-    for (std::int64_t start = 0; start < q.size(0); start += kAttentionRows) {
-        const auto count = std::min(kAttentionRows, q.size(0) - start);
-        const auto scores = at::matmul(heads.narrow(1, start, count), keys) * scale;
-        parts.push_back(at::matmul(at::softmax(scores, -1), values));
-    }
-    return at::cat(parts, 1).transpose(0, 1).reshape({q.size(0), -1});
-}
-
-/// Rotates adjacent pairs by the angle of their position (fact 7).
-at::Tensor rotate_pairs(const at::Tensor& x, const at::Tensor& cosines, const at::Tensor& sines) {
-    const auto pairs = x.view({x.size(0), x.size(1), -1, 2});
-    const auto a = pairs.select(3, 0);
-    const auto b = pairs.select(3, 1);
-    return at::stack({a * cosines - b * sines, a * sines + b * cosines}, 3).view_as(x);
-}
-
 /// Angles [tokens, head_dim / 2] of the grid positions: head_dim splits into d - 4 (d / 6) for time
 /// and 2 (d / 6) for rows and columns, each axis with its own ladder (fact 7).
 at::Tensor rope_angles(std::array<std::int64_t, 3> grid, int head_dim) {
@@ -89,10 +59,6 @@ void in_parallel(std::size_t count, int threads, const std::function<void(std::s
     }
 }
 
-std::string block_name(int block, const char* name) {
-    return fmt::format("blocks.{}.{}", block, name);
-}
-
 }  // namespace
 
 at::Tensor load_tensor(const format::Checkpoint& checkpoint, const std::string& name) {
@@ -111,16 +77,6 @@ at::Tensor load_tensor(const format::Checkpoint& checkpoint, const std::string& 
 std::span<const float> values_of(const at::Tensor& tensor) {
     return {tensor.data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
 }
-
-struct WanDit::State {
-    at::Tensor x;        ///< [tokens, dim], the residual stream
-    at::Tensor context;  ///< [text_len, dim], after the text MLP
-    at::Tensor e;        ///< [dim], what the head is modulated by
-    at::Tensor e0;       ///< [6, dim], what the blocks are modulated by
-    at::Tensor cosines;  ///< [tokens, 1, head_dim / 2]
-    at::Tensor sines;
-    std::array<std::int64_t, 3> grid{};
-};
 
 WanDit::WanDit(const format::Checkpoint& checkpoint, const format::WanDitConfig& config,
                int threads, std::uint64_t cache_bytes)
@@ -144,33 +100,8 @@ at::Tensor WanDit::top(const std::string& name) const {
     return top_.at(name);
 }
 
-WanDit::Weights WanDit::load_block(int block) const {
-    Weights weights;
-    std::vector<std::string> names = {"modulation"};
-    for (const auto group : kInputGroups) {
-        for (const auto& linear : linears_of(group, block)) {
-            const auto short_name = linear.substr(linear.find('.', 7) + 1);
-            names.push_back(short_name + ".weight");
-            names.push_back(short_name + ".bias");
-        }
-    }
-    if (config_.qk_norm) {
-        for (const char* name :
-             {"self_attn.norm_q", "self_attn.norm_k", "cross_attn.norm_q", "cross_attn.norm_k"}) {
-            names.push_back(std::string(name) + ".weight");
-        }
-    }
-    if (config_.cross_attn_norm) {
-        names.insert(names.end(), {"norm3.weight", "norm3.bias"});
-    }
-    for (const auto& name : names) {
-        weights[name] = load_tensor(checkpoint_, block_name(block, name.c_str()));
-    }
-    return weights;
-}
-
-WanDit::State WanDit::prepare(const DitInput& input) const {
-    State state;
+BlockState WanDit::prepare(const DitInput& input) const {
+    BlockState state;
     const auto& patch = config_.patch_size;
     for (std::size_t axis = 0; axis < 3; ++axis) {
         state.grid[axis] = input.latent.size(static_cast<std::int64_t>(axis) + 1) / patch[axis];
@@ -209,53 +140,16 @@ WanDit::State WanDit::prepare(const DitInput& input) const {
     return state;
 }
 
-void WanDit::run_block(int block, const Weights& weights, State& state, std::size_t input,
+void WanDit::run_block(int block, const BlockWeights& weights, BlockState& state, std::size_t input,
                        const Observer& observer) const {
-    const std::array<std::int64_t, 1> width = {config_.dim};
-    const auto observe = [&](InputGroup group, const at::Tensor& rows) {
+    BlockMethods methods;
+    methods.project = [&](InputGroup group, const at::Tensor& rows) {
         if (observer) {
             observer(input, block, group, rows.contiguous());
         }
+        return project_exactly(weights, group, rows);
     };
-    const auto linear = [&](const at::Tensor& x, const std::string& name) {
-        return at::linear(x, weights.at(name + ".weight"), weights.at(name + ".bias"));
-    };
-    const auto heads = [&](const at::Tensor& x) {
-        return x.view({x.size(0), config_.num_heads, config_.head_dim()});
-    };
-    const auto normed = [&](const at::Tensor& x, const std::string& name) {
-        return config_.qk_norm ? rms_norm(x, weights.at(name + ".weight"), config_.eps) : x;
-    };
-    // shift1, scale1, gate1 of self attention, shift2, scale2, gate2 of the ffn (fact 4)
-    const auto modulation = weights.at("modulation").view({6, config_.dim}) + state.e0;
-
-    auto u =
-        at::layer_norm(state.x, width, {}, {}, config_.eps) * (1 + modulation[1]) + modulation[0];
-    observe(InputGroup::self_qkv, u);
-    const auto q = rotate_pairs(heads(normed(linear(u, "self_attn.q"), "self_attn.norm_q")),
-                                state.cosines, state.sines);
-    const auto k = rotate_pairs(heads(normed(linear(u, "self_attn.k"), "self_attn.norm_k")),
-                                state.cosines, state.sines);
-    auto mixed = attention(q, k, heads(linear(u, "self_attn.v")));
-    observe(InputGroup::self_o, mixed);
-    state.x = state.x + modulation[2] * linear(mixed, "self_attn.o");
-
-    u = config_.cross_attn_norm ? at::layer_norm(state.x, width, weights.at("norm3.weight"),
-                                                 weights.at("norm3.bias"), config_.eps)
-                                : state.x;
-    observe(InputGroup::cross_q, u);
-    observe(InputGroup::cross_kv, state.context);
-    mixed = attention(heads(normed(linear(u, "cross_attn.q"), "cross_attn.norm_q")),
-                      heads(normed(linear(state.context, "cross_attn.k"), "cross_attn.norm_k")),
-                      heads(linear(state.context, "cross_attn.v")));
-    observe(InputGroup::cross_o, mixed);
-    state.x = state.x + linear(mixed, "cross_attn.o");
-
-    u = at::layer_norm(state.x, width, {}, {}, config_.eps) * (1 + modulation[4]) + modulation[3];
-    observe(InputGroup::ffn_0, u);
-    const auto hidden = at::gelu(linear(u, "ffn.0"), "tanh");
-    observe(InputGroup::ffn_2, hidden);
-    state.x = state.x + modulation[5] * linear(hidden, "ffn.2");
+    state.x = run_wan_block(config_, weights, state, methods);
     if (!std::isfinite(state.x.sum().item<float>())) {  // NaN and infinity survive a sum
         throw Error(ErrorCode::non_finite,
                     fmt::format("block {} of the transformer gives NaN or infinity for a "
@@ -264,7 +158,7 @@ void WanDit::run_block(int block, const Weights& weights, State& state, std::siz
     }
 }
 
-at::Tensor WanDit::finish(const State& state) const {
+at::Tensor WanDit::velocity(const BlockState& state) const {
     const std::array<std::int64_t, 1> width = {config_.dim};
     const auto modulation = top("head.modulation").view({2, config_.dim}) + state.e;
     const auto u =
@@ -281,20 +175,24 @@ at::Tensor WanDit::finish(const State& state) const {
 
 std::vector<at::Tensor> WanDit::forward(const std::vector<DitInput>& inputs,
                                         const Observer& observer,
-                                        const std::function<void(int block)>& after_block) {
+                                        const std::function<void(int block)>& after_block,
+                                        const BeforeBlocks& before_blocks) {
     const c10::InferenceMode no_gradients;
-    std::vector<State> states;
+    std::vector<BlockState> states;
     for (const auto& input : inputs) {
         states.push_back(prepare(input));
     }
+    if (before_blocks) {
+        before_blocks(states);
+    }
     for (int block = 0; block < config_.num_layers; ++block) {
-        Weights loaded;
+        BlockWeights loaded;
         if (cache_blocks_ && cached_.find(block) == cached_.end()) {
-            cached_[block] = load_block(block);
+            cached_[block] = load_block_weights(checkpoint_, config_, block);
         } else if (!cache_blocks_) {
-            loaded = load_block(block);
+            loaded = load_block_weights(checkpoint_, config_, block);
         }
-        const Weights& weights = cache_blocks_ ? cached_.at(block) : loaded;
+        const BlockWeights& weights = cache_blocks_ ? cached_.at(block) : loaded;
         in_parallel(states.size(), threads_, [&](std::size_t index) {
             run_block(block, weights, states[index], index, observer);
         });
@@ -304,7 +202,7 @@ std::vector<at::Tensor> WanDit::forward(const std::vector<DitInput>& inputs,
     }
     std::vector<at::Tensor> velocities;
     for (const auto& state : states) {
-        velocities.push_back(finish(state));
+        velocities.push_back(velocity(state));
     }
     return velocities;
 }

@@ -127,7 +127,11 @@ void write_model(const format::ModelBundle& model, const std::filesystem::path& 
     });
 
     format::SafetensorsWriter writer(output);
-    for (const auto& [key, value] : format::model_file_metadata(model, quantization_record)) {
+    const bool learned_inputs = std::any_of(entries.begin(), entries.end(), [](const Entry& entry) {
+        return entry.name.ends_with(".rotation") || entry.name.ends_with(".activation_clip");
+    });
+    for (const auto& [key, value] :
+         format::model_file_metadata(model, quantization_record, learned_inputs)) {
         writer.set_metadata(key, value);
     }
     for (const auto& entry : entries) {

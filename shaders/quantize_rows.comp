@@ -2,19 +2,21 @@
 //
 //   x'[t, i] = x[t, i] * multiplier[i]              1 / channel scale, times the sign of the rotation
 //   x'       = x' * H / sqrt(B) per block of B      Sylvester Hadamard, kRotate = log2 B, 0: none
-//   s[t]     = max_i |x'[t, i]| / qmax              1 for an all-zero row
+//   s[t]     = clip * max_i |x'[t, i]| / qmax       1 for an all-zero row; clip: 1 unless kClip
 //   code     = clamp(roundEven(x' / s), -qmax, qmax), 4 a word; row_sum[t] = sum of codes
 //
 //   in   fp32 [M, in_stride]     codes  words [M, k_words]     scales fp32 [M]     row_sums int32 [M]
 //
 // One work-group per row. With a rotation the transformed row lives in the scratch buffer
-// [rows, 4 * k_words]; without one that binding is not touched.
+// [rows, 4 * k_words]; without one that binding is not touched. A learned rotation is a pass of its
+// own before (rotate_rows.comp), whose output is `in`.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
 
 layout(constant_id = 1) const uint kHasMultiplier = 0;
 layout(constant_id = 2) const uint kRotate = 0;
+layout(constant_id = 3) const uint kClip = 0;
 
 layout(set = 0, binding = 0, std430) readonly buffer In { float in_values[]; };
 layout(set = 0, binding = 1, std430) readonly buffer Multiplier { float multiplier[]; };
@@ -22,6 +24,7 @@ layout(set = 0, binding = 2, std430) buffer Scratch { float scratch[]; };
 layout(set = 0, binding = 3, std430) writeonly buffer Codes { uint codes[]; };
 layout(set = 0, binding = 4, std430) writeonly buffer Scales { float scales[]; };
 layout(set = 0, binding = 5, std430) writeonly buffer RowSums { int row_sums[]; };
+layout(set = 0, binding = 6, std430) readonly buffer Clip { float clip[]; };  // 1 value
 
 layout(push_constant) uniform Push {
     uint m;
@@ -72,7 +75,8 @@ void main() {
         memoryBarrierBuffer();
     }
     largest = workgroup_max(largest);
-    const float scale = largest > 0.0 ? largest / p.qmax : 1.0;
+    float scale = largest > 0.0 ? largest / p.qmax : 1.0;
+    if (kClip != 0 && largest > 0.0) scale *= clip[0];
 
     float sum = 0.0;  // exact: |sum of codes| < 2^24 for K up to 132,000
     for (uint word = lane; word < p.k_words; word += lanes) {

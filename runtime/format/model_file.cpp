@@ -100,6 +100,11 @@ std::vector<BlockLinear> block_linears(const WanDitConfig& config) {
     return linears;
 }
 
+bool is_input_head(const BlockLinear& linear) {
+    const auto is = [&](const char* name) { return linear.name.ends_with(name); };
+    return !is("self_attn.k") && !is("self_attn.v") && !is("cross_attn.v");
+}
+
 std::vector<std::int64_t> codes_shape(int n, int k, int bits) {
     const std::int64_t columns = packed_n(n);
     return {static_cast<std::int64_t>(packed_word_count(n, k, bits)) / columns, columns};
@@ -115,7 +120,8 @@ LinearBytes linear_bytes(const Checkpoint& transformer, const WanDitConfig& conf
                 bytes.stored += view->bytes.size();
             }
         }
-        for (const char* part : {".channel_scale", ".rotation_signs"}) {
+        for (const char* part :
+             {".channel_scale", ".rotation_signs", ".rotation", ".activation_clip"}) {
             if (const auto* view = transformer.find(linear.name + part)) {
                 bytes.input_vectors += view->bytes.size();
             }
@@ -125,7 +131,8 @@ LinearBytes linear_bytes(const Checkpoint& transformer, const WanDitConfig& conf
 }
 
 std::map<std::string, std::string> model_file_metadata(const ModelBundle& bundle,
-                                                       const std::string& quantization_record) {
+                                                       const std::string& quantization_record,
+                                                       bool learned_inputs) {
     const json config = {{"transformer", to_json(bundle.transformer_config)},
                          {"text_encoder", to_json(bundle.text_encoder_config)},
                          {"vae", to_json(bundle.vae_config)},
@@ -137,7 +144,7 @@ std::map<std::string, std::string> model_file_metadata(const ModelBundle& bundle
                          {"guidance_scale", bundle.guidance_scale},
                          {"flow_shift", bundle.flow_shift}};
     return {{"format", "quantsparse"},
-            {"version", std::to_string(kModelFileVersion)},
+            {"version", std::to_string(learned_inputs ? kModelFileVersion : 1)},
             {"architecture", bundle.architecture},
             {"config", config.dump()},
             {"quantization", quantization_record}};

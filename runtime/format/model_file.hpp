@@ -10,10 +10,15 @@
 //     <name>.scale          F32 [N]
 //     <name>.bias           F32 [N]
 //     <name>.channel_scale  F32 [K]   c: the activation is divided by it
-//     <name>.rotation_signs F32 [K]   +-1; absent when nothing is rotated
+//     <name>.rotation_signs F32 [K]   +-1; absent when nothing is rotated, or by
+//     <name>.rotation       F16 [K/b, b, b]  learned, b a multiple of 4
+//     <name>.activation_clip F32 [1]  absent: 1
 // and run as
 //     x' = hadamard((x / c) * signs)          (apply_hadamard, blocks of hadamard_block(K) columns)
-//     y  = s_x * scale * (quantised(x') . codes) + b
+//          or (x / c) times the block-diagonal matrix of `rotation`
+//     y  = s_x * scale * (quantised(x') . codes) + b,   s_x = activation_clip * max|x'| / qmax
+// `rotation` and `activation_clip` stand once for all linears with a common input, with the first
+// of them (input_heads); files that have either are of version 2.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +32,7 @@
 
 namespace quantsparse::format {
 
-inline constexpr int kModelFileVersion = 1;
+inline constexpr int kModelFileVersion = 2;
 inline constexpr const char* kArchitectureWan21T2v = "wan2.1-t2v";
 
 /// Columns of one rotation block: the largest power of two up to 128 that divides k.
@@ -49,23 +54,28 @@ struct BlockLinear {
 /// block 1...
 std::vector<BlockLinear> block_linears(const WanDitConfig& config);
 
+/// The linears whose input is not that of one before them in the block.
+bool is_input_head(const BlockLinear& linear);
+
 /// Shape of `<name>.codes` for a weight [n, k].
 std::vector<std::int64_t> codes_shape(int n, int k, int bits);
 
 /// Bytes of the block linears' weights: as stored (codes and scales, or the plain matrix) and in
-/// bf16. Biases, equal in both, and the input-side vectors (channel_scale, rotation_signs) are not
-/// counted.
+/// bf16. Biases, equal in both, and the input side (channel_scale, rotation_signs, rotation,
+/// activation_clip) are not counted.
 struct LinearBytes {
     std::uint64_t stored = 0;
     std::uint64_t bf16 = 0;
-    std::uint64_t input_vectors = 0;  ///< channel_scale and rotation_signs
+    std::uint64_t input_vectors = 0;  ///< of the input side
 };
 LinearBytes linear_bytes(const Checkpoint& transformer, const WanDitConfig& config);
 
 /// `__metadata__` of a model file; `quantization_record` is the JSON object of the calibration and
-/// must hold weight_bits and activation_bits.
+/// must hold weight_bits and activation_bits. `learned_inputs`: the file has learned rotations or
+/// clipping, which readers of version 1 do not know.
 std::map<std::string, std::string> model_file_metadata(const ModelBundle& bundle,
-                                                       const std::string& quantization_record);
+                                                       const std::string& quantization_record,
+                                                       bool learned_inputs = false);
 
 /// The inverse: fills configurations, defaults and quantisation in. Throws Error(unsupported) for a
 /// newer version or another architecture, Error(bad_file) for metadata that make no sense.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
 
 #include "format/bit_packing.hpp"
@@ -228,6 +229,63 @@ void check_tensors(const Checkpoint& checkpoint, const char* network,
     }
 }
 
+namespace {
+
+/// Learned rotations and clipping: all blocks have them alike, since one Program runs them all.
+void check_learned_inputs(const Checkpoint& checkpoint, const std::vector<BlockLinear>& linears) {
+    std::map<int, std::int64_t> blocks;  // of the rotations by input width; 0: none
+    const bool clipped = checkpoint.find(linears.front().name + ".activation_clip") != nullptr;
+    for (const auto& linear : linears) {
+        const auto rotation_name = linear.name + ".rotation";
+        const auto* rotation = checkpoint.find(rotation_name);
+        if (!is_input_head(linear)) {
+            continue;  // shares its input with one that is checked
+        }
+        std::int64_t block = 0;
+        if (rotation != nullptr) {
+            block = rotation->shape.empty() ? 0 : rotation->shape.back();
+            if (block < 4 || block % 4 != 0 || linear.in_features % block != 0) {
+                throw Error(ErrorCode::bad_file,
+                            fmt::format("tensor '{}' of '{}' has the shape {}; blocks of a "
+                                        "multiple of 4 that divide {} are needed",
+                                        rotation_name, checkpoint.path().string(),
+                                        shape_text(rotation->shape), linear.in_features));
+            }
+            checkpoint.at(rotation_name, {linear.in_features / block, block, block});
+            check_dtype(checkpoint, *rotation, is_floating(rotation->dtype),
+                        "a floating-point type");
+            // Elements of an orthogonal matrix, with the rounding of half precision.
+            check_values(
+                checkpoint, rotation_name, [](float value) { return std::fabs(value) <= 1.001f; },
+                "between -1 and 1");
+        }
+        const auto known = blocks.emplace(linear.in_features, block).first;
+        if (known->second != block) {
+            throw Error(
+                ErrorCode::bad_file,
+                fmt::format("the rotation of '{}' in '{}' has blocks of {}, those before it "
+                            "of {}; calibrate again",
+                            linear.name, checkpoint.path().string(), block, known->second));
+        }
+        const auto clip_name = linear.name + ".activation_clip";
+        if ((checkpoint.find(clip_name) != nullptr) != clipped) {
+            throw Error(ErrorCode::bad_file,
+                        fmt::format("'{}' has '.activation_clip' for some linears only ('{}'); "
+                                    "calibrate again",
+                                    checkpoint.path().string(), linear.name));
+        }
+        if (clipped) {
+            check_dtype(checkpoint, checkpoint.at(clip_name, {1}),
+                        checkpoint.at(clip_name).dtype == DType::f32, "F32");
+            check_values(
+                checkpoint, clip_name, [](float value) { return value > 0 && value <= 1; },
+                "above 0, up to 1");
+        }
+    }
+}
+
+}  // namespace
+
 void check_quantized_tensors(const Checkpoint& checkpoint, const WanDitConfig& config,
                              int weight_bits) {
     const auto linears = block_linears(config);
@@ -264,6 +322,7 @@ void check_quantized_tensors(const Checkpoint& checkpoint, const WanDitConfig& c
         const auto& view = checkpoint.at(tensor.name, tensor.shape);
         check_dtype(checkpoint, view, view.dtype == DType::u32, "U32");
     }
+    check_learned_inputs(checkpoint, linears);
     const auto positive = [](float value) { return value > 0 && std::isfinite(value); };
     const auto unit = [](float value) { return value == 1.0f || value == -1.0f; };
     for (const auto& linear : linears) {

@@ -18,6 +18,11 @@ struct QuantizePush {
 };
 static_assert(sizeof(QuantizePush) == 20, "quantize_rows.comp declares the same block");
 
+struct RotatePush {
+    std::uint32_t m, k4, b4, in_stride4, out_stride4;
+};
+static_assert(sizeof(RotatePush) == 20, "rotate_rows.comp declares the same block");
+
 struct GemmPush {
     std::uint32_t m, k8, n4, x_stride4, n_stride4, out_stride4, factor_stride4, residual_stride4,
         gate_offset4, high_plane4;
@@ -46,6 +51,30 @@ ShaderId gemm_shader(int bits, Arithmetic arithmetic, bool texels) {
         default:
             throw Error(ErrorCode::unsupported, "weights must have 4, 6 or 8 bits");
     }
+}
+
+/// Rows first .. first+count-1 of `input`, scaled and rotated, into the first rows of `out`.
+void rotate_chunk(Program& program, const std::string& name, const Matrix& input, int first,
+                  int count, const InputTransform& transform, const Matrix& out) {
+    using program::read;
+    const int b = transform.rotation_block;
+    if (b % 4 != 0 || input.columns % b != 0) {
+        throw Error(ErrorCode::invalid_argument,
+                    "a learned rotation needs blocks of a multiple of 4 that divide the columns");
+    }
+    const MatmulShape shape = matmul_shape(program.limits(), count);
+    const auto k4 = static_cast<std::uint32_t>(input.columns / 4);
+    program.dispatch(
+        name + ".rotate", ShaderId::rotate_rows,
+        {shape.lanes, shape.rows, transform.multiplier.valid()},
+        {read_rows(input, first, count),
+         transform.multiplier.valid() ? read(transform.multiplier) : program::unused(input.tensor),
+         read(transform.rotation), write_rows(out, 0, count)},
+        RotatePush{static_cast<std::uint32_t>(count), k4, static_cast<std::uint32_t>(b / 4),
+                   static_cast<std::uint32_t>(input.stride / 4),
+                   static_cast<std::uint32_t>(out.stride / 4)},
+        {ceil_div(k4, shape.lanes), ceil_div(static_cast<std::uint64_t>(count), shape.rows), 1},
+        2.0 * count * input.columns * b);
 }
 
 }  // namespace
@@ -80,13 +109,16 @@ QuantizedRows quantize_rows(Program& program, const std::string& name, const Mat
     const int chunk =
         std::min({rows_per_dispatch(program, std::max(input.row_bytes(), scratch_row), input.rows),
                   65536 - 64});
-    Tensor scratch;
+    Matrix scratch;
     if (transform.rotation_block) {
-        scratch =
-            program.add(name + ".rotated",
-                        scratch_row * static_cast<std::uint64_t>(std::min(chunk, input.rows)));
+        const int scratch_rows = std::min(chunk, input.rows);
+        scratch = {
+            program.add(name + ".rotated", scratch_row * static_cast<std::uint64_t>(scratch_rows)),
+            scratch_rows, input.columns, 4 * k_words, 0};
     }
-    const std::uint32_t rotate = transform.rotation_block
+    const bool learned = transform.rotation.valid();
+    const bool multiplies = transform.multiplier.valid() && !learned;  // else it is done already
+    const std::uint32_t rotate = transform.rotation_block && !learned
                                      ? static_cast<std::uint32_t>(std::countr_zero(
                                            static_cast<unsigned>(transform.rotation_block)))
                                      : 0;
@@ -95,18 +127,20 @@ QuantizedRows quantize_rows(Program& program, const std::string& name, const Mat
         const std::uint64_t f = static_cast<std::uint64_t>(first);
         const std::uint64_t c = static_cast<std::uint64_t>(count);
         const std::uint64_t word_bytes = static_cast<std::uint64_t>(k_words) * 4;
+        if (learned) rotate_chunk(program, name, input, first, count, transform, scratch);
         program.dispatch(
             name, ShaderId::quantize_rows,
-            {row_lanes(program), transform.multiplier.valid(), rotate},
-            {read_rows(input, first, count),
-             transform.multiplier.valid() ? read(transform.multiplier) : unused(input.tensor),
-             scratch.valid() ? program::read_write(scratch) : unused(input.tensor),
+            {row_lanes(program), multiplies, rotate, transform.clip.valid()},
+            {learned ? read_rows(scratch, 0, count) : read_rows(input, first, count),
+             multiplies ? read(transform.multiplier) : unused(input.tensor),
+             rotate ? program::read_write(scratch.tensor) : unused(input.tensor),
              write(out.words, f * word_bytes, c * word_bytes), write(out.scales, f * 4, c * 4),
-             write(out.row_sums, f * 4, c * 4)},
+             write(out.row_sums, f * 4, c * 4),
+             transform.clip.valid() ? read(transform.clip) : unused(input.tensor)},
             QuantizePush{
                 static_cast<std::uint32_t>(count), static_cast<std::uint32_t>(input.columns),
-                static_cast<std::uint32_t>(input.stride), static_cast<std::uint32_t>(k_words),
-                static_cast<float>((1 << (bits - 1)) - 1)},
+                static_cast<std::uint32_t>(learned ? scratch.stride : input.stride),
+                static_cast<std::uint32_t>(k_words), static_cast<float>((1 << (bits - 1)) - 1)},
             {static_cast<std::uint32_t>(count), 1, 1},
             count * (20.0 + 4.0 * rotate) * input.columns);
     }

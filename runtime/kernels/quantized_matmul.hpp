@@ -21,8 +21,11 @@ QuantizedWeight add_quantized_weight(Program& program, const std::string& name, 
 /// How the input of one or several linears is transformed before it is rounded.
 struct InputTransform {
     Tensor multiplier;  ///< fp32 [k]: rotation sign / channel scale; optional
-    int rotation_block =
-        0;  ///< block of the Hadamard rotation, a power of two that divides k; 0: none
+    /// Block of the rotation, which divides k; 0: none. A power of two for Hadamard, a multiple of
+    /// 4 for a learned one.
+    int rotation_block = 0;
+    Tensor rotation;  ///< halves [k / block, block, block]: learned; invalid: Hadamard
+    Tensor clip;      ///< fp32 [1]: factor on the scale of every row; optional
 };
 
 /// Quantised rows, ready for one or several products.
@@ -34,7 +37,8 @@ struct QuantizedRows {
     Tensor row_sums;  ///< int32 [rows]
 };
 
-/// codes and scale per row (quantize_rows.comp); `bits` is 6 or 8.
+/// codes and scale per row (quantize_rows.comp, after rotate_rows.comp for a learned rotation);
+/// `bits` is 6 or 8.
 QuantizedRows quantize_rows(Program& program, const std::string& name, const Matrix& input,
                             const InputTransform& transform, int bits);
 

@@ -120,7 +120,7 @@ Linear WanDit::linear(const std::string& name, int n, int k, const std::string& 
             return result;
         }
     }
-    result.transform = weights_.input_transform(name, k, options_.rotated, options_.scaled);
+    result.transform = weights_.input_transform(name, k, options_.transforms);
     transforms_.emplace_back(name, result.transform);
     return result;
 }

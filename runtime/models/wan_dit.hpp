@@ -20,8 +20,7 @@ struct WanDitOptions {
     format::WanDitConfig config;
     int weight_bits = 16;      ///< 4, 6 or 8: the ten linears of each block are quantised
     int activation_bits = 16;  ///< 8 or 6 with quantised weights
-    bool rotated = false;      ///< inputs of quantised linears pass a block Hadamard rotation
-    bool scaled = false;       ///< … and a channel scale
+    InputTransforms transforms;  ///< of the quantised linears
     int latent_frames = 0;     ///< latent grid before patching
     int latent_height = 0;     ///< a multiple of the patch
     int latent_width = 0;

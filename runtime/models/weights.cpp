@@ -1,6 +1,7 @@
 #include "models/weights.hpp"
 
 #include <fmt/format.h>
+#include <algorithm>
 #include <cmath>
 
 #include "format/bit_packing.hpp"
@@ -106,6 +107,26 @@ std::vector<float> load_values(const WeightSource& source, const std::string& na
     return format::to_float(tensor);
 }
 
+InputTransforms input_transforms_of(const format::Checkpoint& transformer,
+                                    const format::WanDitConfig& config) {
+    InputTransforms transforms;
+    // One linear for each input width.
+    for (const auto& [name, width] : {std::pair{"blocks.0.self_attn.q", config.dim},
+                                      std::pair{"blocks.0.ffn.2", config.ffn_dim}}) {
+        const auto has = [&](const char* part) {
+            return transformer.find(std::string(name) + part) != nullptr;
+        };
+        transforms.scaled = transforms.scaled || has(".channel_scale");
+        transforms.rotated = transforms.rotated || has(".rotation_signs");
+        transforms.clipped = transforms.clipped || has(".activation_clip");
+        if (has(".rotation")) {
+            transforms.learned_rotations[width] = static_cast<int>(
+                transformer.at(std::string(name) + ".rotation").shape.back());
+        }
+    }
+    return transforms;
+}
+
 kernels::FloatWeight WeightSet::linear(const std::string& name, int n, int k, bool bias,
                                        int row_groups) {
     const int length = n / row_groups;
@@ -159,23 +180,46 @@ kernels::QuantizedWeight WeightSet::quantized(const std::string& name, int n, in
     return weight;
 }
 
-kernels::InputTransform WeightSet::input_transform(const std::string& name, int k, bool rotated,
-                                                   bool scaled) {
+kernels::InputTransform WeightSet::input_transform(const std::string& name, int k,
+                                                   const InputTransforms& kinds) {
     kernels::InputTransform transform;
-    if (rotated) transform.rotation_block = format::hadamard_block(k);
-    if (rotated || scaled) {
+    const auto learned = kinds.learned_rotations.find(k);
+    const bool signs = kinds.rotated && learned == kinds.learned_rotations.end();
+    if (learned != kinds.learned_rotations.end()) {
+        const int b = transform.rotation_block = learned->second;
+        const std::uint64_t bytes = static_cast<std::uint64_t>(k) * static_cast<std::uint64_t>(b) * 2;
+        transform.rotation =
+            program_.add(name + ".rotation", bytes, program::Lifetime::constant);
+        uploads_.push_back([=](program::Executor& executor, const WeightSource& source) {
+            const auto values = load_values(source, name + ".rotation", {k / b, b, b});
+            std::vector<std::uint16_t> halves(values.size());
+            std::transform(values.begin(), values.end(), halves.begin(), format::half_from_float);
+            executor.write(transform.rotation, std::as_bytes(std::span(halves)));
+        });
+    } else if (signs) {
+        transform.rotation_block = format::hadamard_block(k);
+    }
+    if (kinds.clipped) {
+        transform.clip = program_.add(name + ".activation_clip", 4, program::Lifetime::constant);
+        uploads_.push_back([=](program::Executor& executor, const WeightSource& source) {
+            write_floats(executor, transform.clip,
+                         load_values(source, name + ".activation_clip", {1}));
+        });
+    }
+    if (signs || kinds.scaled) {
         transform.multiplier =
             program_.add(name + ".input_multiplier", static_cast<std::uint64_t>(k) * 4,
                          program::Lifetime::constant);
-        uploads_.push_back([=](program::Executor& executor, const WeightSource& source) {
+        uploads_.push_back([=, scaled = kinds.scaled](program::Executor& executor,
+                                                      const WeightSource& source) {
             std::vector<float> multiplier(static_cast<std::size_t>(k), 1.0f);
             if (source.checkpoint && scaled) {
                 const auto scale = load_values(source, name + ".channel_scale", {k});
                 for (std::size_t i = 0; i < multiplier.size(); ++i) multiplier[i] /= scale[i];
             }
-            if (source.checkpoint && rotated) {
-                const auto signs = load_values(source, name + ".rotation_signs", {k});
-                for (std::size_t i = 0; i < multiplier.size(); ++i) multiplier[i] *= signs[i];
+            if (source.checkpoint && signs) {
+                const auto values = load_values(source, name + ".rotation_signs", {k});
+                for (std::size_t i = 0; i < multiplier.size(); ++i) multiplier[i] *= values[i];
             }
             write_floats(executor, transform.multiplier, multiplier);
         });

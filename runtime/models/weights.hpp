@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -27,6 +28,19 @@ struct WeightSource {
     int layer = 0;  ///< replaces "{}" in names: streamed models upload layer after layer
 };
 
+/// What is done to the inputs of quantised linears, everywhere alike.
+struct InputTransforms {
+    bool scaled = false;   ///< `<name>.channel_scale`
+    bool rotated = false;  ///< `<name>.rotation_signs` and a block Hadamard, where not learned
+    bool clipped = false;  ///< `<name>.activation_clip`
+    /// Block of the learned rotation `<name>.rotation` by input width.
+    std::map<int, int> learned_rotations;
+};
+
+/// As the model file has them; open_model() has checked that all its blocks agree.
+InputTransforms input_transforms_of(const format::Checkpoint& transformer,
+                                    const format::WanDitConfig& config);
+
 class WeightSet {
   public:
     /// `half`: float matrices are kept as halves on the device.
@@ -37,9 +51,9 @@ class WeightSet {
     kernels::FloatWeight linear(const std::string& name, int n, int k, bool bias,
                                 int row_groups = 1);
     kernels::QuantizedWeight quantized(const std::string& name, int n, int k, int bits, bool bias);
-    /// Channel scale and rotation of `<name>`'s input; both are optional in the file.
-    kernels::InputTransform input_transform(const std::string& name, int k, bool rotated,
-                                            bool scaled);
+    /// Channel scale, rotation and clipping of `<name>`'s input, as far as the file has them.
+    kernels::InputTransform input_transform(const std::string& name, int k,
+                                            const InputTransforms& kinds);
     /// fp32 vector of `count`, as `groups` vectors each padded to a multiple of 4.
     Tensor vector(const std::string& name, int count, int groups = 1);
     kernels::ConvWeight convolution(const std::string& name, int out_channels, int in_channels,

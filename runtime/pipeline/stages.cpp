@@ -101,9 +101,7 @@ models::WanDitOptions dit_options(const format::ModelBundle& bundle, const Laten
     options.weight_bits = bundle.weight_bits;
     options.activation_bits = bundle.activation_bits;
     if (bundle.weight_bits < 16 && bundle.transformer) {
-        options.rotated =
-            bundle.transformer->find("blocks.0.self_attn.q.rotation_signs") != nullptr;
-        options.scaled = bundle.transformer->find("blocks.0.self_attn.q.channel_scale") != nullptr;
+        options.transforms = models::input_transforms_of(*bundle.transformer, options.config);
     }
     options.latent_frames = latent.frames;
     options.latent_height = latent.height;

@@ -91,7 +91,8 @@ TEST_F(ChunkingTest, QuantizedMatmul) {
     const auto x = random(m, k), bias = random(1, n);
     std::vector<std::int8_t> codes(static_cast<std::size_t>(n * k));
     for (auto& code : codes) code = static_cast<std::int8_t>(random_int(-8, 7));
-    for (const int block : {0, 32}) {
+    const auto rotation = random(k, 32);
+    for (const auto& [block, learned] : {std::pair{0, false}, {32, false}, {32, true}}) {
         std::vector<float> whole;
         std::size_t whole_dispatches = 0;
         for (const std::uint64_t limit :
@@ -102,10 +103,19 @@ TEST_F(ChunkingTest, QuantizedMatmul) {
             const auto weight = kernels::add_quantized_weight(program, "w", n, k, 4, true);
             kernels::InputTransform transform;
             transform.rotation_block = block;
+            if (learned) {
+                transform.rotation = program.add("rotation", static_cast<std::uint64_t>(k) * 32 * 2,
+                                                 program::Lifetime::constant);
+            }
             const auto rows = kernels::quantize_rows(program, "quantize", a, transform, 8);
             kernels::matmul(program, "linear", rows, weight, out);
             Executor executor = executor_for(program);
             write_matrix(executor, a, x);
+            if (learned) {
+                std::vector<std::uint16_t> halves;
+                for (const float v : rotation) halves.push_back(format::half_from_float(v));
+                executor.write_values(transform.rotation, std::span<const std::uint16_t>(halves));
+            }
             const auto words = format::pack_weight_codes(codes, n, k, 4);
             executor.write_values(weight.words, std::span<const std::uint32_t>(words));
             write_tensor(executor, weight.scale,
@@ -119,7 +129,7 @@ TEST_F(ChunkingTest, QuantizedMatmul) {
                 continue;
             }
             EXPECT_GT(dispatches(program), whole_dispatches) << limit;
-            EXPECT_EQ(result, whole) << limit << " block " << block;
+            EXPECT_EQ(result, whole) << limit << " block " << block << " learned " << learned;
         }
     }
 }

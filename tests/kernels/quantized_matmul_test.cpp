@@ -284,6 +284,77 @@ TEST_F(QuantizedTest, ChannelScaleAndHadamardRotation) {
     }
 }
 
+TEST_F(QuantizedTest, LearnedRotationAndClipping) {
+    struct Rotation {
+        int m, k, block;
+        bool multiplier;
+        float clip;  // 0: none
+    };
+    for (const Rotation& t : {Rotation{3, 64, 64, true, 0},
+                              {13, 96, 32, true, 0.75f},
+                              {37, 140, 20, false, 0.9f},
+                              {5, 12, 4, true, 0},
+                              {19, 24, 12, false, 1.0f},
+                              {1, 512, 128, true, 0.7f}}) {
+        for (const int bits : {6, 8}) {
+            const std::string what = fmt::format("{}x{} block {} bits {}", t.m, t.k, t.block, bits);
+            Program program(limits());
+            const Matrix x = add_kept_matrix(program, "x", t.m, t.k);
+            const int words = format::packed_k(t.k) / 4;
+            const Tensor codes = program.add("codes", static_cast<std::uint64_t>(t.m * words) * 4,
+                                             Lifetime::persistent);
+            const Tensor scales =
+                program.add("scales", static_cast<std::uint64_t>(t.m) * 4, Lifetime::persistent);
+            kernels::InputTransform transform;
+            transform.rotation_block = t.block;
+            transform.rotation = program.add(
+                "rotation", static_cast<std::uint64_t>(t.k * t.block) * 2, Lifetime::constant);
+            if (t.multiplier) {
+                transform.multiplier = program.add(
+                    "multiplier", static_cast<std::uint64_t>(t.k) * 4, Lifetime::constant);
+            }
+            if (t.clip > 0) transform.clip = program.add("clip", 4, Lifetime::constant);
+            const auto rows = kernels::quantize_rows(program, "quantize", x, transform, bits);
+            kernels::keep_bits(program, rows.words, codes, t.m * words);
+            kernels::keep_bits(program, rows.scales, scales, t.m);
+            Executor executor = executor_for(program);
+            const auto values = random(t.m, t.k);
+            const auto multiplier = random(1, t.k);
+            const auto rotation = through_half(random(t.k, t.block));  // any matrix will do
+            std::vector<std::uint16_t> halves;
+            for (const float value : rotation) halves.push_back(format::half_from_float(value));
+            write_matrix(executor, x, values);
+            executor.write_values(transform.rotation, std::span<const std::uint16_t>(halves));
+            if (t.multiplier) write_tensor(executor, transform.multiplier, multiplier);
+            if (t.clip > 0) write_tensor(executor, transform.clip, {t.clip});
+            executor.run(0);
+            const auto packed = executor.read_values<std::uint32_t>(
+                codes, static_cast<std::size_t>(t.m) * static_cast<std::size_t>(words));
+            const auto unpacked = format::unpack_activation_codes(packed, t.m, t.k);
+            const auto scale = executor.read_values<float>(scales, static_cast<std::size_t>(t.m));
+            const double qmax = (1 << (bits - 1)) - 1;
+            for (int r = 0; r < t.m; ++r) {
+                const double s = scale[static_cast<std::size_t>(r)];
+                double largest = 0;
+                for (int j = 0; j < t.k; ++j) {
+                    double y = 0;
+                    for (int i = 0; i < t.block; ++i) {
+                        const int column = j / t.block * t.block + i;
+                        y += static_cast<double>(values[at(r, column, t.k)]) *
+                             (t.multiplier ? multiplier[static_cast<std::size_t>(column)] : 1.0f) *
+                             rotation[at(column, j % t.block, t.block)];
+                    }
+                    largest = std::max(largest, std::abs(y));
+                    const double clipped = std::clamp(y, -qmax * s, qmax * s);
+                    ASSERT_LE(std::abs(unpacked[at(r, j, t.k)] * s - clipped), 0.501 * s)
+                        << what << ", row " << r << ", column " << j;
+                }
+                ASSERT_NEAR(s * qmax / largest, t.clip > 0 ? t.clip : 1.0f, 1e-5) << what;
+            }
+        }
+    }
+}
+
 TEST_F(QuantizedTest, EpilogueMatchesTheFloatKernels) {
     const int m = 13, n = 37, k = 65;
     Program program(limits());

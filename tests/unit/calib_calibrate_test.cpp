@@ -8,6 +8,7 @@
 #include <cmath>
 #include <csignal>
 
+#include "calib/block_file.hpp"
 #include "calib/collect.hpp"
 #include "calib/linear_algebra.hpp"
 #include "calib/progress.hpp"
@@ -159,8 +160,8 @@ TEST_F(CalibrateTest, TheSameCommandGivesTheSameFile) {
 }
 
 TEST_F(CalibrateTest, RotationAndSmoothingCanBeSwitchedOff) {
-    options_.rotate = false;
-    options_.smooth = false;
+    options_.method.rotation = Rotation::none;
+    options_.method.scale = ChannelScale::none;
     calibrate(options_, false);
     const auto model = format::open_model(options_.output);
     EXPECT_EQ(model.transformer->find("blocks.0.ffn.0.rotation_signs"), nullptr);
@@ -212,16 +213,19 @@ TEST_F(CalibrateTest, AnUnwritableOutputIsFoundBeforeAnyWork) {
 TEST_F(CalibrateTest, FinishedBlocksAreTakenOverAndOthersAreNot) {
     const fs::path path = folder_ / "block.safetensors";
     const auto model = format::open_model(options_.model);
-    const auto activations = collect_activations(model, options_, false);
+    const auto collected = collect(model, options_, false);
+    const auto& activations = collected.activations;
     const auto linears = quantize_block(*model.transformer, 1, activations, options_);
     save_block(path, linears, 4, "this run");
-    const auto reports = load_block_reports(path, "this run");
-    ASSERT_EQ(reports.size(), 10U);
-    EXPECT_EQ(reports[0].name, "blocks.1.self_attn.q");
-    EXPECT_DOUBLE_EQ(reports[9].output_snr_db, linears[9].report.output_snr_db);
-    EXPECT_TRUE(load_block_reports(path, "another run").empty());
+    const auto loaded_linears = load_block(path, "this run");
+    ASSERT_EQ(loaded_linears.size(), 10U);
+    EXPECT_EQ(loaded_linears[0].name, "blocks.1.self_attn.q");
+    EXPECT_DOUBLE_EQ(loaded_linears[9].report.output_snr_db, linears[9].report.output_snr_db);
+    EXPECT_EQ(loaded_linears[9].codes, linears[9].codes);
+    EXPECT_EQ(loaded_linears[9].rotation_signs, linears[9].rotation_signs);
+    EXPECT_TRUE(load_block(path, "another run").empty());
     format::test::write_text(path, "damaged");
-    EXPECT_TRUE(load_block_reports(path, "this run").empty());
+    EXPECT_TRUE(load_block(path, "this run").empty());
 
     activations.save(folder_ / "activations.safetensors", "this run");
     const auto loaded = CollectedActivations::load(folder_ / "activations.safetensors", "this run",
@@ -262,12 +266,15 @@ TEST_F(CalibrateTest, RefusesOptionsThatMakeNoSense) {
     refused(invalid, {"5-bit weights"}, [](auto& o) { o.weight_bits = 5; });
     refused(invalid, {"7-bit activations"}, [](auto& o) { o.activation_bits = 7; });
     refused(invalid, {"16 goes with 16"}, [](auto& o) { o.weight_bits = 16; });
-    refused(invalid, {"--samples 0"}, [](auto& o) { o.samples = 0; });
+    refused(invalid, {"--samples -1"}, [](auto& o) { o.samples = -1; });
+    refused(invalid, {"--epochs 0"}, [](auto& o) {
+        o.preset = "full";
+        o.learning.epochs = 0;
+    });
     refused(invalid, {"--width -8"}, [](auto& o) { o.width = -8; });
     refused(invalid, {"multiples of 16", "32x48"}, [](auto& o) { o.width = 30; });
     refused(invalid, {"4n+1"}, [](auto& o) { o.frames = 8; });
-    refused(invalid, {"unknown preset 'best'"}, [](auto& o) { o.preset = "best"; });
-    refused(ErrorCode::unsupported, {"'full'", "later"}, [](auto& o) { o.preset = "full"; });
+    refused(invalid, {"unknown preset 'best'", "fast, full"}, [](auto& o) { o.preset = "best"; });
     refused(ErrorCode::io, {"nowhere"}, [&](auto& o) { o.model = folder_ / "nowhere"; });
     refused(ErrorCode::io, {"is a folder"}, [&](auto& o) { o.output = folder_.path(); });
     refused(ErrorCode::invalid_argument, {"UTF-8"}, [](auto& o) { o.prompts = {"\xFF\xFE"}; });

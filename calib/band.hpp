@@ -1,0 +1,25 @@
+// The static sparse pattern during calibration (algorithms 4.1 to 4.4): a band plus the first
+// frame's columns, the same for all heads, each head in the token order that suits it better.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "calib/attention.hpp"
+
+namespace quantsparse::calib {
+
+/// The half-width whose density, sink columns included, is nearest to `density` from above: counted
+/// exactly.
+std::int64_t band_half_width(std::int64_t tokens, std::int64_t sink, double density);
+
+/// Share of pairs the mask keeps.
+double band_density(std::int64_t tokens, std::int64_t sink, std::int64_t half_width);
+
+/// The mask for q, k, v [tokens, heads, d] of the floating-point model: per head spatial
+/// (frame-major) or temporal (place-major) order, whichever leaves the output closer to the dense
+/// one. `grid`: frames, rows, columns.
+BandMask choose_band(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     const std::array<std::int64_t, 3>& grid, double density);
+
+}  // namespace quantsparse::calib

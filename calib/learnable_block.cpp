@@ -1,0 +1,282 @@
+#include "calib/learnable_block.hpp"
+
+#include <cmath>
+
+#include "calib/fake_quant.hpp"
+#include "calib/networks.hpp"
+#include "calib/orthogonal.hpp"
+#include "calib/quantizers.hpp"
+#include "format/bit_packing.hpp"
+#include "format/model_file.hpp"
+#include "format/safetensors.hpp"
+
+namespace quantsparse::calib {
+namespace {
+
+constexpr double kLargestLog = 3.0;      // of the channel scale (algorithms 3.9)
+constexpr double kLeastClip = 0.7;       // of the activations
+constexpr double kClipLogit = 4.0;       // sigmoid(4) = 0.98
+constexpr float kLargestGamma = 0.995f;  // sigmoid reaches 1 at infinity only
+
+at::Tensor parameter(const at::Tensor& value) {
+    return value.detach().clone().requires_grad_(true);
+}
+
+at::Tensor from_vector(const std::vector<float>& values) {
+    auto tensor = at::empty({std::ssize(values)}, at::kFloat);
+    std::copy(values.begin(), values.end(), tensor.data_ptr<float>());
+    return tensor;
+}
+
+std::vector<float> to_vector(const at::Tensor& tensor) {
+    const auto values = tensor.detach().to(at::kFloat).contiguous();
+    const auto view = values_of(values);
+    return {view.begin(), view.end()};
+}
+
+/// The quantiser does not see a common factor of c, so its geometric mean is held at 1.
+at::Tensor scale_of(const at::Tensor& log_scale) {
+    return (log_scale - log_scale.mean()).clamp(-kLargestLog, kLargestLog).exp();
+}
+
+at::Tensor clip_of(const at::Tensor& logit) {
+    return logit.defined() ? kLeastClip + (1.0 - kLeastClip) * logit.sigmoid() : at::Tensor();
+}
+
+at::Tensor gamma_logits(const at::Tensor& transformed, int bits, bool search) {
+    const auto n = static_cast<int>(transformed.size(0));
+    const auto k = static_cast<int>(transformed.size(1));
+    std::vector<float> gamma(static_cast<std::size_t>(n), 1.0f);
+    if (search) {
+        gamma = search_clipping(values_of(transformed.contiguous()), n, k, bits, clip_grid(bits));
+    }
+    for (auto& value : gamma) {
+        value = std::min(value, kLargestGamma);
+        value = std::log(value / (1.0f - value));
+    }
+    return from_vector(gamma);
+}
+
+}  // namespace
+
+LearnableBlock::LearnableBlock(const BlockWeights& weights,
+                               const std::vector<QuantizedLinear>& start, const Method& method,
+                               const CalibrationOptions& options)
+    : method_(method), options_(options) {
+    std::size_t first = 0;
+    for (const auto which : kInputGroups) {
+        groups_.push_back(make_group(which, weights, start, first));
+        first += groups_.back().linears.size();
+    }
+}
+
+LearnableBlock::LearnableGroup LearnableBlock::make_group(InputGroup which,
+                                                          const BlockWeights& weights,
+                                                          const std::vector<QuantizedLinear>& start,
+                                                          std::size_t first) const {
+    LearnableGroup group;
+    group.which = which;
+    const auto& head = start.at(first);
+    const int k = head.in_features;
+    group.log_scale = from_vector(head.channel_scale).log_();
+    if (method_.scale == ChannelScale::learned) {
+        group.log_scale = parameter(group.log_scale);
+    }
+    group.signs = head.rotation_signs;
+    if (!group.signs.empty()) {
+        const bool learned = method_.rotation == Rotation::learned;
+        const int b = learned ? rotation_block(k, options_.learning.rotation_block)
+                              : format::hadamard_block(k);
+        group.start_rotation = signed_hadamard(group.signs, b);
+        // Blocks that are no whole vectors can't be run; such a group keeps its signs.
+        if (learned && b % 4 == 0) {
+            group.skew = parameter(at::zeros_like(group.start_rotation));
+        } else if (learned) {
+            group.start_rotation = signed_hadamard(group.signs, format::hadamard_block(k));
+        }
+    }
+    if (method_.clip_activations) {
+        group.clip_logit = parameter(at::full({}, kClipLogit, at::kFloat));
+    }
+    const auto names = short_names_of(which);
+    for (std::size_t i = 0; i < names.size(); ++i) {
+        LearnableLinear linear;
+        linear.name = start.at(first + i).name;
+        linear.alpha = start.at(first + i).report.alpha;
+        linear.weight = weights.at(names[i] + ".weight");
+        linear.bias = weights.at(names[i] + ".bias");
+        linear.shift = at::zeros_like(linear.bias);
+        const auto transformed =
+            rotate_rows(linear.weight * scale_of(group.log_scale.detach()), group.start_rotation);
+        linear.gamma_logit =
+            parameter(gamma_logits(transformed, options_.weight_bits, method_.clip_search));
+        if (method_.low_rank > 0) {
+            const auto rank =
+                std::min<std::int64_t>(method_.low_rank, std::min(linear.weight.size(0), k + 0L));
+            // Kaiming for one factor, zero for the other: the start is the weight itself.
+            linear.low_a = parameter((at::rand({rank, k}, at::kFloat) * 2 - 1) / std::sqrt(k));
+            linear.low_b = parameter(at::zeros({linear.weight.size(0), rank}, at::kFloat));
+        }
+        group.linears.push_back(std::move(linear));
+    }
+    return group;
+}
+
+std::vector<ParameterGroup> LearnableBlock::parameters() const {
+    constexpr double kLowRankShare = 0.1;  // Q-VDiT gives its branches a rate of their own
+    ParameterGroup transforms{{}, options_.learning.rate};
+    ParameterGroup quantizers{{}, options_.learning.quantizer_rate};
+    ParameterGroup branches{{}, options_.learning.rate * kLowRankShare};
+    const auto add = [](ParameterGroup& to, const at::Tensor& tensor) {
+        if (tensor.defined() && tensor.requires_grad()) {
+            to.parameters.push_back(tensor);
+        }
+    };
+    for (const auto& group : groups_) {
+        add(transforms, group.log_scale);
+        add(transforms, group.skew);
+        add(quantizers, group.clip_logit);
+        for (const auto& linear : group.linears) {
+            add(quantizers, linear.gamma_logit);
+            add(branches, linear.low_a);
+            add(branches, linear.low_b);
+        }
+    }
+    return {transforms, quantizers, branches};
+}
+
+at::Tensor LearnableBlock::effective_weight(const LearnableLinear& linear) {
+    return linear.low_a.defined() ? linear.weight + at::matmul(linear.low_b, linear.low_a)
+                                  : linear.weight;
+}
+
+void LearnableBlock::refresh() {
+    for (auto& group : groups_) {
+        group.scale = scale_of(group.log_scale);
+        group.rotation =
+            group.skew.defined() ? cayley(group.start_rotation, group.skew) : group.start_rotation;
+        group.clip = clip_of(group.clip_logit);
+        for (auto& linear : group.linears) {
+            linear.quantized = learnable_weight_quantize(
+                rotate_rows(effective_weight(linear) * group.scale, group.rotation),
+                linear.gamma_logit.sigmoid(), options_.weight_bits);
+        }
+    }
+}
+
+std::vector<at::Tensor> LearnableBlock::project(InputGroup which, const at::Tensor& rows) const {
+    const auto& group = groups_.at(static_cast<std::size_t>(which));
+    const auto x = learnable_row_quantize(rotate_rows(rows / group.scale, group.rotation),
+                                          group.clip, options_.activation_bits);
+    std::vector<at::Tensor> outputs;
+    for (const auto& linear : group.linears) {
+        outputs.push_back(at::linear(x, linear.quantized, linear.bias + linear.shift));
+    }
+    return outputs;
+}
+
+void LearnableBlock::correct_biases(int block, const CollectedActivations& activations) {
+    if (!method_.correct_bias) {
+        return;
+    }
+    const at::NoGradGuard no_gradients;
+    for (auto& group : groups_) {
+        if (group.which == InputGroup::cross_kv) {
+            continue;  // as quantize_block(): too few different rows
+        }
+        const auto& kept = activations.group(block, group.which);
+        const auto rows = from_vector(kept.rows).view({kept.row_count(), kept.width});
+        const auto outputs = project(group.which, rows);
+        for (std::size_t i = 0; i < outputs.size(); ++i) {
+            auto& linear = group.linears[i];
+            linear.shift += (at::linear(rows, linear.weight, linear.bias) - outputs[i]).mean(0);
+        }
+    }
+}
+
+std::vector<at::Tensor> LearnableBlock::learned() const {
+    std::vector<at::Tensor> all;
+    for (const auto& group : parameters()) {
+        all.insert(all.end(), group.parameters.begin(), group.parameters.end());
+    }
+    for (const auto& group : groups_) {
+        for (const auto& linear : group.linears) {
+            all.push_back(linear.shift);
+        }
+    }
+    return all;
+}
+
+std::vector<at::Tensor> LearnableBlock::snapshot() const {
+    std::vector<at::Tensor> values;
+    for (const auto& tensor : learned()) {
+        values.push_back(tensor.detach().clone());
+    }
+    return values;
+}
+
+void LearnableBlock::restore(const std::vector<at::Tensor>& values) {
+    const at::NoGradGuard no_gradients;
+    const auto tensors = learned();
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        tensors[i].copy_(values.at(i));
+    }
+}
+
+std::vector<QuantizedLinear> LearnableBlock::fold(int block,
+                                                  const CollectedActivations& activations) {
+    const at::NoGradGuard no_gradients;
+    refresh();
+    std::vector<QuantizedLinear> result;
+    for (const auto& group : groups_) {
+        const auto scale = scale_of(group.log_scale.to(at::kDouble));
+        const auto start =
+            group.start_rotation.defined() ? group.start_rotation.to(at::kDouble) : at::Tensor();
+        const auto rotation =
+            group.skew.defined() ? cayley(start, group.skew.to(at::kDouble)) : start;
+        const auto& kept = activations.group(block, group.which);
+        const auto rows = from_vector(kept.rows).view({kept.row_count(), kept.width});
+        const auto outputs = project(group.which, rows);
+        for (std::size_t i = 0; i < group.linears.size(); ++i) {
+            const auto& source = group.linears[i];
+            QuantizedLinear linear;
+            linear.name = source.name;
+            linear.out_features = static_cast<int>(source.weight.size(0));
+            linear.in_features = static_cast<int>(source.weight.size(1));
+            const auto transformed =
+                to_vector(rotate_rows(effective_weight(source).to(at::kDouble) * scale, rotation));
+            const auto gamma = to_vector(source.gamma_logit.sigmoid());
+            const auto quantized = format::quantize_weight(
+                transformed, linear.out_features, linear.in_features, options_.weight_bits, gamma);
+            linear.codes = format::pack_weight_codes(quantized.codes, linear.out_features,
+                                                     linear.in_features, options_.weight_bits);
+            linear.scale = quantized.scale;
+            linear.bias = to_vector(source.bias + source.shift);
+            linear.channel_scale = to_vector(scale);
+            if (!group.skew.defined()) {
+                linear.rotation_signs = group.signs;
+            } else if (i == 0) {
+                linear.rotation_block = static_cast<int>(rotation.size(1));
+                for (const float value : to_vector(rotation)) {
+                    linear.rotation.push_back(format::half_from_float(value));
+                }
+            }
+            if (i == 0 && group.clip.defined()) {
+                linear.activation_clip = group.clip.item<float>();
+            }
+            const auto exact = at::linear(rows, source.weight, source.bias);
+            linear.report = {
+                linear.name,
+                signal_to_noise_db(
+                    transformed,
+                    fake_quantize_weight(transformed, linear.out_features, linear.in_features,
+                                         options_.weight_bits, gamma)),
+                signal_to_noise_db(values_of(exact), values_of(outputs[i])), source.alpha,
+                gamma.empty() ? 1.0 : at::mean(source.gamma_logit.sigmoid()).item<double>()};
+            result.push_back(std::move(linear));
+        }
+    }
+    return result;
+}
+
+}  // namespace quantsparse::calib

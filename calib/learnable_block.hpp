@@ -1,0 +1,69 @@
+// A block whose quantisation is learned: channel scale and rotation per group of linears, clipping
+// per output channel, each with the parametrisation that keeps it valid (algorithms 2.3 to 2.5).
+// The weights themselves are not trained.
+#pragma once
+
+#include <vector>
+
+#include "calib/adamw.hpp"
+#include "calib/options.hpp"
+#include "calib/quantize_block.hpp"
+#include "calib/wan_block.hpp"
+
+namespace quantsparse::calib {
+
+class LearnableBlock {
+  public:
+    /// Starts from `start`, what quantize_block() found for the same options.
+    LearnableBlock(const BlockWeights& weights, const std::vector<QuantizedLinear>& start,
+                   const Method& method, const CalibrationOptions& options);
+
+    std::vector<ParameterGroup> parameters() const;
+    /// Makes rotations and quantised weights from the parameters; to be called after each change of
+    /// them, with or without gradients as they are wanted.
+    void refresh();
+    /// Outputs of the group's linears, as BlockMethods asks for.
+    std::vector<at::Tensor> project(InputGroup group, const at::Tensor& rows) const;
+    /// Puts the mean output error on the kept rows into the biases (method.correct_bias).
+    void correct_biases(int block, const CollectedActivations& activations);
+
+    /// Copies of everything that is learned, and back.
+    std::vector<at::Tensor> snapshot() const;
+    void restore(const std::vector<at::Tensor>& values);
+
+    /// The linears as they are stored: rotations made orthogonal in fp64, the weights folded there,
+    /// then quantised.
+    std::vector<QuantizedLinear> fold(int block, const CollectedActivations& activations);
+
+  private:
+    struct LearnableLinear {
+        std::string name;  ///< with its block
+        at::Tensor weight, bias;
+        at::Tensor gamma_logit;   ///< [n]; gamma = sigmoid
+        at::Tensor low_a, low_b;  ///< [r, k], [n, r]; the weight is W + low_b low_a
+        at::Tensor shift;         ///< correction of the bias
+        at::Tensor quantized;     ///< made by refresh()
+        float alpha = -1;         ///< of the start, for the report
+    };
+    struct LearnableGroup {
+        InputGroup which = InputGroup::self_qkv;
+        at::Tensor log_scale;       ///< [k]
+        at::Tensor start_rotation;  ///< [k / b, b, b]; undefined: none
+        at::Tensor skew;            ///< T of the Cayley transform
+        at::Tensor clip_logit;      ///< scalar; undefined: no clipping
+        std::vector<float> signs;   ///< of the start, stored where the rotation is not learned
+        std::vector<LearnableLinear> linears;
+        at::Tensor scale, rotation, clip;  ///< made by refresh()
+    };
+
+    LearnableGroup make_group(InputGroup which, const BlockWeights& weights,
+                              const std::vector<QuantizedLinear>& start, std::size_t first) const;
+    static at::Tensor effective_weight(const LearnableLinear& linear);
+    std::vector<at::Tensor> learned() const;
+
+    Method method_;
+    CalibrationOptions options_;
+    std::vector<LearnableGroup> groups_;
+};
+
+}  // namespace quantsparse::calib

@@ -1,0 +1,69 @@
+// What a calibration does to a block, and the presets that name the combinations.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+
+namespace quantsparse::calib {
+
+enum class Rotation { none, hadamard, learned };
+enum class ChannelScale { none, smooth, search, learned };
+enum class Distillation { none, global, local, msad };
+enum class Saliency { salient, random };
+enum class BlockInputs { fp, quantized };
+enum class CalibAttention { dense, sparse };
+
+struct Method {
+    Rotation rotation = Rotation::hadamard;
+    ChannelScale scale = ChannelScale::search;
+    bool clip_search = true;        ///< gamma per output channel by squared error, else 1
+    bool correct_bias = true;       ///< the mean output error goes into the bias
+    bool learns = false;            ///< block-wise reconstruction by gradient descent
+    bool clip_activations = false;  ///< a learned factor >= 0.7 on the activations' scale
+    Distillation distill = Distillation::none;
+    int low_rank = 0;            ///< rank of a learned addition to the weight, folded into it
+    bool temporal_loss = false;  ///< similarity of frames as a further loss (Q-VDiT)
+};
+
+/// What the command line changes of a preset.
+struct MethodOverrides {
+    std::optional<Rotation> rotation;
+    std::optional<ChannelScale> scale;
+    std::optional<Distillation> distill;
+    std::optional<bool> correct_bias;
+    std::optional<bool> clip_activations;
+};
+
+/// Settings of block-wise reconstruction (algorithms 3.1, 10.12, 10.29).
+struct LearningOptions {
+    int epochs = 15;
+    double rate = 5e-3;            ///< of channel scale and rotation
+    double quantizer_rate = 5e-2;  ///< of clipping
+    int rotation_block = 64;
+    int stride = 0;             ///< of pooling; 0: about 128 pooled tokens
+    int salient_count = 0;      ///< 0: 1.5 % of the tokens
+    double lambda_global = -1;  ///< negative: balanced against the output error at the start
+    double lambda_local = -1;
+    double balance = 1.0;  ///< the ratio that is balanced to
+    Saliency saliency = Saliency::salient;
+    BlockInputs inputs = BlockInputs::quantized;
+    CalibAttention attention = CalibAttention::dense;
+    double density = 0.25;  ///< of sparse attention
+};
+
+struct Preset {
+    const char* name;
+    const char* summary;  ///< for --help: what it does, where it comes from, what is left out
+    Method method;
+};
+std::span<const Preset> presets();
+
+/// Throws Error(invalid_argument) naming the presets for an unknown name.
+Method method_of(const std::string& preset, const MethodOverrides& overrides, int activation_bits);
+
+const char* name_of(Rotation rotation);
+const char* name_of(ChannelScale scale);
+const char* name_of(Distillation distillation);
+
+}  // namespace quantsparse::calib

@@ -1,0 +1,151 @@
+#include "calib/quantized_block.hpp"
+
+#include "calib/attention.hpp"
+#include "calib/distillation.hpp"
+#include "calib/fake_quant.hpp"
+#include "calib/orthogonal.hpp"
+#include "calib/progress.hpp"
+#include "format/bit_packing.hpp"
+#include "format/model_file.hpp"
+#include "format/safetensors.hpp"
+
+namespace quantsparse::calib {
+namespace {
+
+at::Tensor to_tensor(const std::vector<float>& values, at::IntArrayRef shape) {
+    auto tensor = at::empty(shape, at::kFloat);
+    std::copy(values.begin(), values.end(), tensor.data_ptr<float>());
+    return tensor;
+}
+
+at::Tensor dequantised(const QuantizedLinear& linear, int bits) {
+    const auto codes =
+        format::unpack_weight_codes(linear.codes, linear.out_features, linear.in_features, bits);
+    auto weight = at::empty({linear.out_features, linear.in_features}, at::kFloat);
+    std::copy(codes.begin(), codes.end(), weight.data_ptr<float>());
+    return weight * to_tensor(linear.scale, {linear.out_features, 1});
+}
+
+at::Tensor rotation_of(const QuantizedLinear& linear) {
+    if (!linear.rotation.empty()) {
+        const std::int64_t b = linear.rotation_block;
+        auto rotation = at::empty({linear.in_features / b, b, b}, at::kFloat);
+        std::transform(linear.rotation.begin(), linear.rotation.end(), rotation.data_ptr<float>(),
+                       format::float_from_half);
+        return rotation;
+    }
+    return linear.rotation_signs.empty()
+               ? at::Tensor()
+               : signed_hadamard(linear.rotation_signs, format::hadamard_block(linear.in_features));
+}
+
+/// Error of the whole map, a tile of query rows at a time.
+double tiled_map_error(const at::Tensor& q, const at::Tensor& k, const at::Tensor& exact_q,
+                       const at::Tensor& exact_k) {
+    constexpr std::int64_t kRows = 512;
+    double sum = 0;
+    for (std::int64_t start = 0; start < q.size(0); start += kRows) {
+        const auto count = std::min(kRows, q.size(0) - start);
+        const auto map = attention_rows(q.narrow(0, start, count), k);
+        const auto target = attention_rows(exact_q.narrow(0, start, count), exact_k);
+        sum += map_error(map, target).item<double>() * static_cast<double>(count);
+    }
+    return sum / static_cast<double>(q.size(0));
+}
+
+/// What one run of the block leaves behind.
+struct BlockRun {
+    at::Tensor y;
+    at::Tensor q, k;  ///< of the self-attention, after RoPE
+};
+
+BlockRun run(const format::WanDitConfig& config, const BlockWeights& weights,
+             const BlockState& state, const at::Tensor& x, const QuantizedBlock* quantized) {
+    BlockRun result;
+    BlockMethods methods;
+    methods.project = [&](InputGroup group, const at::Tensor& rows) {
+        return quantized ? quantized->project(group, rows) : project_exactly(weights, group, rows);
+    };
+    methods.self_attention = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+        result.q = q;
+        result.k = k;
+        return attention(q, k, v);
+    };
+    auto input = state;
+    input.x = x;
+    result.y = run_wan_block(config, weights, input, methods);
+    return result;
+}
+
+}  // namespace
+
+QuantizedBlock::QuantizedBlock(const std::vector<QuantizedLinear>& linears, int weight_bits,
+                               int activation_bits)
+    : activation_bits_(activation_bits) {
+    std::size_t next = 0;
+    for (const auto which : kInputGroups) {
+        const auto& first = linears.at(next);
+        Group group;
+        group.channel_scale = to_tensor(first.channel_scale, {first.in_features});
+        group.rotation = rotation_of(first);
+        if (first.activation_clip != 1.0f) {
+            group.clip = at::full({}, first.activation_clip, at::kFloat);
+        }
+        for (std::size_t i = 0; i < short_names_of(which).size(); ++i, ++next) {
+            const auto& linear = linears.at(next);
+            group.weights.push_back(dequantised(linear, weight_bits));
+            group.biases.push_back(to_tensor(linear.bias, {linear.out_features}));
+        }
+        groups_.push_back(std::move(group));
+    }
+}
+
+std::vector<at::Tensor> QuantizedBlock::project(InputGroup which, const at::Tensor& rows) const {
+    const auto& group = groups_.at(static_cast<std::size_t>(which));
+    const auto x = learnable_row_quantize(rotate_rows(rows / group.channel_scale, group.rotation),
+                                          group.clip, activation_bits_);
+    std::vector<at::Tensor> outputs;
+    for (std::size_t i = 0; i < group.weights.size(); ++i) {
+        outputs.push_back(at::linear(x, group.weights[i], group.biases[i]));
+    }
+    return outputs;
+}
+
+BlockErrors evaluate_and_advance(const format::WanDitConfig& config, const BlockWeights& weights,
+                                 const QuantizedBlock& quantized, const LearningOptions& options,
+                                 SampleSet& samples) {
+    const at::NoGradGuard no_gradients;
+    BlockErrors errors;
+    const auto held_out = static_cast<double>(samples.states.size() - samples.training);
+    for (std::size_t i = 0; i < samples.states.size(); ++i) {
+        check_cancelled();
+        auto& state = samples.states[i];
+        const auto exact = run(config, weights, state, state.x, nullptr);
+        const auto prefix = run(config, weights, state, samples.quantized[i], &quantized);
+        if (i >= samples.training) {
+            const auto own = run(config, weights, state, state.x, &quantized);
+            const double power = (exact.y - state.x).square().sum().item<double>() * held_out;
+            const auto tokens = state.x.size(0);
+            const auto stride = options.stride > 0 ? options.stride : default_stride(tokens);
+            const auto salient = salient_tokens(
+                received_attention(exact.q, exact.k),
+                options.salient_count > 0 ? options.salient_count : default_salient(tokens));
+            const auto rows = [&](const BlockRun& from) {
+                return attention_rows(from.q.index_select(0, salient), from.k);
+            };
+            errors.own += (own.y - exact.y).square().sum().item<double>() / power;
+            errors.prefix += (prefix.y - exact.y).square().sum().item<double>() / power;
+            errors.pooled_map += map_error(pooled_map(prefix.q, prefix.k, stride),
+                                           pooled_map(exact.q, exact.k, stride))
+                                     .item<double>() /
+                                 held_out;
+            errors.salient_rows += map_error(rows(prefix), rows(exact)).item<double>() / held_out;
+            errors.full_map += tiled_map_error(prefix.q, prefix.k, exact.q, exact.k) / held_out;
+        }
+        state.x = exact.y;
+        samples.quantized[i] = prefix.y;
+    }
+    return errors;
+}
+
+}  // namespace quantsparse::calib

@@ -1,0 +1,123 @@
+// What the calibrator says a quantised model computes is what the runtime computes: the same file,
+// the same input, once on LibTorch and once on the device.
+#include <cmath>
+
+#include "calib/block_file.hpp"
+#include "calib/calibrate.hpp"
+#include "calib/networks.hpp"
+#include "calib/quantized_block.hpp"
+#include "format/mapped_file.hpp"
+#include "pipeline/stages.hpp"
+#include "support.hpp"
+#include "unit/format_support.hpp"
+
+namespace quantsparse::tests {
+namespace {
+
+namespace fs = std::filesystem;
+using calib::CalibrationOptions;
+
+class CalibratedModelTest : public DeviceTest {
+  protected:
+    void SetUp() override {
+        DeviceTest::SetUp();
+        const auto source = fs::path(__FILE__).parent_path().parent_path().parent_path();
+        const auto tokenizer =
+            source / "samples" / "models" / "shapes-tiny" / "tokenizer" / "spiece.model";
+        tiny_.text_encoder.vocab_size = 512;  // at least as many as the bundled tokenizer's
+        tiny_.write_diffusers_folder(folder_ / "model",
+                                     format::read_small_text(tokenizer, 1 << 20));
+        options_.model = folder_ / "model";
+        options_.output = folder_ / "out.safetensors";
+        options_.samples = 2;
+        options_.steps = 4;
+        options_.kept_rows = 64;
+        options_.threads = 1;
+        options_.learning.epochs = 3;
+        options_.learning.rate = 0.05;  // few steps shall move far from the start
+    }
+
+    /// The relative difference of both velocities.
+    double difference() {
+        calib::calibrate(options_, false);
+        const auto model = format::open_model(options_.output);
+        const auto source = format::open_model(options_.model);
+        const pipeline::LatentShape shape{model.transformer_config.in_dim, 3, 4, 6};
+        const auto latent = random(model.transformer_config.in_dim, 3 * 4 * 6);
+        const auto hidden = random(5, model.transformer_config.text_dim);
+        const double timestep = 437.0;
+
+        pipeline::Denoiser denoiser(device().internal(), model, shape, 1, {});
+        denoiser.set_context(0, hidden);
+        const auto runtime = denoiser.velocity(0, latent, timestep);
+        const auto torch = calibrator_velocity(source, model, latent, hidden, timestep);
+        double error = 0, power = 0;
+        EXPECT_EQ(runtime.size(), torch.size());
+        for (std::size_t i = 0; i < runtime.size(); ++i) {
+            error += std::pow(static_cast<double>(runtime[i]) - torch[i], 2);
+            power += std::pow(static_cast<double>(torch[i]), 2);
+        }
+        return std::sqrt(error / power);
+    }
+
+    std::vector<float> calibrator_velocity(const format::ModelBundle& source,
+                                           const format::ModelBundle& quantized,
+                                           const std::vector<float>& latent,
+                                           const std::vector<float>& hidden, double timestep) {
+        const at::NoGradGuard no_gradients;
+        const auto& config = source.transformer_config;
+        const auto tensor = [](const std::vector<float>& values, at::IntArrayRef shape) {
+            auto result = at::empty(shape, at::kFloat);
+            std::copy(values.begin(), values.end(), result.data_ptr<float>());
+            return result;
+        };
+        const calib::WanDit network(*source.transformer, config);
+        auto state = network.prepare({tensor(latent, {config.in_dim, 3, 4, 6}),
+                                      tensor(hidden, {5, config.text_dim}), timestep});
+        for (int block = 0; block < config.num_layers; ++block) {
+            const calib::QuantizedBlock linears(
+                calib::stored_linears(*quantized.transformer, config, block), quantized.weight_bits,
+                quantized.activation_bits);
+            calib::BlockMethods methods;
+            methods.project = [&](calib::InputGroup group, const at::Tensor& rows) {
+                return linears.project(group, rows);
+            };
+            state.x = calib::run_wan_block(
+                config, calib::load_block_weights(*source.transformer, config, block), state,
+                methods);
+        }
+        const auto velocity = network.velocity(state).contiguous();
+        const auto values = calib::values_of(velocity);
+        return {values.begin(), values.end()};
+    }
+
+    format::test::TinyModel tiny_;
+    format::test::TemporaryFolder folder_;
+    CalibrationOptions options_;
+};
+
+// A value that falls on the other side of a rounding threshold, because sums ran in another order,
+// moves an output by about a step: 1/127 of a token's maximum at 8 bits, 1/31 at 6, spread over all
+// outputs by the sum. Quantising itself changes the velocity by some 10 %.
+TEST_F(CalibratedModelTest, LearnedRotationsAtFourAndEightBits) {
+    options_.preset = "full";
+    EXPECT_LT(difference(), 0.01);
+}
+
+TEST_F(CalibratedModelTest, LearnedRotationsAndClippingAtSixBits) {
+    options_.preset = "full";
+    options_.weight_bits = options_.activation_bits = 6;
+    EXPECT_LT(difference(), 0.02);
+}
+
+TEST_F(CalibratedModelTest, SearchedScalesAndHadamardRotation) {
+    EXPECT_LT(difference(), 0.01);
+}
+
+TEST_F(CalibratedModelTest, NeitherScaleNorRotation) {
+    options_.preset = "minmax";
+    EXPECT_LT(difference(), 0.01);
+}
+
+}  // namespace
+}  // namespace quantsparse::tests
