@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <functional>
 #include <map>
 
 #include "html_report.hpp"
+#include "kernels/attention.hpp"
 #include "kernels/quantized_matmul.hpp"
 #include "kernels/rows.hpp"
 #include "measure.hpp"
@@ -109,6 +111,28 @@ Case normalize(int tokens, int k) {
     return c;
 }
 
+Case dense_attention(int tokens, int heads, int head_dim) {
+    Case c;
+    c.kind = "attention";
+    c.name = fmt::format("attention {} heads x {}, {} tokens", heads, head_dim, tokens);
+    c.operation = "attention";
+    c.operations = 4.0 * tokens * tokens * heads * head_dim;
+    c.bytes = 16.0 * tokens * heads * head_dim;
+    c.build = [=](Program& program) {
+        const auto add = [&](const char* name) {
+            return kernels::add_head_matrix(program, name, heads, tokens, head_dim,
+                                            Lifetime::persistent);
+        };
+        const Matrix out =
+            kernels::add_matrix(program, "out", tokens, heads * head_dim, Lifetime::persistent);
+        kernels::AttentionOptions options;
+        options.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+        const auto q = add("q"), k = add("k"), v = add("v");
+        kernels::attention(program, "attention", q, k, v, out, options);
+    };
+    return c;
+}
+
 std::vector<Case> all_cases(const std::vector<int>& tokens) {
     std::vector<Case> cases;
     for (const int m : tokens) {
@@ -123,6 +147,8 @@ std::vector<Case> all_cases(const std::vector<int>& tokens) {
             cases.push_back(quantize(m, k, 128));
         }
         cases.push_back(normalize(m, 1536));
+        cases.push_back(dense_attention(m, 12, 128));
+        cases.push_back(dense_attention(m, 3, 64));
     }
     return cases;
 }

@@ -13,7 +13,7 @@ namespace quantsparse::bench {
 struct KernelOptions {
     DeviceOptions device;
     int repeats = 5;
-    std::vector<std::string> only;  ///< kinds: gemm, quantize, norm; empty: all
+    std::vector<std::string> only;  ///< kinds: gemm, quantize, norm, attention; empty: all
     std::vector<int> tokens = {512, 1024};
     std::filesystem::path json;
     std::filesystem::path html;

@@ -28,81 +28,16 @@
 #extension GL_EXT_control_flow_attributes : require
 #include "constants.glsl"
 
-layout(constant_id = 1) const uint kDim4 = 16;          // padded_dim / 4
-layout(constant_id = 2) const uint kHasBias = 0;
-layout(constant_id = 3) const uint kLanes = 16;         // the work-group's width again: sizes arrays
-layout(constant_id = 4) const uint kQueries = 16;
-#ifdef SPARSE
-layout(constant_id = 5) const uint kBlock = 64;         // tokens of a block, a multiple of kTile
-layout(constant_id = 6) const uint kFrames = 0;
-layout(constant_id = 13) const uint kHeadMajor = 0;
-#endif
+#include "attention.glsl"
+
 const uint kKeysPerLane = 4;
 const uint kTile = kLanes * kKeysPerLane;
 const uint kVectors = (kDim4 + kLanes - 1) / kLanes;    // vec4 of the output an invocation owns
-
-layout(set = 0, binding = 0, std430) readonly buffer Q { vec4 q_values[]; };
-layout(set = 0, binding = 1, std430) readonly buffer K { vec4 k_values[]; };
-layout(set = 0, binding = 2, std430) readonly buffer V { vec4 v_values[]; };
-#ifdef SPARSE
-layout(set = 0, binding = 3, std430) buffer Out { float out_values[]; };
-#else
-layout(set = 0, binding = 3, std430) writeonly buffer Out { float out_values[]; };
-#endif
-layout(set = 0, binding = 4, std430) readonly buffer Bias { float bias_values[]; };
-#ifdef SPARSE
-layout(set = 0, binding = 5, std430) readonly buffer RowPtr { uint row_ptr[]; };
-layout(set = 0, binding = 6, std430) readonly buffer Columns { uint columns[]; };
-layout(set = 0, binding = 7, std430) readonly buffer Predicate { uint predicate[]; };
-layout(set = 0, binding = 8, std430) readonly buffer Types { uint head_types[]; };
-#endif
-
-layout(push_constant) uniform Push {
-    uint queries;       // of this dispatch; the first is query_base
-    uint query_base;    // `out` is bound from this row on
-    uint keys;          // keys beyond are masked
-    uint q_stride;      // tokens a head
-    uint kv_stride;
-    uint head_dim;
-    uint out_stride;
-    uint first_head;    // of `bias` and `out`; q, k and v are bound from this head on
-    uint bias_span;
-    float scale;
-    uint pad_to;        // columns of `out` after the last head's that are set to zero
-    uint list_stride;   // of row_ptr from one head to the next; 0: one list for all
-    uint places;        // tokens of a frame
-} p;
-
-#ifdef SPARSE
-#define RESIDUAL_CONSTANT 7
-#define RESIDUAL_BINDING 9
-#include "residual.glsl"
-#endif
-
-const uint kPartial = 0x80000000u;
-
-const float kMasked = -3.0e38;
 
 shared vec4 scores[kQueries][kTile / 4 + 1];  // one more column: rows begin in different banks
 shared float rescale[kQueries];
 shared float maximum[kQueries];
 shared float denominator[kQueries];
-
-/// The token at a position of a head's order.
-uint token_of(uint position, uint head) {
-#ifdef SPARSE
-    if (kFrames > 0 && head_types[head] != 0) return position % kFrames * p.places + position / kFrames;
-#endif
-    return position;
-}
-
-/// Where a head's output of a token begins.
-uint out_row(uint token, uint position, uint head) {
-#ifdef SPARSE
-    if (kHeadMajor != 0) return (head * p.q_stride + position) * 4 * kDim4;
-#endif
-    return (token - p.query_base) * p.out_stride + (p.first_head + head) * p.head_dim;
-}
 
 void main() {
     const uint lane = gl_LocalInvocationID.x;
@@ -149,36 +84,23 @@ void main() {
             vec4 score[kQueries];
             [[unroll]] for (uint t = 0; t < kQueries; ++t) score[t] = vec4(0.0);
             for (uint d = 0; d < kDim4; ++d) {
-                const vec4 a = k_values[k0 + d];
-                const vec4 b = k_values[k1 + d];
-                const vec4 c = k_values[k2 + d];
-                const vec4 e = k_values[k3 + d];
+                const vec4 a = load_k(k0 + d);
+                const vec4 b = load_k(k1 + d);
+                const vec4 c = load_k(k2 + d);
+                const vec4 e = load_k(k3 + d);
                 [[unroll]] for (uint t = 0; t < kQueries; ++t) {
-                    const vec4 q = q_values[(q_head + min(row0 + t, last_row)) * kDim4 + d];
+                    const vec4 q = load_q((q_head + min(row0 + t, last_row)) * kDim4 + d);
                     score[t] += vec4(dot(q, a), dot(q, b), dot(q, c), dot(q, e));
                 }
             }
             [[unroll]] for (uint t = 0; t < kQueries; ++t) {
                 vec4 s = score[t] * p.scale;
-                if (kHasBias != 0) {
-                    const uint base = (p.first_head + head) * (2 * p.bias_span - 1) +
-                                      p.bias_span - 1 - min(row0 + t, last_row);
-                    s += vec4(bias_values[base + min(key0, last)], bias_values[base + min(key0 + 1, last)],
-                              bias_values[base + min(key0 + 2, last)],
-                              bias_values[base + min(key0 + 3, last)]);
-                }
-#ifdef SPARSE
-                if (partial) {
-                    const uvec4 key = uvec4(key0, key0 + 1, key0 + 2, key0 + 3);
-                    const ivec4 distance = abs(ivec4(key) - int(min(row0 + t, last_row)));
-                    const bvec4 near = lessThanEqual(distance, ivec4(predicate[0]));
-                    const bvec4 sunk = lessThan(key, uvec4(predicate[1]));
-                    s = mix(vec4(kMasked), s, bvec4(near.x || sunk.x, near.y || sunk.y, near.z || sunk.z,
-                                                    near.w || sunk.w));
-                }
+                const uint row = min(row0 + t, last_row);
+                if (kHasBias != 0) s += position_bias(head, row, key0);
+#ifndef SPARSE
+                const bool partial = false;
 #endif
-                scores[t][lane] = mix(vec4(kMasked), s,
-                                      lessThan(uvec4(key0, key0 + 1, key0 + 2, key0 + 3), uvec4(p.keys)));
+                scores[t][lane] = masked_scores(s, key0, row, partial);
             }
         }
         barrier();
@@ -207,10 +129,10 @@ void main() {
             for (uint j = 0; j < tile_keys; j += 4) {
                 // Keys past the end have probability zero; their values are those of the last key.
                 const uint last = p.keys - 1;
-                const vec4 v0 = v_values[(kv_head + first + j) * kDim4 + d];
-                const vec4 v1 = v_values[(kv_head + min(first + j + 1, last)) * kDim4 + d];
-                const vec4 v2 = v_values[(kv_head + min(first + j + 2, last)) * kDim4 + d];
-                const vec4 v3 = v_values[(kv_head + min(first + j + 3, last)) * kDim4 + d];
+                const vec4 v0 = load_v((kv_head + first + j) * kDim4 + d);
+                const vec4 v1 = load_v((kv_head + min(first + j + 1, last)) * kDim4 + d);
+                const vec4 v2 = load_v((kv_head + min(first + j + 2, last)) * kDim4 + d);
+                const vec4 v3 = load_v((kv_head + min(first + j + 3, last)) * kDim4 + d);
                 [[unroll]] for (uint t = 0; t < kQueries; ++t) {
                     const vec4 e = scores[t][j / 4];
                     sum[t][i] += e.x * v0 + e.y * v1 + e.z * v2 + e.w * v3;
@@ -224,7 +146,8 @@ void main() {
         if (query0 + t < p.queries) {
             const uint token = token_of(row0 + t, p.first_head + head);
             const uint out_base = out_row(token, row0 + t, head);
-            const float normalise = 1.0 / denominator[t];
+            // Zero for a query whose list is empty.
+            const float normalise = denominator[t] > 0.0 ? 1.0 / denominator[t] : 0.0;
             [[unroll]] for (uint i = 0; i < kVectors; ++i) {
                 const vec4 y = sum[t][i] * normalise;
                 const uint column = 4 * (i * kLanes + lane);

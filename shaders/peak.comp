@@ -1,7 +1,7 @@
 // The most arithmetic a device does a second: chains of independent operations that nothing can shorten.
 //
 //   PEAK_FLOAT     sum = sum * factor + offset     vec4, fp32:      8 operations a step and chain
-//   PEAK_INTEGER   sum = sum * factor + offset     ivec4:           8
+//   PEAK_INTEGER   sum = (sum * factor) ^ offset   ivec4:           8   (additions would be folded together)
 //   PEAK_DOT       sum = dot4(sum, factor) + offset, 4x8-bit packed, four side by side: 32
 //
 //   out   vec4 [invocations]: the sums, so that none of it is left out
@@ -43,13 +43,15 @@ void main() {
     const ivec4 offset = ivec4(p.offset);
 #endif
     VALUE sum[kChains];
-    [[unroll]] for (uint c = 0; c < kChains; ++c) sum[c] = VALUE(index + c);
+    [[unroll]] for (uint c = 0; c < kChains; ++c) sum[c] = VALUE(index + c, index + 3 * c + 1, index ^ c, 7 * index + c);
     for (uint step = 0; step < p.steps; ++step) {
         [[unroll]] for (uint c = 0; c < kChains; ++c) {
 #ifdef PEAK_DOT
             [[unroll]] for (uint i = 0; i < 4; ++i) {
                 sum[c][i] = dot_packed_signed(uint(sum[c][i]), uint(factor[i]), 0) + offset[i];
             }
+#elif defined(PEAK_INTEGER)
+            sum[c] = (sum[c] * factor) ^ offset;
 #else
             sum[c] = sum[c] * factor + offset;
 #endif

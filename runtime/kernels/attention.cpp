@@ -30,19 +30,34 @@ struct TypesPush {
 };
 static_assert(sizeof(TypesPush) == 8, "profile_types.comp declares the same block");
 
-/// Lanes of a work-group and queries it owns (attention.comp).
+/// How a call is run: which kernel, lanes of a work-group, queries.
 struct Shape {
-    std::uint32_t lanes, queries;
+    bool is_private =
+        false;  ///< attention_private.comp: `queries` of each invocation, else of the group
+    std::uint32_t lanes = 32;
+    std::uint32_t queries = 8;
+    std::uint32_t group_queries() const { return is_private ? lanes * queries : queries; }
+    shaders::ShaderId shader(bool sparse) const {
+        using shaders::ShaderId;
+        if (is_private) {
+            return sparse ? ShaderId::attention_private_sparse : ShaderId::attention_private_dense;
+        }
+        return sparse ? ShaderId::attention_sparse : ShaderId::attention_dense;
+    }
 };
 
-Shape shape_for(const Program& program, int padded_dim, int block) {
+/// Wider heads would unroll into too much code.
+constexpr int kWidestPrivate = 128;
+
+Shape shape_for(const Program& program, int padded_dim, int block, bool texels) {
+    if (texels && padded_dim <= kWidestPrivate) return {true, 8, 4};
     // CPU drivers run the lanes of a narrow group as one vector. 8 queries took 147 ms a call on
     // llvmpipe (972 tokens, 3 heads of 64), 16 took 228: their sums spill. Very wide heads keep
     // fewer still.
     std::uint32_t lanes = program.limits().runs_on_cpu ? 8 : 32;
     // A tile is 4 keys a lane and doesn't pass a block's end.
     if (block) lanes = std::min(lanes, static_cast<std::uint32_t>(block) / 4);
-    return {lanes, padded_dim > 128 ? 4u : 8u};
+    return {false, lanes, padded_dim > 128 ? 4u : 8u};
 }
 
 int heads_per_dispatch(const Program& program, std::uint64_t head_bytes, int heads) {
@@ -99,10 +114,11 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
     using program::unused;
     const BlockList* blocks = options.blocks;
     const bool ordered = blocks && options.order.head_types.valid();
-    const Shape shape = shape_for(program, q.padded_dim, blocks ? blocks->block : 0);
     const int keys = options.keys ? options.keys : k.tokens;
     const int head_chunk =
         heads_per_dispatch(program, std::max(q.head_bytes(), k.head_bytes()), q.heads);
+    const bool texels = program.reads_texels({read(q.tensor), read(k.tensor), read(v.tensor)});
+    const Shape shape = shape_for(program, q.padded_dim, blocks ? blocks->block : 0, texels);
     const std::uint64_t widest = std::max(
         out.row_bytes(), options.residual ? options.residual->row_bytes() : std::uint64_t{0});
     const int row_chunk = rows_per_dispatch(program, widest, out.rows);
@@ -130,6 +146,9 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
             return read(m.tensor, m.head_bytes() * static_cast<std::uint64_t>(head),
                         m.head_bytes() * static_cast<std::uint64_t>(heads));
         };
+        const auto load = [&](const HeadMatrix& m) {
+            return shape.is_private ? program::as_texels(bind(m)) : bind(m);
+        };
         const bool last_heads = head + heads == q.heads;
         const int step = head_major ? out.rows : row_chunk;
         for (int first = 0; first < out.rows; first += step) {
@@ -137,7 +156,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
             program::Binding target = head_major ? bind(own) : write_rows(out, first, rows);
             if (head_major) std::swap(target.reads, target.writes);
             std::vector<program::Binding> bindings = {
-                bind(q), bind(k), bind(v), target,
+                load(q), load(k), load(v), target,
                 options.bias.valid() ? read(options.bias) : unused(q.tensor)};
             if (blocks) {
                 bindings.insert(
@@ -149,9 +168,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                 bindings.insert(bindings.end(), more.begin(), more.end());
             }
             program.dispatch(
-                name,
-                blocks ? shaders::ShaderId::attention_sparse : shaders::ShaderId::attention_dense,
-                constants, bindings,
+                name, shape.shader(blocks != nullptr), constants, bindings,
                 Push{static_cast<std::uint32_t>(rows), static_cast<std::uint32_t>(first),
                      static_cast<std::uint32_t>(keys), static_cast<std::uint32_t>(q.token_stride),
                      static_cast<std::uint32_t>(k.token_stride),
@@ -165,7 +182,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                          ? static_cast<std::uint32_t>(blocks->query_blocks + 1)
                          : 0,
                      static_cast<std::uint32_t>(options.order.tokens_per_frame)},
-                {ceil_div(static_cast<std::uint64_t>(rows), shape.queries),
+                {ceil_div(static_cast<std::uint64_t>(rows), shape.group_queries()),
                  static_cast<std::uint32_t>(heads), 1},
                 4.0 * rows * keys * q.padded_dim * heads * (blocks ? blocks->density : 1.0));
         }

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "format/bit_packing.hpp"
+#include "format/safetensors.hpp"
 #include "kernels/attention.hpp"
 #include "quantsparse/error.hpp"
 #include "support.hpp"

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "format/bit_packing.hpp"
+#include "format/safetensors.hpp"
 #include "kernels/copy.hpp"
 #include "support.hpp"
 

@@ -1,0 +1,109 @@
+// What both attention kernels share: attention.comp, whose work-groups share tiles through shared memory,
+// and attention_private.comp, whose invocations keep queries of their own. Constants, bindings, push
+// constants, masks and where outputs go; attention.comp describes them.
+#ifndef QUANTSPARSE_ATTENTION_GLSL
+#define QUANTSPARSE_ATTENTION_GLSL
+
+layout(constant_id = 1) const uint kDim4 = 16;          // padded_dim / 4
+layout(constant_id = 2) const uint kHasBias = 0;
+layout(constant_id = 3) const uint kLanes = 16;         // the work-group's width again: sizes arrays
+layout(constant_id = 4) const uint kQueries = 16;
+#ifdef SPARSE
+layout(constant_id = 5) const uint kBlock = 64;         // tokens of a block, a multiple of kTile
+layout(constant_id = 6) const uint kFrames = 0;
+layout(constant_id = 13) const uint kHeadMajor = 0;
+#endif
+#ifdef TEXELS  // variants for drivers that read texel buffers faster: Quirks::texel_reads_are_faster
+layout(set = 0, binding = 0) uniform usamplerBuffer q_texels;
+layout(set = 0, binding = 1) uniform usamplerBuffer k_texels;
+layout(set = 0, binding = 2) uniform usamplerBuffer v_texels;
+vec4 load_q(uint i) { return uintBitsToFloat(texelFetch(q_texels, int(i))); }
+vec4 load_k(uint i) { return uintBitsToFloat(texelFetch(k_texels, int(i))); }
+vec4 load_v(uint i) { return uintBitsToFloat(texelFetch(v_texels, int(i))); }
+#else
+layout(set = 0, binding = 0, std430) readonly buffer Q { vec4 q_values[]; };
+layout(set = 0, binding = 1, std430) readonly buffer K { vec4 k_values[]; };
+layout(set = 0, binding = 2, std430) readonly buffer V { vec4 v_values[]; };
+vec4 load_q(uint i) { return q_values[i]; }
+vec4 load_k(uint i) { return k_values[i]; }
+vec4 load_v(uint i) { return v_values[i]; }
+#endif
+#ifdef SPARSE
+layout(set = 0, binding = 3, std430) buffer Out { float out_values[]; };
+#else
+layout(set = 0, binding = 3, std430) writeonly buffer Out { float out_values[]; };
+#endif
+layout(set = 0, binding = 4, std430) readonly buffer Bias { float bias_values[]; };
+#ifdef SPARSE
+layout(set = 0, binding = 5, std430) readonly buffer RowPtr { uint row_ptr[]; };
+layout(set = 0, binding = 6, std430) readonly buffer Columns { uint columns[]; };
+layout(set = 0, binding = 7, std430) readonly buffer Predicate { uint predicate[]; };
+layout(set = 0, binding = 8, std430) readonly buffer Types { uint head_types[]; };
+#endif
+
+layout(push_constant) uniform Push {
+    uint queries;       // of this dispatch; the first is query_base
+    uint query_base;    // `out` is bound from this row on
+    uint keys;          // keys beyond are masked
+    uint q_stride;      // tokens a head
+    uint kv_stride;
+    uint head_dim;
+    uint out_stride;
+    uint first_head;    // of `bias` and `out`; q, k and v are bound from this head on
+    uint bias_span;
+    float scale;
+    uint pad_to;        // columns of `out` after the last head's that are set to zero
+    uint list_stride;   // of row_ptr from one head to the next; 0: one list for all
+    uint places;        // tokens of a frame
+} p;
+
+#ifdef SPARSE
+#define RESIDUAL_CONSTANT 7
+#define RESIDUAL_BINDING 9
+#include "residual.glsl"
+#endif
+
+const uint kPartial = 0x80000000u;
+
+const float kMasked = -3.0e38;
+
+/// The token at a position of a head's order.
+uint token_of(uint position, uint head) {
+#ifdef SPARSE
+    if (kFrames > 0 && head_types[head] != 0) return position % kFrames * p.places + position / kFrames;
+#endif
+    return position;
+}
+
+/// Where a head's output of a token begins.
+uint out_row(uint token, uint position, uint head) {
+#ifdef SPARSE
+    if (kHeadMajor != 0) return (head * p.q_stride + position) * 4 * kDim4;
+#endif
+    return (token - p.query_base) * p.out_stride + (p.first_head + head) * p.head_dim;
+}
+
+/// Scores of keys key0 .. key0 + 3 for the query at `row`; kMasked where it does not attend to them.
+vec4 masked_scores(vec4 s, uint key0, uint row, bool partial) {
+    const uvec4 key = uvec4(key0, key0 + 1, key0 + 2, key0 + 3);
+#ifdef SPARSE
+    if (partial) {
+        const ivec4 distance = abs(ivec4(key) - int(row));
+        const bvec4 near = lessThanEqual(distance, ivec4(predicate[0]));
+        const bvec4 sunk = lessThan(key, uvec4(predicate[1]));
+        s = mix(vec4(kMasked), s,
+                bvec4(near.x || sunk.x, near.y || sunk.y, near.z || sunk.z, near.w || sunk.w));
+    }
+#endif
+    return mix(vec4(kMasked), s, lessThan(key, uvec4(p.keys)));
+}
+
+/// The relative position bias of keys key0 .. key0 + 3 (clamped to the last one).
+vec4 position_bias(uint head, uint row, uint key0) {
+    const uint base = (p.first_head + head) * (2 * p.bias_span - 1) + p.bias_span - 1 - row;
+    const uint last = p.keys - 1;
+    return vec4(bias_values[base + min(key0, last)], bias_values[base + min(key0 + 1, last)],
+                bias_values[base + min(key0 + 2, last)], bias_values[base + min(key0 + 3, last)]);
+}
+
+#endif
