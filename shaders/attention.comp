@@ -48,6 +48,7 @@ void main() {
     const uint q_head = head * p.q_stride;
     const uint kv_head = head * p.kv_stride;
 
+    const uvec2 test = load_predicate();
     vec4 sum[kQueries][kVectors];
     [[unroll]] for (uint t = 0; t < kQueries; ++t) {
         [[unroll]] for (uint i = 0; i < kVectors; ++i) sum[t][i] = vec4(0.0);
@@ -100,7 +101,7 @@ void main() {
 #ifndef SPARSE
                 const bool partial = false;
 #endif
-                scores[t][lane] = masked_scores(s, key0, row, partial);
+                scores[t][lane] = masked_scores(s, key0, row, partial, test);
             }
         }
         barrier();
@@ -164,13 +165,14 @@ void main() {
     if (kResidual == kNoResidual) return;
     // A loop of its own over what this invocation has just written: unrolled into the one above, the
     // correction's code is there kQueries * kVectors times, and llvmpipe compiled it for 16 s.
+    const vec4 weight = residual_weight(p.first_head + head);
     for (uint n = lane; n < kQueries * kVectors * kLanes; n += kLanes) {
         const uint t = n / (kVectors * kLanes);
         const uint d4 = n % (kVectors * kLanes);
         if (query0 + t >= p.queries || d4 >= kDim4) continue;
         const uint token = token_of(row0 + t, p.first_head + head);
         const uint out_base = out_row(token, row0 + t, head);
-        const vec4 y = residual_at(token - p.query_base, token, p.first_head + head, d4);
+        const vec4 y = residual_at(token - p.query_base, token, p.first_head + head, d4, weight);
         for (uint c = 0; c < 4; ++c) {
             if (4 * d4 + c < p.head_dim) out_values[out_base + 4 * d4 + c] += y[c];
         }

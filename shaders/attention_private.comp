@@ -35,24 +35,21 @@ void main() {
         }
     }
 
+    const uvec2 test = load_predicate();
 #ifdef SPARSE
     const uint list = (p.first_head + head) * p.list_stride + (p.query_base + query0) / kBlock;
-    const uint entry = row_ptr[list];
-    const uint per_block = kBlock / kTile;
-    const uint tiles = (row_ptr[list + 1] - entry) * per_block;
+    const uint entry_end = row_ptr[list + 1];
+    for (uint entry = row_ptr[list]; entry < entry_end; ++entry) {
+    const uint block = columns[entry];
+    const bool partial = (block & kPartial) != 0;
+    const uint begin = (block & ~kPartial) * kBlock;
+    const uint end = min(begin + kBlock, p.keys);
 #else
-    const uint tiles = (p.keys + kTile - 1) / kTile;
+    const bool partial = false;
+    const uint begin = 0;
+    const uint end = p.keys;
 #endif
-    for (uint tile = 0; tile < tiles; ++tile) {
-#ifdef SPARSE
-        const uint block = columns[entry + tile / per_block];
-        const bool partial = (block & kPartial) != 0;
-        const uint first = (block & ~kPartial) * kBlock + tile % per_block * kTile;
-        if (first >= p.keys) continue;  // the tail of the last block
-#else
-        const bool partial = false;
-        const uint first = tile * kTile;
-#endif
+    for (uint first = begin; first < end; first += kTile) {
         const uint last = p.keys - 1;
         uint key[4];
         [[unroll]] for (uint j = 0; j < 4; ++j) key[j] = (kv_head + min(first + j, last)) * kDim4;
@@ -70,7 +67,7 @@ void main() {
         [[unroll]] for (uint t = 0; t < kQueries; ++t) {
             vec4 s = score[t];
             if (kHasBias != 0) s += position_bias(head, row[t], first);
-            s = masked_scores(s, first, row[t], partial);
+            s = masked_scores(s, first, row[t], partial, test);
             const float now = max(maximum[t], max(max(s.x, s.y), max(s.z, s.w)));
             const vec4 e = exp(s - now);
             factor[t] = exp(maximum[t] - now);
@@ -87,6 +84,9 @@ void main() {
             }
         }
     }
+#ifdef SPARSE
+    }
+#endif
 
     [[unroll]] for (uint t = 0; t < kQueries; ++t) {
         if (query0 + t * kLanes + lane < p.queries) {
@@ -107,6 +107,7 @@ void main() {
     }
 #ifdef SPARSE
     if (kResidual == kNoResidual) return;
+    const vec4 weight = residual_weight(p.first_head + head);
     for (uint n = 0; n < kQueries * kDim4; ++n) {
         const uint t = n / kDim4;
         const uint d4 = n % kDim4;
@@ -114,7 +115,7 @@ void main() {
         if (query >= p.queries) continue;
         const uint token = token_of(p.query_base + query, p.first_head + head);
         const uint out_base = out_row(token, p.query_base + query, head);
-        const vec4 y = residual_at(token - p.query_base, token, p.first_head + head, d4);
+        const vec4 y = residual_at(token - p.query_base, token, p.first_head + head, d4, weight);
         for (uint c = 0; c < 4; ++c) {
             if (4 * d4 + c < p.head_dim) out_values[out_base + 4 * d4 + c] += y[c];
         }

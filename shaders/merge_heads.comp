@@ -47,7 +47,7 @@ void main() {
             head_types[head] != 0 ? token % p.places * kFrames + token / p.places : token;
         const uint base = (i / head4 * p.token_stride + position) * p.padded_dim + 4 * d4;
         vec4 y = vec4(head_values[base], head_values[base + 1], head_values[base + 2], head_values[base + 3]);
-        if (kResidual != kNoResidual) y += residual_at(row, token, head, d4);
+        if (kResidual != kNoResidual) y += residual_at(row, token, head, d4, residual_weight(head));
         for (uint c = 0; c < 4 && 4 * d4 + c < p.head_dim; ++c) {
             out_values[row * p.out_stride + head * p.head_dim + 4 * d4 + c] = y[c];
         }

@@ -21,9 +21,7 @@ layout(constant_id = 2) const uint kLanes = 16;  // the work-group's width again
 layout(constant_id = 3) const uint kFrames = 1;
 const uint kVectors = (kDim4 + kLanes - 1) / kLanes;
 
-layout(set = 0, binding = 0, std430) readonly buffer Q { vec4 q_values[]; };
-layout(set = 0, binding = 1, std430) readonly buffer K { vec4 k_values[]; };
-layout(set = 0, binding = 2, std430) readonly buffer V { vec4 v_values[]; };
+#include "attention_operands.glsl"
 layout(set = 0, binding = 3, std430) readonly buffer Predicate { uint predicate[]; };
 layout(set = 0, binding = 4, std430) writeonly buffer Errors { vec2 errors[]; };
 
@@ -51,8 +49,8 @@ uint place_index(uint token) {
     return token % p.places * kFrames + token / p.places;
 }
 
-bool allowed(uint i, uint j) {
-    return abs(int(i) - int(j)) <= int(predicate[0]) || j < predicate[1];
+bool allowed(uint i, uint j, uvec2 test) {
+    return abs(int(i) - int(j)) <= int(test.x) || j < test.y;
 }
 
 void main() {
@@ -65,6 +63,8 @@ void main() {
     const uint query_place = place_index(query);
     const uint q = (head * p.q_stride + query) * kDim4;
     const uint kv = head * p.kv_stride;
+
+    const uvec2 test = uvec2(predicate[0], predicate[1]);
 
     vec3 largest = vec3(kMasked);
     vec3 maxima = vec3(0.0);
@@ -79,11 +79,11 @@ void main() {
             vec3 score = vec3(kMasked);
             if (key < p.tokens) {
                 vec4 products = vec4(0.0);
-                for (uint d = 0; d < kDim4; ++d) products += q_values[q + d] * k_values[(kv + key) * kDim4 + d];
+                for (uint d = 0; d < kDim4; ++d) products += load_q(q + d) * load_k((kv + key) * kDim4 + d);
                 const float s = p.scale * (products.x + products.y + products.z + products.w);
                 score.x = s;
-                if (allowed(query, key)) score.y = s;
-                if (allowed(query_place, place_index(key))) score.z = s;
+                if (allowed(query, key, test)) score.y = s;
+                if (allowed(query_place, place_index(key), test)) score.z = s;
             }
             if (pass == 0) {
                 largest = max(largest, score);
@@ -98,7 +98,7 @@ void main() {
             for (uint j = 0; j < count; ++j) {
                 const vec3 w = weights[j];
                 [[unroll]] for (uint i = 0; i < kVectors; ++i) {
-                    const vec4 v = v_values[(kv + first + j) * kDim4 + min(i * kLanes + lane, kDim4 - 1)];
+                    const vec4 v = load_v((kv + first + j) * kDim4 + min(i * kLanes + lane, kDim4 - 1));
                     sum[0][i] += w.x * v;
                     sum[1][i] += w.y * v;
                     sum[2][i] += w.z * v;

@@ -25,7 +25,7 @@ void main() {
     if (item >= kResidualHeads * kHead4) return;
     const uint head = item / kHead4;
     const uint d4 = item % kHead4;
-    const vec4 y = residual_at(row, p.first_row + row, head, d4);
+    const vec4 y = residual_at(row, p.first_row + row, head, d4, residual_weight(head));
     for (uint c = 0; c < 4; ++c) {
         if (4 * d4 + c < kResidualDim) out_values[row * p.stride + head * kResidualDim + 4 * d4 + c] += y[c];
     }

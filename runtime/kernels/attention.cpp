@@ -67,6 +67,13 @@ int heads_per_dispatch(const Program& program, std::uint64_t head_bytes, int hea
 
 constexpr int kMaxRows = 65535 / 64 * 64;  // one work-group a row
 
+/// In the place of Residual::bindings.
+std::vector<program::Binding> no_residual(Tensor any, bool texels) {
+    std::vector<program::Binding> bindings(5, program::unused(any));
+    bindings[1].texels = bindings[2].texels = texels;
+    return bindings;
+}
+
 void merge_heads(Program& program, const std::string& name, const HeadMatrix& heads,
                  const Matrix& out, const AttentionOptions& options) {
     using program::read;
@@ -88,9 +95,8 @@ void merge_heads(Program& program, const std::string& name, const HeadMatrix& he
                 read(heads.tensor, heads.head_bytes() * static_cast<std::uint64_t>(head),
                      heads.head_bytes() * static_cast<std::uint64_t>(count)),
                 write_rows(out, first, rows), read(options.order.head_types)};
-            const auto more = residual
-                                  ? residual->bindings(first, rows)
-                                  : std::vector<program::Binding>(5, program::unused(heads.tensor));
+            const auto more =
+                residual ? residual->bindings(first, rows) : no_residual(heads.tensor, false);
             bindings.insert(bindings.end(), more.begin(), more.end());
             program.dispatch(
                 name, shaders::ShaderId::merge_heads, constants, bindings,
@@ -117,7 +123,11 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
     const int keys = options.keys ? options.keys : k.tokens;
     const int head_chunk =
         heads_per_dispatch(program, std::max(q.head_bytes(), k.head_bytes()), q.heads);
-    const bool texels = program.reads_texels({read(q.tensor), read(k.tensor), read(v.tensor)});
+    bool texels = program.reads_texels({read(q.tensor), read(k.tensor), read(v.tensor)});
+    if (options.residual && options.residual->u.tensor.valid()) {
+        texels = texels && program.reads_texels({read(options.residual->u.tensor),
+                                                 read(options.residual->v.tensor)});
+    }
     const Shape shape = shape_for(program, q.padded_dim, blocks ? blocks->block : 0, texels);
     const std::uint64_t widest = std::max(
         out.row_bytes(), options.residual ? options.residual->row_bytes() : std::uint64_t{0});
@@ -163,8 +173,9 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                     bindings.end(),
                     {read(blocks->row_ptr), read(blocks->columns), read(blocks->predicate),
                      ordered ? read(options.order.head_types) : unused(q.tensor)});
-                const auto more = residual ? residual->bindings(first, rows)
-                                           : std::vector<program::Binding>(5, unused(q.tensor));
+                const auto more = residual
+                                      ? residual->bindings(first, rows, false, shape.is_private)
+                                      : no_residual(q.tensor, shape.is_private);
                 bindings.insert(bindings.end(), more.begin(), more.end());
             }
             program.dispatch(
@@ -199,15 +210,18 @@ void profile_heads(Program& program, const std::string& name, const HeadMatrix& 
     const Tensor errors =
         program.add(name + ".errors",
                     static_cast<std::uint64_t>(q.heads) * static_cast<std::uint64_t>(samples) * 8);
+    const bool texels = program.reads_texels({read(q.tensor), read(k.tensor), read(v.tensor)});
     const int chunk = heads_per_dispatch(program, q.head_bytes(), q.heads);
     for (int head = 0; head < q.heads; head += chunk) {
         const int heads = std::min(chunk, q.heads - head);
         const auto bind = [&](const HeadMatrix& m) {
-            return read(m.tensor, m.head_bytes() * static_cast<std::uint64_t>(head),
-                        m.head_bytes() * static_cast<std::uint64_t>(heads));
+            const auto heads_of = read(m.tensor, m.head_bytes() * static_cast<std::uint64_t>(head),
+                                       m.head_bytes() * static_cast<std::uint64_t>(heads));
+            return texels ? program::as_texels(heads_of) : heads_of;
         };
         program.dispatch(
-            name, shaders::ShaderId::profile_heads,
+            name,
+            texels ? shaders::ShaderId::profile_heads_texels : shaders::ShaderId::profile_heads,
             {lanes, static_cast<std::uint32_t>(q.padded_dim / 4), lanes,
              static_cast<std::uint32_t>(frames)},
             {bind(q), bind(k), bind(v), read(blocks.predicate), program::write(errors)},

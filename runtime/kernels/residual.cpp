@@ -32,10 +32,14 @@ std::vector<std::uint32_t> Residual::constants() const {
             static_cast<std::uint32_t>(heads),   static_cast<std::uint32_t>(head_dim)};
 }
 
-std::vector<program::Binding> Residual::bindings(int first, int count, bool change_rows) const {
+std::vector<program::Binding> Residual::bindings(int first, int count, bool change_rows,
+                                                 bool texels) const {
     using program::read;
     using program::unused;
-    const auto optional = [&](Tensor t) { return t.valid() ? read(t) : unused(state); };
+    const auto optional = [&](Tensor t) {
+        const program::Binding binding = t.valid() ? read(t) : unused(state);
+        return texels ? program::as_texels(binding) : binding;
+    };
     program::Binding history = unused(state);
     if (rows.valid()) {
         history = {rows, row_bytes() * static_cast<std::uint64_t>(first),

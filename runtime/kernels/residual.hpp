@@ -29,8 +29,10 @@ struct Residual {
     }
     /// The constants that residual.glsl declares, in its order.
     std::vector<std::uint32_t> constants() const;
-    /// Its bindings, with rows first .. first+count-1 of the history.
-    std::vector<program::Binding> bindings(int first, int count, bool change_rows = false) const;
+    /// Its bindings, with rows first .. first+count-1 of the history. `texels`: u and v are read
+    /// through texel buffers.
+    std::vector<program::Binding> bindings(int first, int count, bool change_rows = false,
+                                           bool texels = false) const;
 };
 
 /// out[t, h * head_dim + c] += correction; `out` may be in chunks of its own.

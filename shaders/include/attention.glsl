@@ -13,21 +13,7 @@ layout(constant_id = 5) const uint kBlock = 64;         // tokens of a block, a 
 layout(constant_id = 6) const uint kFrames = 0;
 layout(constant_id = 13) const uint kHeadMajor = 0;
 #endif
-#ifdef TEXELS  // variants for drivers that read texel buffers faster: Quirks::texel_reads_are_faster
-layout(set = 0, binding = 0) uniform usamplerBuffer q_texels;
-layout(set = 0, binding = 1) uniform usamplerBuffer k_texels;
-layout(set = 0, binding = 2) uniform usamplerBuffer v_texels;
-vec4 load_q(uint i) { return uintBitsToFloat(texelFetch(q_texels, int(i))); }
-vec4 load_k(uint i) { return uintBitsToFloat(texelFetch(k_texels, int(i))); }
-vec4 load_v(uint i) { return uintBitsToFloat(texelFetch(v_texels, int(i))); }
-#else
-layout(set = 0, binding = 0, std430) readonly buffer Q { vec4 q_values[]; };
-layout(set = 0, binding = 1, std430) readonly buffer K { vec4 k_values[]; };
-layout(set = 0, binding = 2, std430) readonly buffer V { vec4 v_values[]; };
-vec4 load_q(uint i) { return q_values[i]; }
-vec4 load_k(uint i) { return k_values[i]; }
-vec4 load_v(uint i) { return v_values[i]; }
-#endif
+#include "attention_operands.glsl"
 #ifdef SPARSE
 layout(set = 0, binding = 3, std430) buffer Out { float out_values[]; };
 #else
@@ -83,14 +69,24 @@ uint out_row(uint token, uint position, uint head) {
     return (token - p.query_base) * p.out_stride + (p.first_head + head) * p.head_dim;
 }
 
+/// Band and sink of the pair by pair test; read once, since loads are dear in the loop over the keys.
+uvec2 load_predicate() {
+#ifdef SPARSE
+    return uvec2(predicate[0], predicate[1]);
+#else
+    return uvec2(0);
+#endif
+}
+
 /// Scores of keys key0 .. key0 + 3 for the query at `row`; kMasked where it does not attend to them.
-vec4 masked_scores(vec4 s, uint key0, uint row, bool partial) {
+/// `test`: of load_predicate().
+vec4 masked_scores(vec4 s, uint key0, uint row, bool partial, uvec2 test) {
     const uvec4 key = uvec4(key0, key0 + 1, key0 + 2, key0 + 3);
 #ifdef SPARSE
     if (partial) {
         const ivec4 distance = abs(ivec4(key) - int(row));
-        const bvec4 near = lessThanEqual(distance, ivec4(predicate[0]));
-        const bvec4 sunk = lessThan(key, uvec4(predicate[1]));
+        const bvec4 near = lessThanEqual(distance, ivec4(test.x));
+        const bvec4 sunk = lessThan(key, uvec4(test.y));
         s = mix(vec4(kMasked), s,
                 bvec4(near.x || sunk.x, near.y || sunk.y, near.z || sunk.z, near.w || sunk.w));
     }

@@ -45,8 +45,17 @@ const uint kSlotWords = kResidualHeads * (kHeadWords + kHasScales);
 const uint kFactor4 = kDelta4 + kDifference4;
 
 layout(set = 0, binding = RESIDUAL_BINDING, std430) RESIDUAL_ACCESS buffer ResidualRows { uint residual_rows[]; };
-layout(set = 0, binding = RESIDUAL_BINDING + 1, std430) readonly buffer ResidualU { vec4 residual_u[]; };
-layout(set = 0, binding = RESIDUAL_BINDING + 2, std430) readonly buffer ResidualV { vec4 residual_v[]; };
+#ifdef TEXELS
+layout(set = 0, binding = RESIDUAL_BINDING + 1) uniform usamplerBuffer residual_u_texels;
+layout(set = 0, binding = RESIDUAL_BINDING + 2) uniform usamplerBuffer residual_v_texels;
+vec4 residual_u(uint i) { return uintBitsToFloat(texelFetch(residual_u_texels, int(i))); }
+vec4 residual_v(uint i) { return uintBitsToFloat(texelFetch(residual_v_texels, int(i))); }
+#else
+layout(set = 0, binding = RESIDUAL_BINDING + 1, std430) readonly buffer ResidualU { vec4 u_values[]; };
+layout(set = 0, binding = RESIDUAL_BINDING + 2, std430) readonly buffer ResidualV { vec4 v_factors[]; };
+vec4 residual_u(uint i) { return u_values[i]; }
+vec4 residual_v(uint i) { return v_factors[i]; }
+#endif
 layout(set = 0, binding = RESIDUAL_BINDING + 3, std430) readonly buffer ResidualHeads { uint residual_heads[]; };
 layout(set = 0, binding = RESIDUAL_BINDING + 4, std430) readonly buffer ResidualControl {
     vec4 coefficients[4];  // xyz: of the slots, w: of the low-rank difference
@@ -82,16 +91,20 @@ vec4 residual_low_rank(uint token, uint head, uint d4, uint first, uint count) {
     const uvec4 v = uvec4(min(uvec4(column) + uvec4(0, 1, 2, 3), uvec4(last))) * kFactor4 + first;
     vec4 y = vec4(0.0);
     for (uint k = 0; k < count; ++k) {
-        const vec4 a = residual_u[u + k];
-        y += vec4(dot(a, residual_v[v.x + k]), dot(a, residual_v[v.y + k]),
-                  dot(a, residual_v[v.z + k]), dot(a, residual_v[v.w + k]));
+        const vec4 a = residual_u(u + k);
+        y += vec4(dot(a, residual_v(v.x + k)), dot(a, residual_v(v.y + k)),
+                  dot(a, residual_v(v.z + k)), dot(a, residual_v(v.w + k)));
     }
     return y;
 }
 
-/// `row`: of the bound rows; `token`: of all.
-vec4 residual_at(uint row, uint token, uint head, uint d4) {
-    const vec4 weight = residual_control.coefficients[min(residual_heads[head], 3u)];
+/// Coefficients of a head's slots (xyz) and its gain (w).
+vec4 residual_weight(uint head) {
+    return residual_control.coefficients[min(residual_heads[head], 3u)];
+}
+
+/// `row`: of the bound rows; `token`: of all; `weight`: residual_weight(head).
+vec4 residual_at(uint row, uint token, uint head, uint d4, vec4 weight) {
     vec4 y = vec4(0.0);
     if (kResidual == kStoredLowRank) {
         if (kDelta4 > 0 && weight.x != 0.0) y += weight.x * residual_low_rank(token, head, d4, 0, kDelta4);
