@@ -5,11 +5,11 @@
 //   out      fp32 [tokens, out_stride], token-major, heads concatenated
 //
 // Sparse (variant SPARSE; the dense one binds less): of query block t / kBlock only the key blocks in its list are visited; blocks marked
-// partial are tested pair by pair: |t - j| <= band or j < sink.
+// partial are tested pair by pair, against the keys that query t sees: a range, a prefix and a suffix.
 //
 //   row_ptr    uint32 [lists, query_blocks + 1], counted in entries of columns
 //   columns    uint32 key block, bit 31: partial
-//   predicate  uint32 [4]: band, sink
+//   sight      uint32 [1 + tokens, 2]: end of the prefix and begin of the suffix, then each query's range
 //   types      uint32 [heads]: heads of type 1 hold their tokens place by place, (p, f), p F + f (kFrames > 0);
 //              out has them frame by frame all the same
 //
@@ -48,7 +48,6 @@ void main() {
     const uint q_head = head * p.q_stride;
     const uint kv_head = head * p.kv_stride;
 
-    const uvec2 test = load_predicate();
     vec4 sum[kQueries][kVectors];
     [[unroll]] for (uint t = 0; t < kQueries; ++t) {
         [[unroll]] for (uint i = 0; i < kVectors; ++i) sum[t][i] = vec4(0.0);
@@ -101,7 +100,8 @@ void main() {
 #ifndef SPARSE
                 const bool partial = false;
 #endif
-                scores[t][lane] = masked_scores(s, key0, row, partial, test);
+                const uvec4 sees = partial ? load_sight(row) : uvec4(0);
+                scores[t][lane] = masked_scores(s, key0, partial, sees);
             }
         }
         barrier();

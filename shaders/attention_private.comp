@@ -21,12 +21,14 @@ void main() {
     const uint kv_head = head * p.kv_stride;
 
     uint row[kQueries];  // those past the end repeat the last one, unwritten
+    uvec4 sees[kQueries];  // read once: loads are dear in the loop over the keys
     vec4 q[kQueries][kDim4];
     vec4 sum[kQueries][kDim4];
     float maximum[kQueries];
     float denominator[kQueries];
     [[unroll]] for (uint t = 0; t < kQueries; ++t) {
         row[t] = min(p.query_base + query0 + t * kLanes + lane, last_row);
+        sees[t] = load_sight(row[t]);
         maximum[t] = kMasked;
         denominator[t] = 0.0;
         [[unroll]] for (uint d = 0; d < kDim4; ++d) {
@@ -35,7 +37,6 @@ void main() {
         }
     }
 
-    const uvec2 test = load_predicate();
 #ifdef SPARSE
     const uint list = (p.first_head + head) * p.list_stride + (p.query_base + query0) / kBlock;
     const uint entry_end = row_ptr[list + 1];
@@ -67,7 +68,7 @@ void main() {
         [[unroll]] for (uint t = 0; t < kQueries; ++t) {
             vec4 s = score[t];
             if (kHasBias != 0) s += position_bias(head, row[t], first);
-            s = masked_scores(s, first, row[t], partial, test);
+            s = masked_scores(s, first, partial, sees[t]);
             const float now = max(maximum[t], max(max(s.x, s.y), max(s.z, s.w)));
             const vec4 e = exp(s - now);
             factor[t] = exp(maximum[t] - now);

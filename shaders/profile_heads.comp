@@ -2,11 +2,11 @@
 //
 //   errors[head, sample] = (|o - o_spatial|^2, |o - o_temporal|^2)
 //
-// o attends to all keys, o_spatial to those with |i - j| <= band or j < sink, o_temporal to those for which
-// the same holds of the indices place by place, p F + f: the masks that the sparse kernel will apply.
+// o attends to all keys, o_spatial to those that query i sees, o_temporal to those for which the same holds
+// of the indices place by place, p F + f: the masks that the sparse kernel will apply.
 //
 //   q, k, v    fp32 [heads, *_stride, padded_dim], frame by frame
-//   predicate  uint32 [4]: band, sink
+//   sight      uint32 [1 + tokens, 2]: as in attention.comp
 //   errors     fp32 [heads, samples, 2]
 //
 // Samples are spread over all queries, one in each of as many equal ranges. One work-group per sample (x)
@@ -22,7 +22,7 @@ layout(constant_id = 3) const uint kFrames = 1;
 const uint kVectors = (kDim4 + kLanes - 1) / kLanes;
 
 #include "attention_operands.glsl"
-layout(set = 0, binding = 3, std430) readonly buffer Predicate { uint predicate[]; };
+layout(set = 0, binding = 3, std430) readonly buffer Sight { uvec2 sight[]; };
 layout(set = 0, binding = 4, std430) writeonly buffer Errors { vec2 errors[]; };
 
 layout(push_constant) uniform Push {
@@ -49,8 +49,8 @@ uint place_index(uint token) {
     return token % p.places * kFrames + token / p.places;
 }
 
-bool allowed(uint i, uint j, uvec2 test) {
-    return abs(int(i) - int(j)) <= int(test.x) || j < test.y;
+bool seen(uint key, uvec2 range, uvec2 edges) {
+    return (key >= range.x && key < range.y) || key < edges.x || key >= edges.y;
 }
 
 void main() {
@@ -64,7 +64,9 @@ void main() {
     const uint q = (head * p.q_stride + query) * kDim4;
     const uint kv = head * p.kv_stride;
 
-    const uvec2 test = uvec2(predicate[0], predicate[1]);
+    const uvec2 edges = sight[0];
+    const uvec2 range = sight[1 + query];
+    const uvec2 range_by_place = sight[1 + query_place];
 
     vec3 largest = vec3(kMasked);
     vec3 maxima = vec3(0.0);
@@ -82,8 +84,8 @@ void main() {
                 for (uint d = 0; d < kDim4; ++d) products += load_q(q + d) * load_k((kv + key) * kDim4 + d);
                 const float s = p.scale * (products.x + products.y + products.z + products.w);
                 score.x = s;
-                if (allowed(query, key, test)) score.y = s;
-                if (allowed(query_place, place_index(key), test)) score.z = s;
+                if (seen(key, range, edges)) score.y = s;
+                if (seen(place_index(key), range_by_place, edges)) score.z = s;
             }
             if (pass == 0) {
                 largest = max(largest, score);

@@ -1,8 +1,10 @@
-// Block-sparse attention with explicit lists, one for each head.
+// Block-sparse attention: explicit lists, one for each head; and masks given by rules over frames and
+// places, with text tokens in front.
 #include <fmt/format.h>
 #include <algorithm>
+#include <cmath>
 
-#include "kernels/attention.hpp"
+#include "attention/block_mask.hpp"
 #include "pipeline/stages.hpp"
 #include "quantsparse/error.hpp"
 #include "selftest/case.hpp"
@@ -10,6 +12,7 @@
 namespace quantsparse::selftest {
 namespace {
 
+using kernels::BlockList;
 using kernels::HeadMatrix;
 using program::Lifetime;
 
@@ -25,6 +28,67 @@ std::vector<float> padded(const HeadMatrix& m, const std::vector<float>& values)
     return out;
 }
 
+/// [heads, tokens, head_dim], as the cases have it, from rows that hold all heads.
+std::vector<float> head_major(const std::vector<float>& rows, const HeadMatrix& q, int stride) {
+    std::vector<float> result;
+    for (int h = 0; h < q.heads; ++h) {
+        for (int t = 0; t < q.tokens; ++t) {
+            const auto begin =
+                rows.begin() + static_cast<std::ptrdiff_t>(t) * stride + h * q.head_dim;
+            result.insert(result.end(), begin, begin + q.head_dim);
+        }
+    }
+    return result;
+}
+
+/// q, k and v of a case, attention over them and its output.
+class AttentionRun {
+  public:
+    AttentionRun(const Case& c, const Settings& settings, int heads, int queries, int keys,
+                 int head_dim)
+        : settings_(settings),
+          program(pipeline::device_limits(*settings.device)),
+          q_(kernels::add_head_matrix(program, "q", heads, queries, head_dim,
+                                      Lifetime::persistent)),
+          k_(kernels::add_head_matrix(program, "k", heads, keys, head_dim, Lifetime::persistent)),
+          v_(kernels::add_head_matrix(program, "v", heads, keys, head_dim, Lifetime::persistent)),
+          out_(kernels::add_matrix(program, "out", queries, heads * head_dim,
+                                   Lifetime::persistent)) {
+        options_.scale = c.json.at("config").at("softmax_scale");
+    }
+
+    /// `blocks` nullptr: dense. `write` fills the list; operands are [heads, tokens, head_dim].
+    template <typename WriteList>
+    std::vector<float> run(const BlockList* blocks, const WriteList& write,
+                           const std::vector<float>& q, const std::vector<float>& k,
+                           const std::vector<float>& v) {
+        options_.blocks = blocks;
+        kernels::attention(program, "attention", q_, k_, v_, out_, options_);
+        program::Executor executor(*settings_.device, program, false, settings_.force_staging);
+        for (const auto& [matrix, values] : {std::pair{&q_, &q}, {&k_, &k}, {&v_, &v}}) {
+            const auto stored = padded(*matrix, *values);
+            executor.write_values(matrix->tensor, std::span<const float>(stored));
+        }
+        write(executor);
+        executor.run(0);
+        return head_major(
+            executor.read_values<float>(out_.tensor, static_cast<std::size_t>(out_.rows) *
+                                                         static_cast<std::size_t>(out_.stride)),
+            q_, out_.stride);
+    }
+
+  private:
+    const Settings& settings_;
+
+  public:
+    program::Program program;
+
+  private:
+    HeadMatrix q_, k_, v_;
+    kernels::Matrix out_;
+    kernels::AttentionOptions options_;
+};
+
 /// The case counts entries of all heads in one row; here each head has its own, with an end.
 std::vector<std::uint32_t> row_pointers(const std::vector<std::int32_t>& joined, int heads,
                                         int block_rows) {
@@ -34,6 +98,67 @@ std::vector<std::uint32_t> row_pointers(const std::vector<std::int32_t>& joined,
             result.push_back(
                 static_cast<std::uint32_t>(joined[static_cast<std::size_t>(h * block_rows + row)]));
         }
+    }
+    return result;
+}
+
+/// Which keys a rule over frames and places lets each query see, and the order of tokens in which those
+/// are ranges: the text and the sink's frames, then the video frame by frame or place by place.
+struct RuleMask {
+    attention::Sight sight;
+    std::vector<int> order;  ///< token of the case at each position
+};
+
+RuleMask rule_mask(const nlohmann::json& run, const nlohmann::json& config) {
+    const int text = config.at("text_tokens"), frames = config.at("frames"),
+              places = config.at("tokens_per_frame");
+    const int window = run.at("window"), sink = run.at("sink_frames");
+    const bool spatial = run.at("head_kind") == "spatial";
+    const int shown = spatial ? 0 : sink;  // frames that go before the others
+    RuleMask mask;
+    const auto add = [&](int frame, int place, int begin, int end) {
+        mask.order.push_back(text + frame * places + place);
+        mask.sight.ranges.push_back({begin, end});
+    };
+    const int tokens = text + frames * places;
+    for (int t = 0; t < text; ++t) {
+        mask.order.push_back(t);
+        mask.sight.ranges.push_back({0, tokens});
+    }
+    mask.sight.prefix = text + sink * places;
+    mask.sight.suffix = tokens;
+    const auto along_time = [&](int place, int frame) {
+        const int first = text + shown * places, length = frames - shown;
+        add(frame, place, first + std::max(0, place - window) * length,
+            first + std::min(places, place + window + 1) * length);
+    };
+    if (spatial) {
+        for (int f = 0; f < frames; ++f) {
+            for (int p = 0; p < places; ++p) {
+                add(f, p, text + std::max(0, f - window) * places,
+                    text + std::min(frames, f + window + 1) * places);
+            }
+        }
+        return mask;
+    }
+    for (int f = 0; f < shown; ++f) {
+        for (int p = 0; p < places; ++p) along_time(p, f);
+    }
+    for (int p = 0; p < places; ++p) {
+        for (int f = shown; f < frames; ++f) along_time(p, f);
+    }
+    return mask;
+}
+
+/// Rows of one head in another order: result[position] = values[order[position]], or back.
+std::vector<float> reordered(const std::vector<float>& values, const std::vector<int>& order,
+                             int head_dim, bool back) {
+    std::vector<float> result(values.size());
+    for (std::size_t position = 0; position < order.size(); ++position) {
+        const auto token = static_cast<std::size_t>(order[position]);
+        const std::size_t from = back ? position : token, to = back ? token : position;
+        std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(from) * head_dim, head_dim,
+                    result.begin() + static_cast<std::ptrdiff_t>(to) * head_dim);
     }
     return result;
 }
@@ -55,48 +180,67 @@ std::vector<Result> run_sparse_blocks(const Case& c, const Settings& settings) {
         const auto column_values = c.integers(id + ".col_idx");
         const std::vector<std::uint32_t> columns(column_values.begin(), column_values.end());
 
-        program::Program program(pipeline::device_limits(*settings.device));
-        const auto operand = [&](const char* name, int tokens) {
-            return kernels::add_head_matrix(program, name, heads, tokens, head_dim,
-                                            Lifetime::persistent);
-        };
-        const HeadMatrix q = operand("q", queries), k = operand("k", keys), v = operand("v", keys);
-        const kernels::Matrix out =
-            kernels::add_matrix(program, "out", queries, heads * head_dim, Lifetime::persistent);
-        kernels::BlockList list;
+        AttentionRun calls(c, settings, heads, queries, keys, head_dim);
+        BlockList list;
         list.lists = heads;
         list.block = block;
         list.query_blocks = block_rows;
-        list.row_ptr = program.add("row_ptr", row_ptr.size() * 4, Lifetime::persistent);
-        list.columns = program.add("columns", columns.size() * 4, Lifetime::persistent);
-        list.predicate = program.add("predicate", 16, Lifetime::persistent);
-        kernels::AttentionOptions options;
-        options.scale = config.at("softmax_scale");
-        options.blocks = &list;
-        kernels::attention(program, "attention", q, k, v, out, options);
-
-        program::Executor executor(*settings.device, program, false, settings.force_staging);
-        for (const auto& [matrix, name] : {std::pair{&q, "in.q"}, {&k, "in.k"}, {&v, "in.v"}}) {
-            const auto values = padded(*matrix, c.floats(name));
-            executor.write_values(matrix->tensor, std::span<const float>(values));
-        }
-        executor.write_values(list.row_ptr, std::span<const std::uint32_t>(row_ptr));
-        executor.write_values(list.columns, std::span<const std::uint32_t>(columns));
-        executor.clear(list.predicate);
-        executor.run(0);
-
-        const auto rows = executor.read_values<float>(
-            out.tensor, static_cast<std::size_t>(queries) * static_cast<std::size_t>(out.stride));
-        std::vector<float> ours;  // [heads, tokens, head_dim], as the case has it
-        for (int h = 0; h < heads; ++h) {
-            for (int t = 0; t < queries; ++t) {
-                const auto begin =
-                    rows.begin() + static_cast<std::ptrdiff_t>(t) * out.stride + h * head_dim;
-                ours.insert(ours.end(), begin, begin + head_dim);
-            }
-        }
+        const auto add = [&](const char* name, std::size_t count) {
+            return calls.program.add(name, count * 4, Lifetime::persistent);
+        };
+        list.row_ptr = add("row_ptr", row_ptr.size());
+        list.columns = add("columns", columns.size());
+        list.sight = add("sight", 4);  // whole blocks only: not read
+        const auto ours = calls.run(
+            &list,
+            [&](program::Executor& executor) {
+                executor.write_values(list.row_ptr, std::span<const std::uint32_t>(row_ptr));
+                executor.write_values(list.columns, std::span<const std::uint32_t>(columns));
+            },
+            c.floats("in.q"), c.floats("in.k"), c.floats("in.v"));
         RunReport report(c.name + "/" + id, settings.tolerance(c.json.at("tolerance")));
         report.output("out", ours, c.floats(id + ".out"));
+        results.push_back(report.result());
+    }
+    return results;
+}
+
+std::vector<Result> run_sparse_frames(const Case& c, const Settings& settings) {
+    const auto& config = c.json.at("config");
+    const int heads = config.at("num_heads"), head_dim = config.at("head_dim");
+    const int tokens = config.at("tokens");
+    if (heads != 1) throw Error(ErrorCode::unsupported, "rules over frames with several heads");
+    constexpr int kBlock = 32;
+    std::vector<Result> results;
+    for (const auto& run : c.json.at("runs")) {
+        AttentionRun calls(c, settings, heads, tokens, tokens, head_dim);
+        RunReport report(c.name + "/" + run.at("id").get<std::string>(),
+                         settings.tolerance(c.json.at("tolerance")));
+        std::vector<float> ours;
+        if (run.at("head_kind") == "dense") {
+            ours = calls.run(
+                nullptr, [](program::Executor&) {}, c.floats("in.q"), c.floats("in.k"),
+                c.floats("in.v"));
+        } else {
+            const RuleMask rule = rule_mask(run, config);
+            const attention::BlockMask mask = attention::make_block_mask(rule.sight, kBlock);
+            report.require(
+                std::abs(mask.token_density - run.at("kept_pairs").get<double>() / tokens / tokens) <
+                    1e-9,
+                "the rule keeps other pairs than the case counts");
+            const BlockList list = attention::declare_block_list(calls.program, "mask", mask);
+            const auto operand = [&](const char* name) {
+                return reordered(c.floats(name), rule.order, head_dim, false);
+            };
+            ours = reordered(calls.run(
+                                 &list,
+                                 [&](program::Executor& executor) {
+                                     attention::write_block_list(executor, list, mask);
+                                 },
+                                 operand("in.q"), operand("in.k"), operand("in.v")),
+                             rule.order, head_dim, true);
+        }
+        report.output("out", ours, c.floats(run.at("id").get<std::string>() + ".out"));
         results.push_back(report.result());
     }
     return results;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
+#include <utility>
 
 namespace quantsparse::attention {
 
@@ -41,27 +43,50 @@ int band_width(int tokens, int sink, double density, MaskMode mode) {
     return low;
 }
 
-BlockMask make_block_mask(int tokens, int band, int sink, int block) {
-    BlockMask mask{tokens, block, band, std::min(sink, tokens), 0, 0, {0}, {}};
+Sight band_sight(int tokens, int band, int sink) {
+    Sight sight;
+    sight.prefix = std::min(sink, tokens);
+    sight.suffix = tokens;
+    for (int i = 0; i < tokens; ++i) {
+        sight.ranges.push_back({std::max(0, i - band), std::min(tokens, i + band + 1)});
+    }
+    return sight;
+}
+
+BlockMask make_block_mask(Sight sight, int block) {
+    BlockMask mask{std::move(sight), block, 0, 0, {0}, {}};
+    const int tokens = mask.sight.tokens();
+    const int prefix = mask.sight.prefix, suffix = mask.sight.suffix;
     const int blocks = (tokens + block - 1) / block;
-    std::uint64_t listed = 0;
+    std::uint64_t listed = 0, seen = 0;
     for (int b = 0; b < blocks; ++b) {
-        const int q0 = b * block, q1 = std::min(q0 + block, tokens) - 1;
+        const int q0 = b * block, q1 = std::min(q0 + block, tokens);
+        const std::span<const KeyRange> rows(mask.sight.ranges.data() + q0,
+                                             static_cast<std::size_t>(q1 - q0));
+        KeyRange shared{0, tokens};  // what every query of the block sees
+        for (const KeyRange& row : rows) {
+            shared = {std::max(shared.begin, row.begin), std::min(shared.end, row.end)};
+            // The range's keys that the prefix and the suffix do not hold already, and theirs.
+            const int begin = std::max(row.begin, prefix), end = std::min(row.end, suffix);
+            seen += static_cast<std::uint64_t>(std::max(0, end - begin) + prefix + tokens - suffix);
+        }
         for (int column = 0; column < blocks; ++column) {
-            const int k0 = column * block, k1 = std::min(k0 + block, tokens) - 1;
-            const bool banded = k0 <= q1 + band && k1 >= q0 - band;
-            const bool sunk = k0 < mask.sink;
-            if (!banded && !sunk) continue;
-            const bool whole = k1 < mask.sink || (q1 - k0 <= band && k1 - q0 <= band);
+            const int k0 = column * block, k1 = std::min(k0 + block, tokens);
+            const auto sees_some = [&](const KeyRange& row) {
+                return row.begin < std::min(k1, row.end) && row.end > k0;
+            };
+            const bool outer = k0 < prefix || k1 > suffix;
+            if (!outer && std::none_of(rows.begin(), rows.end(), sees_some)) continue;
+            const bool whole = k1 <= prefix || k0 >= suffix ||
+                               (k0 >= shared.begin && k1 <= shared.end);
             mask.columns.push_back(static_cast<std::uint32_t>(column) |
                                    (whole ? 0u : BlockList::kPartial));
-            listed +=
-                static_cast<std::uint64_t>(q1 - q0 + 1) * static_cast<std::uint64_t>(k1 - k0 + 1);
+            listed += static_cast<std::uint64_t>(q1 - q0) * static_cast<std::uint64_t>(k1 - k0);
         }
         mask.row_ptr.push_back(static_cast<std::uint32_t>(mask.columns.size()));
     }
     const double all = static_cast<double>(tokens) * tokens;
-    mask.token_density = static_cast<double>(count_pairs(tokens, band, mask.sink)) / all;
+    mask.token_density = static_cast<double>(seen) / all;
     mask.block_density = static_cast<double>(listed) / all;
     return mask;
 }
@@ -72,11 +97,24 @@ kernels::BlockList declare_block_list(program::Program& program, const std::stri
     BlockList list;
     list.row_ptr = program.add(name + ".row_ptr", mask.row_ptr.size() * 4, Lifetime::persistent);
     list.columns = program.add(name + ".columns", mask.columns.size() * 4, Lifetime::persistent);
-    list.predicate = program.add(name + ".predicate", 16, Lifetime::persistent);
+    list.sight =
+        program.add(name + ".sight", (mask.sight.ranges.size() + 1) * 8, Lifetime::persistent);
     list.block = mask.block;
     list.query_blocks = static_cast<int>(mask.row_ptr.size()) - 1;
     list.density = mask.block_density;
     return list;
+}
+
+void write_block_list(program::Executor& executor, const BlockList& list, const BlockMask& mask) {
+    std::vector<std::uint32_t> sight = {static_cast<std::uint32_t>(mask.sight.prefix),
+                                        static_cast<std::uint32_t>(mask.sight.suffix)};
+    for (const KeyRange& range : mask.sight.ranges) {
+        sight.push_back(static_cast<std::uint32_t>(range.begin));
+        sight.push_back(static_cast<std::uint32_t>(range.end));
+    }
+    executor.write_values(list.row_ptr, std::span<const std::uint32_t>(mask.row_ptr));
+    executor.write_values(list.columns, std::span<const std::uint32_t>(mask.columns));
+    executor.write_values(list.sight, std::span<const std::uint32_t>(sight));
 }
 
 }  // namespace quantsparse::attention

@@ -1,5 +1,5 @@
-// The mask of sparse attention: a band around the diagonal and the first frame, as a list of
-// blocks.
+// Masks of sparse attention as lists of blocks: any mask where a query sees a range of keys, a prefix
+// and a suffix that all see, and above all the band around the diagonal with the first frame.
 //
 // Spatial heads hold tokens frame by frame, temporal heads place by place; the same band serves
 // both (SparseVideoGen), so one list serves all heads.
@@ -9,34 +9,53 @@
 #include <vector>
 
 #include "kernels/attention.hpp"
+#include "program/executor.hpp"
 #include "quantsparse/attention.hpp"
 
 namespace quantsparse::attention {
 
+/// Keys begin .. end - 1.
+struct KeyRange {
+    int begin = 0;
+    int end = 0;
+};
+
+/// Which keys each query sees: its own range, and what all see.
+struct Sight {
+    std::vector<KeyRange> ranges;  ///< of each query; there are as many keys
+    int prefix = 0;                ///< keys before are seen by all: sinks, text in front
+    int suffix = 0;                ///< keys from here on too: text behind; tokens(): none
+    int tokens() const { return static_cast<int>(ranges.size()); }
+};
+
 struct BlockMask {
-    int tokens = 0;
+    Sight sight;
     int block = 64;
-    int band = 0;                        ///< |i - j| <= band, or
-    int sink = 0;                        ///< j < sink
-    double token_density = 1;            ///< share of pairs the predicate allows
+    double token_density = 1;            ///< share of pairs that are seen
     double block_density = 1;            ///< share of pairs inside listed blocks
     std::vector<std::uint32_t> row_ptr;  ///< [blocks + 1]
     std::vector<std::uint32_t>
         columns;  ///< ascending; kernels::BlockList::kPartial where pairs differ
 };
 
+/// |i - j| <= band or j < sink.
+Sight band_sight(int tokens, int band, int sink);
+
 /// Half-width of the band for `density` of all pairs, where the first `sink` tokens are always
 /// seen. `exact`: the width whose share of pairs comes closest; `svg`: that of SparseVideoGen for
 /// Wan, which leaves the sink out of the count and rounds up to 128.
 int band_width(int tokens, int sink, double density, MaskMode mode);
 
-/// Pairs that the predicate allows, out of tokens^2.
+/// Pairs of a band and a sink, out of tokens^2.
 std::uint64_t count_pairs(int tokens, int band, int sink);
 
-BlockMask make_block_mask(int tokens, int band, int sink, int block);
+/// Lists every block that holds a pair that is seen.
+BlockMask make_block_mask(Sight sight, int block);
 
 /// Declares the device's copy.
 kernels::BlockList declare_block_list(program::Program& program, const std::string& name,
                                       const BlockMask& mask);
+void write_block_list(program::Executor& executor, const kernels::BlockList& list,
+                      const BlockMask& mask);
 
 }  // namespace quantsparse::attention

@@ -171,7 +171,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
             if (blocks) {
                 bindings.insert(
                     bindings.end(),
-                    {read(blocks->row_ptr), read(blocks->columns), read(blocks->predicate),
+                    {read(blocks->row_ptr), read(blocks->columns), read(blocks->sight),
                      ordered ? read(options.order.head_types) : unused(q.tensor)});
                 const auto more = residual
                                       ? residual->bindings(first, rows, false, shape.is_private)
@@ -224,7 +224,7 @@ void profile_heads(Program& program, const std::string& name, const HeadMatrix& 
             texels ? shaders::ShaderId::profile_heads_texels : shaders::ShaderId::profile_heads,
             {lanes, static_cast<std::uint32_t>(q.padded_dim / 4), lanes,
              static_cast<std::uint32_t>(frames)},
-            {bind(q), bind(k), bind(v), read(blocks.predicate), program::write(errors)},
+            {bind(q), bind(k), bind(v), read(blocks.sight), program::write(errors)},
             ProfilePush{static_cast<std::uint32_t>(q.tokens),
                         static_cast<std::uint32_t>(q.tokens / frames),
                         static_cast<std::uint32_t>(q.token_stride),

@@ -37,7 +37,9 @@ void WanDit::declare_attention() {
     const auto& c = options_.config;
     const int sink = parameters.sink ? grid_rows_ * grid_columns_ : 0;
     mask_ = attention::make_block_mask(
-        tokens_, attention::band_width(tokens_, sink, parameters.density, parameters.mask), sink,
+        attention::band_sight(
+            tokens_, attention::band_width(tokens_, sink, parameters.density, parameters.mask),
+            sink),
         parameters.block_size ? parameters.block_size : kDefaultBlock);
     blocks_list_ = attention::declare_block_list(program_, "mask", mask_);
     if (corrects(parameters)) {
@@ -58,12 +60,7 @@ void WanDit::reset(program::Executor& executor) const {
     executor.clear(watch_);
     if (residuals_) residuals_->reset(executor);
     for (const Tensor types : head_types_) executor.clear(types);
-    if (!blocks_list_.row_ptr.valid()) return;
-    const std::vector<std::uint32_t> predicate = {static_cast<std::uint32_t>(mask_.band),
-                                                  static_cast<std::uint32_t>(mask_.sink), 0, 0};
-    executor.write_values(blocks_list_.row_ptr, std::span<const std::uint32_t>(mask_.row_ptr));
-    executor.write_values(blocks_list_.columns, std::span<const std::uint32_t>(mask_.columns));
-    executor.write_values(blocks_list_.predicate, std::span<const std::uint32_t>(predicate));
+    if (blocks_list_.row_ptr.valid()) write_block_list(executor, blocks_list_, mask_);
 }
 
 void WanDit::build_self_attention(int index, int branch, StepKind kind, const LinearInput& input,

@@ -23,7 +23,7 @@ layout(set = 0, binding = 4, std430) readonly buffer Bias { float bias_values[];
 #ifdef SPARSE
 layout(set = 0, binding = 5, std430) readonly buffer RowPtr { uint row_ptr[]; };
 layout(set = 0, binding = 6, std430) readonly buffer Columns { uint columns[]; };
-layout(set = 0, binding = 7, std430) readonly buffer Predicate { uint predicate[]; };
+layout(set = 0, binding = 7, std430) readonly buffer Sight { uvec2 sight[]; };
 layout(set = 0, binding = 8, std430) readonly buffer Types { uint head_types[]; };
 #endif
 
@@ -69,26 +69,25 @@ uint out_row(uint token, uint position, uint head) {
     return (token - p.query_base) * p.out_stride + (p.first_head + head) * p.head_dim;
 }
 
-/// Band and sink of the pair by pair test; read once, since loads are dear in the loop over the keys.
-uvec2 load_predicate() {
+/// Which keys a query sees inside partial blocks: those of [x, y), below z and from w on.
+uvec4 load_sight(uint row) {
 #ifdef SPARSE
-    return uvec2(predicate[0], predicate[1]);
+    return uvec4(sight[1 + row], sight[0]);
 #else
-    return uvec2(0);
+    return uvec4(0);
 #endif
 }
 
-/// Scores of keys key0 .. key0 + 3 for the query at `row`; kMasked where it does not attend to them.
-/// `test`: of load_predicate().
-vec4 masked_scores(vec4 s, uint key0, uint row, bool partial, uvec2 test) {
+/// Scores of keys key0 .. key0 + 3 for a query; kMasked where it does not attend to them.
+/// `sees`: load_sight(row), used in partial blocks.
+vec4 masked_scores(vec4 s, uint key0, bool partial, uvec4 sees) {
     const uvec4 key = uvec4(key0, key0 + 1, key0 + 2, key0 + 3);
 #ifdef SPARSE
     if (partial) {
-        const ivec4 distance = abs(ivec4(key) - int(row));
-        const bvec4 near = lessThanEqual(distance, ivec4(test.x));
-        const bvec4 sunk = lessThan(key, uvec4(test.y));
-        s = mix(vec4(kMasked), s,
-                bvec4(near.x || sunk.x, near.y || sunk.y, near.z || sunk.z, near.w || sunk.w));
+        // In one range if its distance from the begin, which wraps around below it, is short.
+        const uvec4 inside = uvec4(lessThan(key - sees.x, uvec4(sees.y - sees.x)));
+        const uvec4 outer = uvec4(lessThan(key, uvec4(sees.z))) | uvec4(greaterThanEqual(key, uvec4(sees.w)));
+        s = mix(vec4(kMasked), s, notEqual(inside | outer, uvec4(0)));
     }
 #endif
     return mix(vec4(kMasked), s, lessThan(key, uvec4(p.keys)));

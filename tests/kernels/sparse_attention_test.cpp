@@ -92,12 +92,8 @@ class SparseAttentionTest : public DeviceTest {
         }
         executor.write_values(m.tensor, std::span<const float>(padded));
     }
-    static void write_list(Executor& executor, const BlockList& list, const BlockMask& mask) {
-        const std::vector<std::uint32_t> predicate = {static_cast<std::uint32_t>(mask.band),
-                                                      static_cast<std::uint32_t>(mask.sink), 0, 0};
-        executor.write_values(list.row_ptr, std::span<const std::uint32_t>(mask.row_ptr));
-        executor.write_values(list.columns, std::span<const std::uint32_t>(mask.columns));
-        executor.write_values(list.predicate, std::span<const std::uint32_t>(predicate));
+    static BlockMask band_mask(int tokens, int band, int sink, int block) {
+        return attention::make_block_mask(attention::band_sight(tokens, band, sink), block);
     }
     static void write_types(Executor& executor, Tensor tensor, std::vector<std::uint32_t> types) {
         types.resize(executor.program().bytes_of(tensor) / 4);
@@ -116,7 +112,7 @@ class SparseAttentionTest : public DeviceTest {
         const Matrix out = add_kept_matrix(program, "out", s.tokens(), s.heads * s.head_dim);
         const Tensor types_tensor =
             program.add("types", static_cast<std::uint64_t>(s.heads) * 4, Lifetime::persistent);
-        const BlockMask mask = attention::make_block_mask(s.tokens(), band, sink, block);
+        const BlockMask mask = band_mask(s.tokens(), band, sink, block);
         const BlockList list = attention::declare_block_list(program, "list", mask);
         kernels::AttentionOptions options;
         options.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
@@ -130,7 +126,7 @@ class SparseAttentionTest : public DeviceTest {
         write_heads(executor, s, q, x.q, types);
         write_heads(executor, s, k, x.k, types);
         write_heads(executor, s, v, x.v, types);
-        write_list(executor, list, mask);
+        write_block_list(executor, list, mask);
         write_types(executor, types_tensor, types);
         write_matrix(executor, out, std::vector<float>(at(out.rows, 0, out.columns), 7.0f));
         executor.run(0);
@@ -164,7 +160,7 @@ TEST_F(SparseAttentionTest, RaggedShapes) {
 }
 
 TEST_F(SparseAttentionTest, ListsOfTheirOwnForEachHead) {
-    // Explicit lists without a predicate, as other masks would give.
+    // Explicit lists of whole blocks, as other masks would give.
     const Shape s{2, 64, 1, 300};
     Program program(limits());
     const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
@@ -177,7 +173,7 @@ TEST_F(SparseAttentionTest, ListsOfTheirOwnForEachHead) {
     list.query_blocks = 5;
     list.row_ptr = program.add("row_ptr", 12 * 4, Lifetime::persistent);
     list.columns = program.add("columns", 16 * 4, Lifetime::persistent);
-    list.predicate = program.add("predicate", 16, Lifetime::persistent);
+    list.sight = program.add("sight", 16, Lifetime::persistent);  // not read: no block is partial
     kernels::AttentionOptions options;
     options.scale = 0.125f;
     options.blocks = &list;
@@ -186,7 +182,6 @@ TEST_F(SparseAttentionTest, ListsOfTheirOwnForEachHead) {
     // Head h's rows are row_ptr[6 h ..]: head 1 begins at entry 8.
     executor.write_values(list.row_ptr, std::span<const std::uint32_t>(row_ptr));
     executor.write_values(list.columns, std::span<const std::uint32_t>(columns));
-    executor.clear(list.predicate);
     const Operands x = random_operands(s);
     write_heads(executor, s, q, x.q, {0, 0});
     write_heads(executor, s, k, x.k, {0, 0});
@@ -209,7 +204,7 @@ TEST_F(SparseAttentionTest, EveryBlockListedIsDenseAttention) {
                v = add_heads(program, "v", s);
     const Matrix sparse_out = add_kept_matrix(program, "sparse", s.tokens(), s.heads * s.head_dim);
     const Matrix dense_out = add_kept_matrix(program, "dense", s.tokens(), s.heads * s.head_dim);
-    const BlockMask mask = attention::make_block_mask(s.tokens(), s.tokens(), 36, 64);
+    const BlockMask mask = band_mask(s.tokens(), s.tokens(), 36, 64);
     const BlockList list = attention::declare_block_list(program, "list", mask);
     kernels::AttentionOptions options;
     options.scale = 0.125f;
@@ -221,7 +216,7 @@ TEST_F(SparseAttentionTest, EveryBlockListedIsDenseAttention) {
     for (const auto& [m, values] : {std::pair{&q, &x.q}, {&k, &x.k}, {&v, &x.v}}) {
         write_heads(executor, s, *m, *values, {0, 0, 0});
     }
-    write_list(executor, list, mask);
+    write_block_list(executor, list, mask);
     executor.run(0);
     const auto dense = read_matrix<float>(executor, dense_out);
     const auto sparse = read_matrix<float>(executor, sparse_out);
@@ -234,7 +229,7 @@ TEST_F(SparseAttentionTest, EveryBlockListedIsDenseAttention) {
 
 TEST_F(SparseAttentionTest, UnlistedKeysAreNeverRead) {
     const Shape s{1, 64, 5, 64};
-    const BlockMask mask = attention::make_block_mask(s.tokens(), 40, 0, 64);
+    const BlockMask mask = band_mask(s.tokens(), 40, 0, 64);
     Program program(limits());
     const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
                v = add_heads(program, "v", s);
@@ -245,7 +240,7 @@ TEST_F(SparseAttentionTest, UnlistedKeysAreNeverRead) {
     kernels::attention(program, "attention", q, k, v, out, options);
     Executor executor = executor_for(program);
     Operands x = random_operands(s);
-    write_list(executor, list, mask);
+    write_block_list(executor, list, mask);
     std::vector<float> before;
     for (const bool poisoned : {false, true}) {
         if (poisoned) {  // frames 0 and 4 are out of sight of the middle of frame 2
@@ -290,7 +285,7 @@ TEST_F(SparseAttentionTest, TheCorrectionIsAddedInTheOrderOfTokens) {
         const Matrix out = add_kept_matrix(program, "out", s.tokens(), columns);
         const Matrix plain = add_kept_matrix(program, "plain", s.tokens(), columns);
         const Tensor types_tensor = program.add("types", 16, Lifetime::persistent);
-        const BlockMask mask = attention::make_block_mask(s.tokens(), 9, s.places, 64);
+        const BlockMask mask = band_mask(s.tokens(), 9, s.places, 64);
         const BlockList list = attention::declare_block_list(program, "list", mask);
         kernels::Residual residual;
         residual.storage = kernels::Residual::Storage::half;
@@ -322,7 +317,7 @@ TEST_F(SparseAttentionTest, TheCorrectionIsAddedInTheOrderOfTokens) {
         write_heads(executor, s, q, x.q, types);
         write_heads(executor, s, k, x.k, types);
         write_heads(executor, s, v, x.v, types);
-        write_list(executor, list, mask);
+        write_block_list(executor, list, mask);
         const auto u = random(s.tokens(), 4), basis = random(columns, 4);
         write_matrix(executor, residual.u, u);
         write_matrix(executor, residual.v, basis);
@@ -400,7 +395,7 @@ TEST_F(SparseAttentionTest, ProfilingPicksTheMaskThatChangesTheOutputLess) {
     const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
                v = add_heads(program, "v", s);
     const Tensor types = program.add("types", 32, Lifetime::persistent);
-    const BlockMask mask = attention::make_block_mask(s.tokens(), band, sink, 64);
+    const BlockMask mask = band_mask(s.tokens(), band, sink, 64);
     const BlockList list = attention::declare_block_list(program, "list", mask);
     profile_heads(program, "profile", q, k, v, 1.0f, list, s.frames, types, s.tokens());
     Executor executor = executor_for(program);
@@ -419,7 +414,7 @@ TEST_F(SparseAttentionTest, ProfilingPicksTheMaskThatChangesTheOutputLess) {
     write_heads(executor, s, q, x.q, spatial);
     write_heads(executor, s, k, x.k, spatial);
     write_heads(executor, s, v, x.v, spatial);
-    write_list(executor, list, mask);
+    write_block_list(executor, list, mask);
     executor.run(0);
 
     const auto sees = [&](int i, int j) { return std::abs(i - j) <= band || j < sink; };

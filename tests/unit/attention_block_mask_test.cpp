@@ -37,7 +37,7 @@ TEST(BlockMask, ListsExactlyTheBlocksWithAllowedPairs) {
                                                     {1, 0, 1, 128},
                                                     {257, 70, 64, 64},
                                                     {200, 3, 130, 32}}) {
-        const BlockMask mask = make_block_mask(tokens, band, sink, block);
+        const BlockMask mask = make_block_mask(band_sight(tokens, band, sink), block);
         const int blocks = (tokens + block - 1) / block;
         ASSERT_EQ(mask.row_ptr.size(), static_cast<std::size_t>(blocks) + 1);
         std::size_t entry = 0;
@@ -112,9 +112,46 @@ TEST(BlockMask, ExactWidthsCountTheFirstFrame) {
     }
 }
 
+TEST(BlockMask, RangesOfTheirOwnWithTextBehind) {
+    // Queries that see three equal parts of the keys; the last 9 tokens see all and are seen by all.
+    Sight sight;
+    sight.prefix = 5;
+    sight.suffix = 150 - 9;
+    const auto sees = [](int i, int j) {
+        return j < 5 || j >= 141 || i >= 141 || (j / 47 == i / 47 && j < 141);
+    };
+    for (int i = 0; i < 150; ++i) {
+        sight.ranges.push_back(i >= 141 ? KeyRange{0, 150}
+                                        : KeyRange{i / 47 * 47, (i / 47 + 1) * 47});
+    }
+    const BlockMask mask = make_block_mask(sight, 32);
+    int pairs = 0;
+    std::size_t entry = 0;
+    for (int b = 0; b < 5; ++b) {
+        for (int column = 0; column < 5; ++column) {
+            int inside = 0, outside = 0;
+            for (int i = b * 32; i < std::min(150, b * 32 + 32); ++i) {
+                for (int j = column * 32; j < std::min(150, column * 32 + 32); ++j) {
+                    ++(sees(i, j) ? inside : outside);
+                }
+            }
+            pairs += inside;
+            if (inside == 0) continue;
+            ASSERT_LT(entry, mask.columns.size());
+            EXPECT_EQ(mask.columns[entry] & ~kPartial, static_cast<std::uint32_t>(column));
+            if (!(mask.columns[entry] & kPartial)) {
+                EXPECT_EQ(outside, 0);
+            }
+            ++entry;
+        }
+    }
+    EXPECT_EQ(entry, mask.columns.size());
+    EXPECT_NEAR(mask.token_density, pairs / (150.0 * 150.0), 1e-12);
+}
+
 TEST(BlockMask, FullDensityListsEverythingWhole) {
     const int band = band_width(9 * 36, 36, 1.0, MaskMode::exact);
-    const BlockMask mask = make_block_mask(9 * 36, band, 36, 64);
+    const BlockMask mask = make_block_mask(band_sight(9 * 36, band, 36), 64);
     EXPECT_EQ(mask.columns.size(), 36u);
     for (const std::uint32_t column : mask.columns) {
         EXPECT_FALSE(column & kPartial);
