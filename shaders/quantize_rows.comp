@@ -1,30 +1,26 @@
-// Dynamic symmetric quantisation of rows, with the calibrated transform of the input (algorithms 2):
+// Dynamic symmetric quantisation of rows (algorithms 2):
 //
-//   x'[t, i] = x[t, i] * multiplier[i]              1 / channel scale, times the sign of the rotation
-//   x'       = x' * H / sqrt(B) per block of B      Sylvester Hadamard, kRotate = log2 B, 0: none
+//   x'[t, i] = x[t, i] * multiplier[i]              1 / channel scale, kHasMultiplier
 //   s[t]     = clip * max_i |x'[t, i]| / qmax       1 for an all-zero row; clip: 1 unless kClip
 //   code     = clamp(roundEven(x' / s), -qmax, qmax), 4 a word; row_sum[t] = sum of codes
 //
 //   in   fp32 [M, in_stride]     codes  words [M, k_words]     scales fp32 [M]     row_sums int32 [M]
 //
-// One work-group per row. With a rotation the transformed row lives in the scratch buffer
-// [rows, 4 * k_words]; without one that binding is not touched. A learned rotation is a pass of its
-// own before (rotate_rows.comp), whose output is `in`.
+// One work-group per row; quantize_rows_private.comp has one invocation per row. A rotation is a pass of its own
+// before (hadamard_rows.comp, rotate_rows.comp), whose output is `in`.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
 
 layout(constant_id = 1) const uint kHasMultiplier = 0;
-layout(constant_id = 2) const uint kRotate = 0;
-layout(constant_id = 3) const uint kClip = 0;
+layout(constant_id = 2) const uint kClip = 0;
 
 layout(set = 0, binding = 0, std430) readonly buffer In { float in_values[]; };
 layout(set = 0, binding = 1, std430) readonly buffer Multiplier { float multiplier[]; };
-layout(set = 0, binding = 2, std430) buffer Scratch { float scratch[]; };
-layout(set = 0, binding = 3, std430) writeonly buffer Codes { uint codes[]; };
-layout(set = 0, binding = 4, std430) writeonly buffer Scales { float scales[]; };
-layout(set = 0, binding = 5, std430) writeonly buffer RowSums { int row_sums[]; };
-layout(set = 0, binding = 6, std430) readonly buffer Clip { float clip[]; };  // 1 value
+layout(set = 0, binding = 2, std430) writeonly buffer Codes { uint codes[]; };
+layout(set = 0, binding = 3, std430) writeonly buffer Scales { float scales[]; };
+layout(set = 0, binding = 4, std430) writeonly buffer RowSums { int row_sums[]; };
+layout(set = 0, binding = 5, std430) readonly buffer Clip { float clip[]; };  // 1 value
 
 layout(push_constant) uniform Push {
     uint m;
@@ -46,34 +42,9 @@ void main() {
     const uint row = gl_WorkGroupID.x;
     const uint lane = gl_LocalInvocationID.x;
     const uint lanes = gl_WorkGroupSize.x;
-    const uint base = row * p.k_words * 4;
 
     float largest = 0.0;
-    if (kRotate == 0) {
-        for (uint i = lane; i < p.k; i += lanes) largest = max(largest, abs(transformed(row, i)));
-    } else {
-        // Each invocation rotates whole blocks by butterflies in place in the scratch row: barriers
-        // are needed only at the end, and any block size up to K works.
-        const uint block = 1u << kRotate;
-        const float normalise = inversesqrt(float(block));
-        for (uint first = lane * block; first < p.k; first += lanes * block) {
-            for (uint i = 0; i < block; ++i) {
-                scratch[base + first + i] = transformed(row, first + i) * normalise;
-            }
-            for (uint half_block = 1; half_block < block; half_block *= 2) {
-                for (uint i = 0; i < block; i += 2 * half_block) {
-                    for (uint j = i; j < i + half_block; ++j) {
-                        const float x = scratch[base + first + j];
-                        const float y = scratch[base + first + j + half_block];
-                        scratch[base + first + j] = x + y;
-                        scratch[base + first + j + half_block] = x - y;
-                    }
-                }
-            }
-            for (uint i = 0; i < block; ++i) largest = max(largest, abs(scratch[base + first + i]));
-        }
-        memoryBarrierBuffer();
-    }
+    for (uint i = lane; i < p.k; i += lanes) largest = max(largest, abs(transformed(row, i)));
     largest = workgroup_max(largest);
     float scale = largest > 0.0 ? largest / p.qmax : 1.0;
     if (kClip != 0 && largest > 0.0) scale *= clip[0];
@@ -84,8 +55,7 @@ void main() {
         for (uint b = 0; b < 4; ++b) {
             const uint column = 4 * word + b;
             if (column < p.k) {
-                const float x = kRotate == 0 ? transformed(row, column) : scratch[base + column];
-                const float code = clamp(roundEven(x / scale), -p.qmax, p.qmax);
+                const float code = clamp(roundEven(transformed(row, column) / scale), -p.qmax, p.qmax);
                 sum += code;
                 packed |= (uint(int(code)) & 0xFFu) << (8 * b);
             }

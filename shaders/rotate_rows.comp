@@ -19,9 +19,24 @@
 layout(constant_id = 1) const uint kRows = 8;
 layout(constant_id = 2) const uint kHasMultiplier = 0;
 
+#ifdef TEXELS  // variant for drivers that read texel buffers faster: Quirks::texel_reads_are_faster
+layout(set = 0, binding = 0) uniform usamplerBuffer in_texels;
+layout(set = 0, binding = 1) uniform usamplerBuffer multiplier_texels;
+layout(set = 0, binding = 2) uniform usamplerBuffer rotation_texels;
+vec4 load_in(uint i) { return uintBitsToFloat(texelFetch(in_texels, int(i))); }
+vec4 load_multiplier(uint i) { return uintBitsToFloat(texelFetch(multiplier_texels, int(i))); }
+uvec2 load_halves(uint i) {
+    const uvec4 two = texelFetch(rotation_texels, int(i / 2));
+    return i % 2 == 0 ? two.xy : two.zw;
+}
+#else
 layout(set = 0, binding = 0, std430) readonly buffer In { vec4 in_values[]; };
 layout(set = 0, binding = 1, std430) readonly buffer Multiplier { vec4 multiplier[]; };
 layout(set = 0, binding = 2, std430) readonly buffer Rotation { uvec2 rotation[]; };
+vec4 load_in(uint i) { return in_values[i]; }
+vec4 load_multiplier(uint i) { return multiplier[i]; }
+uvec2 load_halves(uint i) { return rotation[i]; }
+#endif
 layout(set = 0, binding = 3, std430) writeonly buffer Out { vec4 out_values[]; };
 
 layout(push_constant) uniform Push {
@@ -33,7 +48,7 @@ layout(push_constant) uniform Push {
 } p;
 
 vec4 load_rotation(uint index) {
-    const uvec2 words = rotation[index];
+    const uvec2 words = load_halves(index);
     return vec4(unpackHalf2x16(words.x), unpackHalf2x16(words.y));
 }
 
@@ -49,14 +64,14 @@ void main() {
     vec4 sum[kRows];
     [[unroll]] for (uint r = 0; r < kRows; ++r) sum[r] = vec4(0.0);
     for (uint i4 = 0; i4 < p.b4; ++i4) {
-        const vec4 scale = kHasMultiplier != 0 ? multiplier[first4 + i4] : vec4(1.0);
+        const vec4 scale = kHasMultiplier != 0 ? load_multiplier(first4 + i4) : vec4(1.0);
         const vec4 r0 = scale.x * load_rotation(matrix + (4 * i4 + 0) * p.b4);
         const vec4 r1 = scale.y * load_rotation(matrix + (4 * i4 + 1) * p.b4);
         const vec4 r2 = scale.z * load_rotation(matrix + (4 * i4 + 2) * p.b4);
         const vec4 r3 = scale.w * load_rotation(matrix + (4 * i4 + 3) * p.b4);
         [[unroll]] for (uint r = 0; r < kRows; ++r) {
             const uint row = min(row0 + r, p.m - 1);  // rows past the end repeat the last, unwritten
-            const vec4 x = in_values[row * p.in_stride4 + first4 + i4];
+            const vec4 x = load_in(row * p.in_stride4 + first4 + i4);
             sum[r] += x.x * r0 + x.y * r1 + x.z * r2 + x.w * r3;
         }
     }

@@ -1,5 +1,5 @@
-// Block-sparse attention: explicit lists, one for each head; and masks given by rules over frames and
-// places, with text tokens in front.
+// Block-sparse attention: explicit lists, one for each head; and masks given by rules over frames
+// and places, with text tokens in front.
 #include <fmt/format.h>
 #include <algorithm>
 #include <cmath>
@@ -102,8 +102,9 @@ std::vector<std::uint32_t> row_pointers(const std::vector<std::int32_t>& joined,
     return result;
 }
 
-/// Which keys a rule over frames and places lets each query see, and the order of tokens in which those
-/// are ranges: the text and the sink's frames, then the video frame by frame or place by place.
+/// Which keys a rule over frames and places lets each query see, and the order of tokens in which
+/// those are ranges: the text and the sink's frames, then the video frame by frame or place by
+/// place.
 struct RuleMask {
     attention::Sight sight;
     std::vector<int> order;  ///< token of the case at each position
@@ -224,10 +225,9 @@ std::vector<Result> run_sparse_frames(const Case& c, const Settings& settings) {
         } else {
             const RuleMask rule = rule_mask(run, config);
             const attention::BlockMask mask = attention::make_block_mask(rule.sight, kBlock);
-            report.require(
-                std::abs(mask.token_density - run.at("kept_pairs").get<double>() / tokens / tokens) <
-                    1e-9,
-                "the rule keeps other pairs than the case counts");
+            report.require(std::abs(mask.token_density -
+                                    run.at("kept_pairs").get<double>() / tokens / tokens) < 1e-9,
+                           "the rule keeps other pairs than the case counts");
             const BlockList list = attention::declare_block_list(calls.program, "mask", mask);
             const auto operand = [&](const char* name) {
                 return reordered(c.floats(name), rule.order, head_dim, false);

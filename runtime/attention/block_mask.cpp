@@ -77,8 +77,8 @@ BlockMask make_block_mask(Sight sight, int block) {
             };
             const bool outer = k0 < prefix || k1 > suffix;
             if (!outer && std::none_of(rows.begin(), rows.end(), sees_some)) continue;
-            const bool whole = k1 <= prefix || k0 >= suffix ||
-                               (k0 >= shared.begin && k1 <= shared.end);
+            const bool whole =
+                k1 <= prefix || k0 >= suffix || (k0 >= shared.begin && k1 <= shared.end);
             mask.columns.push_back(static_cast<std::uint32_t>(column) |
                                    (whole ? 0u : BlockList::kPartial));
             listed += static_cast<std::uint64_t>(q1 - q0) * static_cast<std::uint64_t>(k1 - k0);

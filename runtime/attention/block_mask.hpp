@@ -1,5 +1,6 @@
-// Masks of sparse attention as lists of blocks: any mask where a query sees a range of keys, a prefix
-// and a suffix that all see, and above all the band around the diagonal with the first frame.
+// Masks of sparse attention as lists of blocks: any mask where a query sees a range of keys, a
+// prefix and a suffix that all see, and above all the band around the diagonal with the first
+// frame.
 //
 // Spatial heads hold tokens frame by frame, temporal heads place by place; the same band serves
 // both (SparseVideoGen), so one list serves all heads.

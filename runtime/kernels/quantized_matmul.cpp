@@ -1,6 +1,7 @@
 #include "kernels/quantized_matmul.hpp"
 
 #include <bit>
+#include <cmath>
 
 #include "kernels/matmul_shape.hpp"
 #include "quantsparse/error.hpp"
@@ -16,7 +17,13 @@ struct QuantizePush {
     std::uint32_t m, k, in_stride, k_words;
     float qmax;
 };
-static_assert(sizeof(QuantizePush) == 20, "quantize_rows.comp declares the same block");
+static_assert(sizeof(QuantizePush) == 20, "quantize_rows*.comp declare the same block");
+
+struct HadamardPush {
+    std::uint32_t m, k, in_stride4, out_stride4, units;
+    float normalise;
+};
+static_assert(sizeof(HadamardPush) == 24, "hadamard_rows.comp declares the same block");
 
 struct RotatePush {
     std::uint32_t m, k4, b4, in_stride4, out_stride4;
@@ -53,10 +60,31 @@ ShaderId gemm_shader(int bits, Arithmetic arithmetic, bool texels) {
     }
 }
 
-/// Rows first .. first+count-1 of `input`, scaled and rotated, into the first rows of `out`.
+constexpr std::uint32_t kPrivateLanes = 8;  // of kernels whose invocations work on their own
+
+/// A dispatch's input, weights and the like, through texel buffers where those are faster.
+struct Loads {
+    bool texels;
+    program::Binding operator()(const program::Binding& b) const {
+        return texels ? program::as_texels(b) : b;
+    }
+    program::Binding optional(Tensor t, Tensor other) const {
+        return (*this)(t.valid() ? program::read(t) : program::unused(other));
+    }
+};
+Loads loads(const Program& program, const program::Binding& input,
+            std::initializer_list<Tensor> tensors) {
+    bool all = program.reads_texels({input});
+    for (const Tensor t : tensors) {
+        all = all && (!t.valid() || program.reads_texels({program::read(t)}));
+    }
+    return {all};
+}
+
+/// Rows first .. first+count-1 of `input`, scaled and multiplied by learned matrices, into the
+/// first rows of `out`.
 void rotate_chunk(Program& program, const std::string& name, const Matrix& input, int first,
                   int count, const InputTransform& transform, const Matrix& out) {
-    using program::read;
     const int b = transform.rotation_block;
     if (b % 4 != 0 || input.columns % b != 0) {
         throw Error(ErrorCode::invalid_argument,
@@ -64,17 +92,92 @@ void rotate_chunk(Program& program, const std::string& name, const Matrix& input
     }
     const MatmulShape shape = matmul_shape(program.limits(), count);
     const auto k4 = static_cast<std::uint32_t>(input.columns / 4);
+    const auto rows = read_rows(input, first, count);
+    const Loads load = loads(program, rows, {transform.multiplier, transform.rotation});
     program.dispatch(
-        name + ".rotate", ShaderId::rotate_rows,
+        name + ".rotate", load.texels ? ShaderId::rotate_rows_texels : ShaderId::rotate_rows,
         {shape.lanes, shape.rows, transform.multiplier.valid()},
-        {read_rows(input, first, count),
-         transform.multiplier.valid() ? read(transform.multiplier) : program::unused(input.tensor),
-         read(transform.rotation), write_rows(out, 0, count)},
+        {load(rows), load.optional(transform.multiplier, input.tensor),
+         load(program::read(transform.rotation)), write_rows(out, 0, count)},
         RotatePush{static_cast<std::uint32_t>(count), k4, static_cast<std::uint32_t>(b / 4),
                    static_cast<std::uint32_t>(input.stride / 4),
                    static_cast<std::uint32_t>(out.stride / 4)},
         {ceil_div(k4, shape.lanes), ceil_div(static_cast<std::uint64_t>(count), shape.rows), 1},
         2.0 * count * input.columns * b);
+}
+
+constexpr int kWidestHadamard = 128;  // columns an invocation holds in registers
+
+/// One pass of butterflies over points that are `stride` vec4 apart; rows as in rotate_chunk.
+void hadamard_pass(Program& program, const std::string& name, const Matrix& input, int first,
+                   int count, int points, int stride, Tensor multiplier, const Matrix& out,
+                   int block) {
+    const bool first_pass = stride == 1;
+    const std::uint32_t lanes = program.limits().runs_on_cpu ? kPrivateLanes : 64;
+    const std::uint32_t units =
+        ceil_div(static_cast<std::uint64_t>(input.columns), static_cast<std::uint64_t>(4 * points));
+    const auto rows = read_rows(input, first, count);
+    const Loads load = loads(program, rows, {multiplier});
+    program.dispatch(
+        name + ".hadamard", load.texels ? ShaderId::hadamard_rows_texels : ShaderId::hadamard_rows,
+        {lanes, static_cast<std::uint32_t>(points), static_cast<std::uint32_t>(stride),
+         first_pass ? static_cast<std::uint32_t>(
+                          std::countr_zero(static_cast<unsigned>(std::min(block, 4))))
+                    : 0,
+         multiplier.valid()},
+        {load(rows), load.optional(multiplier, input.tensor), write_rows(out, 0, count)},
+        HadamardPush{static_cast<std::uint32_t>(count), static_cast<std::uint32_t>(input.columns),
+                     static_cast<std::uint32_t>(input.stride / 4),
+                     static_cast<std::uint32_t>(out.stride / 4), units,
+                     first_pass ? 1.0f / std::sqrt(static_cast<float>(block)) : 1.0f},
+        {ceil_div(static_cast<std::uint64_t>(count) * units, lanes), 1, 1},
+        4.0 * count * input.columns * std::countr_zero(static_cast<unsigned>(4 * points)));
+}
+
+/// The same for the Hadamard rotation. Returns the matrix that holds the result.
+Matrix hadamard_chunk(Program& program, const std::string& name, const Matrix& input, int first,
+                      int count, const InputTransform& transform, const Matrix& out) {
+    const int b = transform.rotation_block;
+    if (!std::has_single_bit(static_cast<unsigned>(b)) || input.columns % b != 0 ||
+        b > kWidestHadamard * kWidestHadamard / 4) {
+        throw Error(ErrorCode::invalid_argument,
+                    "a Hadamard rotation needs blocks of a power of two that divide the columns");
+    }
+    const int inside = std::min(b, kWidestHadamard);
+    hadamard_pass(program, name, input, first, count, std::max(1, inside / 4), 1,
+                  transform.multiplier, out, b);
+    if (b == inside) return out;
+    const Matrix wide = {program.add(name + ".rotated", program.bytes_of(out.tensor)), out.rows,
+                         out.columns, out.stride, 0};
+    hadamard_pass(program, name, out, 0, count, b / inside, inside / 4, {}, wide, b);
+    return wide;
+}
+
+/// Codes, scales and sums of rows first .. first+count-1 of `out` from the `rows` bound, which are
+/// of a matrix like `from`.
+void quantize_chunk(Program& program, const std::string& name, const program::Binding& rows,
+                    const Matrix& from, Tensor multiplier, Tensor clip, int bits, int first,
+                    int count, const QuantizedRows& out) {
+    using program::write;
+    const std::uint64_t f = static_cast<std::uint64_t>(first);
+    const std::uint64_t c = static_cast<std::uint64_t>(count);
+    const std::uint64_t word_bytes = static_cast<std::uint64_t>(round_up(out.k, kKAlignment));
+    Loads load = loads(program, rows, {multiplier});
+    load.texels = load.texels && from.columns % 4 == 0;
+    const std::uint32_t lanes = load.texels ? kPrivateLanes : row_lanes(program);
+    program.dispatch(
+        name, load.texels ? ShaderId::quantize_rows_private : ShaderId::quantize_rows,
+        {lanes, multiplier.valid(), clip.valid()},
+        {load(rows), load.optional(multiplier, from.tensor),
+         write(out.words, f * word_bytes, c * word_bytes), write(out.scales, f * 4, c * 4),
+         write(out.row_sums, f * 4, c * 4),
+         clip.valid() ? program::read(clip) : program::unused(from.tensor)},
+        QuantizePush{static_cast<std::uint32_t>(count), static_cast<std::uint32_t>(from.columns),
+                     static_cast<std::uint32_t>(from.stride),
+                     static_cast<std::uint32_t>(word_bytes / 4),
+                     static_cast<float>((1 << (bits - 1)) - 1)},
+        {load.texels ? ceil_div(c, lanes) : static_cast<std::uint32_t>(count), 1, 1},
+        20.0 * count * from.columns);
 }
 
 }  // namespace
@@ -95,9 +198,6 @@ QuantizedWeight add_quantized_weight(Program& program, const std::string& name, 
 
 QuantizedRows quantize_rows(Program& program, const std::string& name, const Matrix& input,
                             const InputTransform& transform, int bits) {
-    using program::read;
-    using program::unused;
-    using program::write;
     const int k_words = round_up(input.columns, kKAlignment) / 4;
     QuantizedRows out{input.rows, input.columns, {}, {}, {}};
     const std::uint64_t rows = static_cast<std::uint64_t>(input.rows);
@@ -105,44 +205,31 @@ QuantizedRows quantize_rows(Program& program, const std::string& name, const Mat
     out.scales = program.add(name + ".scales", rows * 4);
     out.row_sums = program.add(name + ".row_sums", rows * 4);
 
-    const std::uint64_t scratch_row = static_cast<std::uint64_t>(k_words) * 16;
     const int chunk =
-        std::min({rows_per_dispatch(program, std::max(input.row_bytes(), scratch_row), input.rows),
+        std::min({rows_per_dispatch(
+                      program, std::max(input.row_bytes(), static_cast<std::uint64_t>(k_words) * 4),
+                      input.rows),
                   65536 - 64});
-    Matrix scratch;
-    if (transform.rotation_block) {
-        const int scratch_rows = std::min(chunk, input.rows);
-        scratch = {
-            program.add(name + ".rotated", scratch_row * static_cast<std::uint64_t>(scratch_rows)),
-            scratch_rows, input.columns, 4 * k_words, 0};
+    Matrix rotated;
+    if (transform.rotation_block > 1) {
+        rotated =
+            add_matrix(program, name + ".rotated", std::min(chunk, input.rows), input.columns);
     }
-    const bool learned = transform.rotation.valid();
-    const bool multiplies = transform.multiplier.valid() && !learned;  // else it is done already
-    const std::uint32_t rotate = transform.rotation_block && !learned
-                                     ? static_cast<std::uint32_t>(std::countr_zero(
-                                           static_cast<unsigned>(transform.rotation_block)))
-                                     : 0;
     for (int first = 0; first < input.rows; first += chunk) {
         const int count = std::min(chunk, input.rows - first);
-        const std::uint64_t f = static_cast<std::uint64_t>(first);
-        const std::uint64_t c = static_cast<std::uint64_t>(count);
-        const std::uint64_t word_bytes = static_cast<std::uint64_t>(k_words) * 4;
-        if (learned) rotate_chunk(program, name, input, first, count, transform, scratch);
-        program.dispatch(
-            name, ShaderId::quantize_rows,
-            {row_lanes(program), multiplies, rotate, transform.clip.valid()},
-            {learned ? read_rows(scratch, 0, count) : read_rows(input, first, count),
-             multiplies ? read(transform.multiplier) : unused(input.tensor),
-             rotate ? program::read_write(scratch.tensor) : unused(input.tensor),
-             write(out.words, f * word_bytes, c * word_bytes), write(out.scales, f * 4, c * 4),
-             write(out.row_sums, f * 4, c * 4),
-             transform.clip.valid() ? read(transform.clip) : unused(input.tensor)},
-            QuantizePush{
-                static_cast<std::uint32_t>(count), static_cast<std::uint32_t>(input.columns),
-                static_cast<std::uint32_t>(learned ? scratch.stride : input.stride),
-                static_cast<std::uint32_t>(k_words), static_cast<float>((1 << (bits - 1)) - 1)},
-            {static_cast<std::uint32_t>(count), 1, 1},
-            count * (20.0 + 4.0 * rotate) * input.columns);
+        if (!rotated.tensor.valid()) {
+            quantize_chunk(program, name, read_rows(input, first, count), input,
+                           transform.multiplier, transform.clip, bits, first, count, out);
+        } else if (transform.rotation.valid()) {
+            rotate_chunk(program, name, input, first, count, transform, rotated);
+            quantize_chunk(program, name, read_rows(rotated, 0, count), rotated, {}, transform.clip,
+                           bits, first, count, out);
+        } else {
+            const Matrix result =
+                hadamard_chunk(program, name, input, first, count, transform, rotated);
+            quantize_chunk(program, name, read_rows(result, 0, count), result, {}, transform.clip,
+                           bits, first, count, out);
+        }
     }
     return out;
 }

@@ -8,19 +8,33 @@ namespace {
 struct NormPush {
     std::uint32_t columns, stride, shift_offset, scale_offset;
     float eps;
-    std::uint32_t site;
+    std::uint32_t site, rows;
 };
-static_assert(sizeof(NormPush) == 24, "norm_rows.comp declares the same block");
+static_assert(sizeof(NormPush) == 28, "norm_rows.comp and norm_rows_private.comp declare the same");
 
 struct SplitPush {
     std::uint32_t heads, first_head, columns, head_dim, padded_dim, in_stride, token_stride,
         token_base, grid_rows, grid_columns, pairs_time, pairs_row;
     float eps;
-    std::uint32_t places;
+    std::uint32_t places, rows;
 };
-static_assert(sizeof(SplitPush) == 56, "split_heads.comp declares the same block");
+static_assert(sizeof(SplitPush) == 60, "split_heads*.comp declare the same block");
 
-constexpr int kMaxRows = 65535 / 64 * 64;  // one work-group a row
+constexpr int kMaxRows = 65535 / 64 * 64;   // one work-group a row
+constexpr std::uint32_t kPrivateLanes = 8;  // rows of a work-group whose invocations own one each
+
+using shaders::ShaderId;
+
+/// Whether a chunk of the rows and every tensor that is there can be read through texel buffers.
+bool reads_texels(const Program& program, const Matrix& input,
+                  std::initializer_list<Tensor> tensors) {
+    bool all = program.reads_texels({read_rows(
+        input, 0,
+        std::min(input.rows, rows_per_dispatch(program, input.row_bytes(), input.rows)))});
+    for (const Tensor t : tensors)
+        all = all && (!t.valid() || program.reads_texels({program::read(t)}));
+    return all;
+}
 
 }  // namespace
 
@@ -28,23 +42,33 @@ void normalize_rows(Program& program, const std::string& name, const Matrix& inp
                     const Matrix& out, const Norm& norm) {
     using program::read;
     using program::unused;
-    const auto optional = [&](Tensor t) { return t.valid() ? read(t) : unused(input.tensor); };
+    const bool texels = input.columns % 4 == 0 && norm.shift_offset % 4 == 0 &&
+                        norm.scale_offset % 4 == 0 &&
+                        reads_texels(program, input, {norm.weight, norm.bias, norm.modulation});
+    const auto load = [&](program::Binding b) { return texels ? program::as_texels(b) : b; };
+    const auto optional = [&](Tensor t) {
+        return load(t.valid() ? read(t) : unused(input.tensor));
+    };
+    const std::uint32_t lanes = texels ? kPrivateLanes : row_lanes(program);
     const int chunk = std::min(kMaxRows, rows_per_dispatch(program, input.row_bytes(), input.rows));
     for (int first = 0; first < input.rows; first += chunk) {
         const int rows = std::min(chunk, input.rows - first);
         program.dispatch(
-            name, shaders::ShaderId::norm_rows,
-            {row_lanes(program), static_cast<std::uint32_t>(norm.kind), norm.weight.valid(),
-             norm.bias.valid(), norm.modulation.valid(), norm.watch.valid()},
-            {read_rows(input, first, rows), write_rows(out, first, rows), optional(norm.weight),
-             optional(norm.bias), optional(norm.modulation),
+            name, texels ? ShaderId::norm_rows_private : ShaderId::norm_rows,
+            {lanes, static_cast<std::uint32_t>(norm.kind), norm.weight.valid(), norm.bias.valid(),
+             norm.modulation.valid(), norm.watch.valid()},
+            {load(read_rows(input, first, rows)), write_rows(out, first, rows),
+             optional(norm.weight), optional(norm.bias), optional(norm.modulation),
              norm.watch.valid() ? program::read_write(norm.watch) : unused(input.tensor)},
             NormPush{static_cast<std::uint32_t>(input.columns),
                      static_cast<std::uint32_t>(input.stride),
                      static_cast<std::uint32_t>(norm.shift_offset),
                      static_cast<std::uint32_t>(norm.scale_offset), norm.eps,
-                     static_cast<std::uint32_t>(norm.site)},
-            {static_cast<std::uint32_t>(rows), 1, 1}, 12.0 * rows * input.columns);
+                     static_cast<std::uint32_t>(norm.site), static_cast<std::uint32_t>(rows)},
+            {texels ? ceil_div(static_cast<std::uint64_t>(rows), lanes)
+                    : static_cast<std::uint32_t>(rows),
+             1, 1},
+            12.0 * rows * input.columns);
     }
 }
 
@@ -59,7 +83,11 @@ void split_heads(Program& program, const std::string& name, const Matrix& input,
                  const HeadMatrix& out, const HeadTransform& transform) {
     using program::read;
     using program::unused;
+    const bool texels = out.head_dim % 4 == 0 &&
+                        reads_texels(program, input, {transform.norm_weight, transform.rope_table});
+    const auto load = [&](program::Binding b) { return texels ? program::as_texels(b) : b; };
     const auto optional = [&](Tensor t) { return t.valid() ? read(t) : unused(input.tensor); };
+    const std::uint32_t lanes = texels ? kPrivateLanes : row_lanes(program);
     const int head_chunk = static_cast<int>(std::max<std::uint64_t>(
         1, std::min<std::uint64_t>(program.limits().max_binding_bytes / out.head_bytes(),
                                    static_cast<std::uint64_t>(out.heads))));
@@ -70,15 +98,15 @@ void split_heads(Program& program, const std::string& name, const Matrix& input,
         for (int first = 0; first < input.rows; first += row_chunk) {
             const int rows = std::min(row_chunk, input.rows - first);
             program.dispatch(
-                name, shaders::ShaderId::split_heads,
-                {row_lanes(program), transform.norm_weight.valid(), transform.rope_table.valid(),
+                name, texels ? ShaderId::split_heads_private : ShaderId::split_heads,
+                {lanes, transform.norm_weight.valid(), transform.rope_table.valid(),
                  transform.order.head_types.valid()
                      ? static_cast<std::uint32_t>(transform.order.frames)
                      : 0},
-                {read_rows(input, first, rows),
+                {load(read_rows(input, first, rows)),
                  program::write(out.tensor, out.head_bytes() * static_cast<std::uint64_t>(head),
                                 out.head_bytes() * static_cast<std::uint64_t>(heads)),
-                 optional(transform.norm_weight), optional(transform.rope_table),
+                 load(optional(transform.norm_weight)), load(optional(transform.rope_table)),
                  optional(transform.order.head_types)},
                 SplitPush{static_cast<std::uint32_t>(heads), static_cast<std::uint32_t>(head),
                           static_cast<std::uint32_t>(out.heads * out.head_dim),
@@ -91,8 +119,12 @@ void split_heads(Program& program, const std::string& name, const Matrix& input,
                           static_cast<std::uint32_t>(transform.grid[1]),
                           static_cast<std::uint32_t>(transform.pairs[0]),
                           static_cast<std::uint32_t>(transform.pairs[1]), transform.eps,
-                          static_cast<std::uint32_t>(transform.order.tokens_per_frame)},
-                {static_cast<std::uint32_t>(rows), 1, 1}, 10.0 * rows * input.columns);
+                          static_cast<std::uint32_t>(transform.order.tokens_per_frame),
+                          static_cast<std::uint32_t>(rows)},
+                {texels ? ceil_div(static_cast<std::uint64_t>(rows), lanes)
+                        : static_cast<std::uint32_t>(rows),
+                 1, 1},
+                10.0 * rows * input.columns);
         }
     }
 }

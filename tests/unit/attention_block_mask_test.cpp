@@ -113,7 +113,8 @@ TEST(BlockMask, ExactWidthsCountTheFirstFrame) {
 }
 
 TEST(BlockMask, RangesOfTheirOwnWithTextBehind) {
-    // Queries that see three equal parts of the keys; the last 9 tokens see all and are seen by all.
+    // Queries that see three equal parts of the keys; the last 9 tokens see all and are seen by
+    // all.
     Sight sight;
     sight.prefix = 5;
     sight.suffix = 150 - 9;
