@@ -169,10 +169,9 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                 load(q), load(k), load(v), target,
                 options.bias.valid() ? read(options.bias) : unused(q.tensor)};
             if (blocks) {
-                bindings.insert(
-                    bindings.end(),
-                    {read(blocks->row_ptr), read(blocks->columns), read(blocks->sight),
-                     ordered ? read(options.order.head_types) : unused(q.tensor)});
+                bindings.insert(bindings.end(),
+                                {read(blocks->row_ptr), read(blocks->columns), read(blocks->sight),
+                                 ordered ? read(options.order.head_types) : unused(q.tensor)});
                 const auto more = residual
                                       ? residual->bindings(first, rows, false, shape.is_private)
                                       : no_residual(q.tensor, shape.is_private);
