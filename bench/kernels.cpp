@@ -7,7 +7,9 @@
 #include <fstream>
 #include <functional>
 #include <map>
+#include <memory>
 
+#include "attention/block_mask.hpp"
 #include "html_report.hpp"
 #include "kernels/attention.hpp"
 #include "kernels/quantized_matmul.hpp"
@@ -31,7 +33,10 @@ struct Case {
     std::function<void(Program&)> build;
     std::string operation;
     double operations = 0;
-    double bytes = 0;  ///< read and written at least
+    double bytes = 0;                                           ///< read and written at least
+    std::function<void(program::Executor&)> prepare = nullptr;  ///< after operands hold noise
+    std::string dense;         ///< of sparse attention: the case that it is compared with
+    double block_density = 0;  ///< and the share of that one's work that it does
 };
 
 struct Shape {
@@ -133,8 +138,83 @@ Case dense_attention(int tokens, int heads, int head_dim) {
     return c;
 }
 
-std::vector<Case> all_cases(const std::vector<int>& tokens) {
+/// All of what sparse attention costs, or of what it replaces: the split of q, k and v into heads
+/// (in each head's order), the choice of the heads' types, and attention.
+Case attention_path(int tokens, int heads, int head_dim, double density) {
+    constexpr int kFrames = 8;
+    const int places = tokens / kFrames;
+    tokens = kFrames * places;
+    const auto name = [&](const std::string& what) {
+        return fmt::format("{} attention path {} heads x {}, {} tokens", what, heads, head_dim,
+                           tokens);
+    };
+    const bool sparse = density < 1;
+    Case c;
+    c.kind = "sparse";
+    c.name = name(sparse ? fmt::format("{:.0f} %", 100 * density) : "dense");
+    c.operations = 4.0 * tokens * tokens * heads * head_dim;
+    c.bytes = 40.0 * tokens * heads * head_dim;
+    const auto mask = std::make_shared<attention::BlockMask>();
+    const auto list = std::make_shared<kernels::BlockList>();
+    const auto types = std::make_shared<program::Tensor>();
+    if (sparse) {
+        *mask = attention::make_block_mask(
+            attention::band_sight(
+                tokens, attention::band_width(tokens, places, density, MaskMode::exact), places),
+            64);
+        c.dense = name("dense");
+        c.block_density = mask->block_density;
+        c.operations *= mask->block_density;
+        c.prepare = [=](program::Executor& executor) {
+            std::vector<std::uint32_t> values(executor.program().bytes_of(*types) / 4);
+            for (std::size_t h = 0; h < values.size(); ++h) values[h] = h % 2;
+            executor.write_values(*types, std::span<const std::uint32_t>(values));
+            attention::write_block_list(executor, *list, *mask);
+        };
+    }
+    c.build = [=](Program& program) {
+        std::vector<Matrix> rows;
+        for (const char* matrix : {"q", "k", "v"}) {
+            rows.push_back(kernels::add_matrix(program, matrix, tokens, heads * head_dim,
+                                               Lifetime::persistent));
+        }
+        const Matrix out =
+            kernels::add_matrix(program, "out", tokens, heads * head_dim, Lifetime::persistent);
+        kernels::AttentionOptions options;
+        options.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+        const auto split = [&](const kernels::TokenOrder& order) {
+            std::vector<kernels::HeadMatrix> operands;
+            for (const Matrix& m : rows) {
+                operands.push_back(
+                    kernels::add_head_matrix(program, "heads", heads, tokens, head_dim));
+                kernels::HeadTransform transform;
+                transform.order = order;
+                kernels::split_heads(program, "split", m, operands.back(), transform);
+            }
+            return operands;
+        };
+        if (sparse) {
+            *types =
+                program.add("types", static_cast<std::uint64_t>(heads) * 4, Lifetime::persistent);
+            *list = attention::declare_block_list(program, "list", *mask);
+            const program::Tensor decided =
+                program.add("decided", static_cast<std::uint64_t>(heads) * 4);
+            const auto by_frame = split({});
+            kernels::profile_heads(program, "profile", by_frame[0], by_frame[1], by_frame[2],
+                                   options.scale, *list, kFrames, decided);
+            options.order = {*types, kFrames, places};
+            options.blocks = list.get();
+        }
+        const auto operands = split(options.order);
+        kernels::attention(program, "attention", operands[0], operands[1], operands[2], out,
+                           options);
+    };
+    return c;
+}
+
+std::vector<Case> all_cases(const KernelOptions& options) {
     std::vector<Case> cases;
+    const std::vector<int>& tokens = options.tokens;
     for (const int m : tokens) {
         for (const Shape& shape : kShapes) {
             cases.push_back(quantized_gemm(shape, m, 4, 8));
@@ -149,6 +229,8 @@ std::vector<Case> all_cases(const std::vector<int>& tokens) {
         cases.push_back(normalize(m, 1536));
         cases.push_back(dense_attention(m, 12, 128));
         cases.push_back(dense_attention(m, 3, 64));
+        cases.push_back(attention_path(m, 2, 128, 1));
+        cases.push_back(attention_path(m, 2, 128, options.density));
     }
     return cases;
 }
@@ -178,6 +260,7 @@ Timing time_case(Device& device, const Case& c, int repeats) {
             fill_with_noise(executor, {id});
         }
     }
+    if (c.prepare) c.prepare(executor);
     return time_phase(executor, repeats, c.operation);
 }
 
@@ -190,13 +273,14 @@ void run_kernels(const KernelOptions& options) {
     fmt::print("device {} ({}), arithmetic {}, best peak {:.1f} GOP/s\n", device.info().name,
                device.info().driver, arithmetic_name(device.arithmetic()),
                peaks.best_operations * 1e-9);
-    fmt::print("{:<42}{:>10}{:>10}{:>9}{:>8}{:>8}{}\n", "kernel", "min ms", "median", "GOP/s",
+    fmt::print("{:<50}{:>10}{:>10}{:>9}{:>8}{:>8}{}\n", "kernel", "min ms", "median", "GOP/s",
                "GB/s", "share", earlier.empty() ? "" : "   earlier");
     HtmlReport html("Kernels on " + device.info().name);
     std::vector<Bar> bars;
     Json document = device_json(device);
     document["best_peak_operations_a_second"] = peaks.best_operations;
-    for (const Case& c : all_cases(options.tokens)) {
+    std::map<std::string, double> fastest;
+    for (const Case& c : all_cases(options)) {
         if (!options.only.empty() &&
             std::find(options.only.begin(), options.only.end(), c.kind) == options.only.end()) {
             continue;
@@ -206,12 +290,21 @@ void run_kernels(const KernelOptions& options) {
         const double share = rate / peaks.best_operations;
         const double bandwidth = c.bytes / timing.min_ms * 1e3;
         const auto before = earlier.find(c.name);
-        fmt::print("{:<42}{:>10.2f}{:>10.2f}{:>9.1f}{:>8.2f}{:>7.2f}{}\n", c.name, timing.min_ms,
+        fastest[c.name] = timing.min_ms;
+        fmt::print("{:<50}{:>10.2f}{:>10.2f}{:>9.1f}{:>8.2f}{:>7.2f}{}\n", c.name, timing.min_ms,
                    timing.median_ms, rate * 1e-9, bandwidth * 1e-9, share,
                    before == earlier.end()
                        ? std::string()
                        : fmt::format("   x{:.2f}", before->second / timing.min_ms));
         Json entry = timing_json(timing);
+        if (!c.dense.empty()) {
+            const double ratio = timing.min_ms / fastest.at(c.dense);
+            fmt::print("{:<50}{:.3f} of the dense time, {:.2f} x the block density {:.4f}\n", "",
+                       ratio, ratio / c.block_density, c.block_density);
+            entry["of_dense_time"] = ratio;
+            entry["block_density"] = c.block_density;
+            entry["of_block_density"] = ratio / c.block_density;
+        }
         entry["name"] = c.name;
         entry["kind"] = c.kind;
         if (c.operations > 0) {

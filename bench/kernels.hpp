@@ -13,8 +13,9 @@ namespace quantsparse::bench {
 struct KernelOptions {
     DeviceOptions device;
     int repeats = 5;
-    std::vector<std::string> only;  ///< kinds: gemm, quantize, norm, attention; empty: all
+    std::vector<std::string> only;  ///< kinds: gemm, quantize, norm, attention, sparse; empty: all
     std::vector<int> tokens = {512, 1024};
+    double density = 0.25;  ///< of the sparse ones
     std::filesystem::path json;
     std::filesystem::path html;
     std::filesystem::path compare;  ///< an earlier JSON: ratios are printed

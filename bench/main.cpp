@@ -26,6 +26,7 @@ constexpr const char* kExamples =
     "  quantsparse-bench model --config wan-1.3b --plan --no-device --binding-limit 128M\n"
     "  quantsparse-bench model --config wan-1.3b --tokens 1024 --json block.json\n"
     "  quantsparse-bench kernels --only gemm --tokens 1024 --json kernels.json\n"
+    "  quantsparse-bench kernels --only sparse --tokens 8192 --density 0.25\n"
     "  quantsparse-bench quality --table bench/quality/tables/paper.json --html report.html\n"
     "Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
@@ -185,9 +186,12 @@ int main(int argc, char** argv) {
         "kernels", "Single kernels at the shapes of real models, as a share of that peak");
     add_kernel_options(*kernels, kernel_options);
     kernels->add_option("--only", kernel_options.only, "Only these kinds")
-        ->check(CLI::IsMember({"gemm", "quantize", "norm", "attention"}));
+        ->check(CLI::IsMember({"gemm", "quantize", "norm", "attention", "sparse"}));
     kernels->add_option("--tokens", kernel_options.tokens, "Rows of the activations")
         ->check(CLI::Range(1, 1 << 20))
+        ->capture_default_str();
+    kernels->add_option("--density", kernel_options.density, "Share of pairs of the sparse kind")
+        ->check(CLI::Range(0.001, 0.999))
         ->capture_default_str();
     kernels->add_option("--html", kernel_options.html, "Write a self-contained report here");
     kernels->add_option("--compare", kernel_options.compare,

@@ -66,7 +66,8 @@ def hadamard(x: Tensor, block: int) -> Tensor:
 
 
 class QuantizedLinear(nn.Module):
-    def __init__(self, file: ModelFile, name: str) -> None:
+    def __init__(self, file: ModelFile, name: str, shared: str) -> None:
+        """`shared` holds what linears of one input have once: the learned rotation and the clipping."""
         super().__init__()
         q = file.quantization
         self.qmax = 2 ** (q["activation_bits"] - 1) - 1
@@ -78,8 +79,9 @@ class QuantizedLinear(nn.Module):
         self.scale, self.bias = torch.from_numpy(scale.copy()), tensor(".bias")
         self.inverse_channel_scale = 1 / tensor(".channel_scale")
         self.signs = tensor(".rotation_signs") if name + ".rotation_signs" in file else None
-        self.rotation = tensor(".rotation") if name + ".rotation" in file else None  # [K / b, b, b]
-        self.clip = float(tensor(".activation_clip")) if name + ".activation_clip" in file else 1.0
+        of_input = lambda part: torch.from_numpy(file.array(shared + part).astype(np.float32))
+        self.rotation = of_input(".rotation") if shared + ".rotation" in file else None  # [K / b, b, b]
+        self.clip = float(of_input(".activation_clip")) if shared + ".activation_clip" in file else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         x = x * self.inverse_channel_scale
@@ -104,8 +106,11 @@ def quantize_dit(dit: nn.Module, path: Path) -> nn.Module:
     for i, block in enumerate(dit.blocks):
         for part in ("self_attn", "cross_attn"):
             for linear in "qkvo":
-                setattr(getattr(block, part), linear,
-                        QuantizedLinear(file, f"transformer.blocks.{i}.{part}.{linear}"))
+                name = f"transformer.blocks.{i}.{part}."
+                alone = linear == "o" or (part == "cross_attn" and linear == "q")
+                first = linear if alone else "q" if part == "self_attn" else "k"
+                setattr(getattr(block, part), linear, QuantizedLinear(file, name + linear, name + first))
         for index in (0, 2):
-            block.ffn[index] = QuantizedLinear(file, f"transformer.blocks.{i}.ffn.{index}")
+            name = f"transformer.blocks.{i}.ffn.{index}"
+            block.ffn[index] = QuantizedLinear(file, name, name)
     return dit
