@@ -30,6 +30,14 @@ std::string current_commit() {
     return text;
 }
 
+/// What repeats the measurement.
+std::string command_line(const QualityOptions& options) {
+    std::string command = "quantsparse-bench quality --table " + options.table.generic_string();
+    if (options.prompts > 0) command += fmt::format(" --prompts {}", options.prompts);
+    for (const std::string& group : options.only) command += fmt::format(" --only \"{}\"", group);
+    return command;
+}
+
 /// A row's figures over its prompts.
 struct RowSummary {
     Estimate psnr, ssim, gmsd, seconds;
@@ -127,7 +135,7 @@ class Report {
         json_["title"] = table.title;
         json_["device"] = device;
         json_["commit"] = current_commit();
-        json_["command"] = "quantsparse-bench quality --table " + options.table.generic_string();
+        json_["command"] = command_line(options);
         json_["settings"] = settings_text(table);
         json_["prompts"] = table.prompts;
         for (const auto& [name, flags] : table.models) json_["models"][name] = joined(flags);

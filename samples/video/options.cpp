@@ -227,7 +227,7 @@ ParseResult parse_options(int argc, char** argv) {
     add_choice<SsarGain>(
         app, "--ssar-gain", attention.ssar_gain,
         {{"one", SsarGain::one}, {"linear", SsarGain::linear}, {"sigma", SsarGain::sigma}},
-        "how the difference grows from step to step; default: one")
+        "how the difference grows from step to step; default: linear, the paper has one")
         ->group(group);
     add_choice<ResidualStorage>(app, "--residual", attention.residual,
                                 {{"half", ResidualStorage::half},

@@ -105,6 +105,7 @@ TEST_F(SparseDitTest, WithoutACorrectionTheMaskIsSeen) {
 TEST_F(SparseDitTest, TheSecondOrderExtrapolatesFromTheLastTwo) {
     // References of two inputs: D0 and D1 differ, so second order leaves D0 alone only with gain 0.
     auto parameters = sparse(SsarMode::second, ResidualStorage::half);
+    parameters.ssar_gain = SsarGain::one;
     const attention::StepSchedule second(parameters, std::vector<float>(4, 0.5f));
     parameters.ssar_gain = SsarGain::sigma;  // sigma stands still from step 2 to step 3: gain 0
     const std::vector<float> sigmas = {0.9f, 0.8f, 0.7f, 0.7f};

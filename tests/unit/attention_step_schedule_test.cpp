@@ -18,6 +18,7 @@ AttentionParameters sparse(SsarMode mode, int interval = 5) {
     AttentionParameters parameters;
     parameters.kind = AttentionKind::sparse;
     parameters.ssar = mode;
+    parameters.ssar_gain = SsarGain::one;
     parameters.refresh_interval = interval;
     return parameters;
 }

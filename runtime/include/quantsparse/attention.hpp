@@ -45,7 +45,7 @@ struct AttentionParameters {
     SsarMode ssar = SsarMode::svd;
     int ssar_rank = 16;  ///< 1..32
     SsarSpan ssar_span = SsarSpan::references;
-    SsarGain ssar_gain = SsarGain::one;
+    SsarGain ssar_gain = SsarGain::linear;  ///< the paper has one; docs/quality.md
     ResidualStorage residual = ResidualStorage::int8;
     int refresh_interval = 5;  ///< steps from one refresh to the next
     int dense_steps = -1;      ///< first steps computed densely; negative: 0 with SSAR, else 20 %
