@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "devices.hpp"
+#include "isa.hpp"
 #include "kernels.hpp"
 #include "model.hpp"
 #include "peak.hpp"
@@ -28,6 +29,7 @@ constexpr const char* kExamples =
     "  quantsparse-bench kernels --only gemm --tokens 1024 --json kernels.json\n"
     "  quantsparse-bench kernels --only sparse --tokens 8192 --density 0.25\n"
     "  quantsparse-bench quality --table bench/quality/tables/paper.json --html report.html\n"
+    "  quantsparse-bench isa --family navi21 --json isa.json\n"
     "Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
 /// "832x480" to width and height.
@@ -196,6 +198,17 @@ int main(int argc, char** argv) {
     kernels->add_option("--html", kernel_options.html, "Write a self-contained report here");
     kernels->add_option("--compare", kernel_options.compare,
                         "An earlier JSON of this command: print how much faster each is now");
+    bench::IsaOptions isa_options;
+    auto* isa = app.add_subcommand(
+        "isa", "What RADV's compiler makes of the kernels for AMD GPUs, without having one");
+    isa->add_option("--family", isa_options.families,
+                    "As RADV_FORCE_FAMILY takes them; may be given several times")
+        ->capture_default_str();
+    isa->add_option("--driver", isa_options.driver, "RADV's json file")->capture_default_str();
+    isa->add_option("--json", isa_options.json, "Write the results here, too");
+    isa->add_option("--compare", isa_options.compare,
+                    "An earlier JSON: a kernel that got 5 % worse fails the run");
+    isa->add_option("--assembly", isa_options.assembly, "Write every kernel's assembly there");
     auto* quality = app.add_subcommand(
         "quality",
         "PSNR, SSIM and prompt accuracy of many configurations, as a table and a report");
@@ -215,6 +228,7 @@ int main(int argc, char** argv) {
             }
             return bench::run_quality(quality_options) ? 0 : kFailed;
         }
+        if (*isa) return bench::run_isa(isa_options) ? 0 : kFailed;
         if (*peak) {
             bench::run_peak(kernel_options.device, kernel_options.repeats, kernel_options.json);
         } else if (*kernels) {

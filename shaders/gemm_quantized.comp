@@ -79,9 +79,11 @@ ACCUMULATOR accumulate(OPERAND a, OPERAND b, ACCUMULATOR sum) {
 }
 #endif
 
+#ifndef TIER_DOT
 // Codes of K a pass of the outer loop covers: the largest chunk whose fp32 sums are exact,
 // 128 * 127 * 1024 < 2^24.
 const uint kChunk8 = 128;
+#endif
 
 struct Operands { OPERAND first[4]; OPERAND second[4]; };
 
@@ -119,12 +121,19 @@ void main() {
     ivec4 total[kRows];
     [[unroll]] for (uint r = 0; r < kRows; ++r) total[r] = ivec4(0);
 
+#ifdef TIER_DOT
+#define SUM total
+    const uint begin = 0;
+    const uint end = p.k8;
+#else
+#define SUM sum
     for (uint begin = 0; begin < p.k8; begin += kChunk8) {
         const uint end = min(begin + kChunk8, p.k8);
         ACCUMULATOR sum[kRows][4];
         [[unroll]] for (uint r = 0; r < kRows; ++r) {
             [[unroll]] for (uint c = 0; c < 4; ++c) sum[r][c] = ACCUMULATOR(0);
         }
+#endif
         for (uint k8 = begin; k8 < end; k8 += 2) {
             Operands w, w2;
             load_weights(k8, column4, w);
@@ -134,17 +143,19 @@ void main() {
                 const OPERAND x0 = operand(x.x), x1 = operand(x.y);
                 const OPERAND x2 = operand(x.z), x3 = operand(x.w);
                 [[unroll]] for (uint c = 0; c < 4; ++c) {
-                    sum[r][c] = accumulate(x0, w.first[c], sum[r][c]);
-                    sum[r][c] = accumulate(x1, w.second[c], sum[r][c]);
-                    sum[r][c] = accumulate(x2, w2.first[c], sum[r][c]);
-                    sum[r][c] = accumulate(x3, w2.second[c], sum[r][c]);
+                    SUM[r][c] = accumulate(x0, w.first[c], SUM[r][c]);
+                    SUM[r][c] = accumulate(x1, w.second[c], SUM[r][c]);
+                    SUM[r][c] = accumulate(x2, w2.first[c], SUM[r][c]);
+                    SUM[r][c] = accumulate(x3, w2.second[c], SUM[r][c]);
                 }
             }
         }
+#ifndef TIER_DOT
         [[unroll]] for (uint r = 0; r < kRows; ++r) {
             total[r] += ivec4(int(sum[r][0]), int(sum[r][1]), int(sum[r][2]), int(sum[r][3]));
         }
     }
+#endif
 
     if (n4 >= p.n4) return;
     [[unroll]] for (uint r = 0; r < kRows; ++r) {

@@ -53,6 +53,13 @@ else
     fi
 fi
 
+# What the compiler for AMD GPUs makes of the kernels, against the committed figures: no GPU needed.
+if (( $# == 0 )) && [[ -e /usr/share/vulkan/icd.d/radeon_icd.x86_64.json ]]; then
+    echo "== kernels on RADV"
+    env -u VK_INSTANCE_LAYERS build/release/bin/quantsparse-bench isa \
+        --compare bench/results/isa-radv.json || failed=1
+fi
+
 minutes=$(( (SECONDS - started) / 60 ))
 if (( failed )); then
     echo "tests/run.sh: FAILED after $minutes min"

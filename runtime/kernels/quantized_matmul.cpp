@@ -106,7 +106,11 @@ void rotate_chunk(Program& program, const std::string& name, const Matrix& input
         2.0 * count * input.columns * b);
 }
 
-constexpr int kWidestHadamard = 128;  // columns an invocation holds in registers
+/// Columns an invocation holds in registers. 128 take 168 VGPRs on navi21 and spill 56 on gfx1100.
+int widest_hadamard(const Program& program) {
+    return program.limits().runs_on_cpu ? 128 : 64;
+}
+constexpr int kWidestBlock = 1024;
 
 /// One pass of butterflies over points that are `stride` vec4 apart; rows as in rotate_chunk.
 void hadamard_pass(Program& program, const std::string& name, const Matrix& input, int first,
@@ -139,11 +143,11 @@ Matrix hadamard_chunk(Program& program, const std::string& name, const Matrix& i
                       int count, const InputTransform& transform, const Matrix& out) {
     const int b = transform.rotation_block;
     if (!std::has_single_bit(static_cast<unsigned>(b)) || input.columns % b != 0 ||
-        b > kWidestHadamard * kWidestHadamard / 4) {
+        b > kWidestBlock) {
         throw Error(ErrorCode::invalid_argument,
                     "a Hadamard rotation needs blocks of a power of two that divide the columns");
     }
-    const int inside = std::min(b, kWidestHadamard);
+    const int inside = std::min(b, widest_hadamard(program));
     hadamard_pass(program, name, input, first, count, std::max(1, inside / 4), 1,
                   transform.multiplier, out, b);
     if (b == inside) return out;

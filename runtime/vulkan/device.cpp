@@ -131,7 +131,7 @@ void Device::create_instance(bool validation) {
     }
 }
 
-Device::Device(const DeviceOptions& options) : memory_limit_(options.memory_limit) {
+Device::Device(const DeviceOptions& options, bool inspect) : memory_limit_(options.memory_limit) {
     try {
         create_instance(options.validation);
         const vk::raii::PhysicalDevices physical_devices(instance_);
@@ -162,13 +162,25 @@ Device::Device(const DeviceOptions& options) : memory_limit_(options.memory_limi
         }
         if (capabilities_.has_memory_budget)
             extensions.push_back(VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+        vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR executable_features(true);
+        if (inspect) {
+            extensions.push_back(VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME);
+            executable_features.pNext = const_cast<void*>(create.pNext);
+            create.pNext = &executable_features;
+        }
         create.setPEnabledExtensionNames(extensions);
         device_ = vk::raii::Device(physical_, create);
         queue_ = device_.getQueue(capabilities_.queue_family, 0);
-        fence_ = vk::raii::Fence(device_, vk::FenceCreateInfo());
+        // Mesa's devices without hardware compile, but have no fences.
+        if (!inspect) fence_ = vk::raii::Fence(device_, vk::FenceCreateInfo());
         pipelines_ = std::make_unique<PipelineCache>(
             physical_, device_,
-            options.cache_directory.empty() ? default_cache_directory() : options.cache_directory);
+            inspect                           ? std::filesystem::path()
+            : options.cache_directory.empty() ? default_cache_directory()
+                                              : options.cache_directory,
+            inspect ? vk::PipelineCreateFlagBits::eCaptureStatisticsKHR |
+                          vk::PipelineCreateFlagBits::eCaptureInternalRepresentationsKHR
+                    : vk::PipelineCreateFlags());
     } catch (const vk::SystemError& error) {
         throw_no_loader(error.what());
     }

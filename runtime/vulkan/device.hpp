@@ -17,7 +17,9 @@ class PipelineCache;
 
 class Device {
   public:
-    explicit Device(const DeviceOptions& options);
+    /// `inspect`: pipelines keep the driver's statistics and assembly where it gives them
+    /// (VK_KHR_pipeline_executable_properties), and none are taken from the disk.
+    explicit Device(const DeviceOptions& options, bool inspect = false);
     ~Device();
     Device(const Device&) = delete;
 

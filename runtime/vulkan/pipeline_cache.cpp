@@ -27,8 +27,9 @@ std::vector<char> read_file(const std::filesystem::path& path) {
 }  // namespace
 
 PipelineCache::PipelineCache(const vk::raii::PhysicalDevice& physical,
-                             const vk::raii::Device& device, const std::filesystem::path& directory)
-    : device_(device) {
+                             const vk::raii::Device& device, const std::filesystem::path& directory,
+                             vk::PipelineCreateFlags flags)
+    : device_(device), flags_(flags) {
     std::vector<char> data;
     if (!directory.empty()) {
         file_ = directory / file_name(physical.getProperties());
@@ -103,7 +104,7 @@ const Pipeline& PipelineCache::get(shaders::ShaderId shader,
         // Dispatches are sliced with vkCmdDispatchBase to bound the length of a submission.
         made->pipeline = vk::raii::Pipeline(
             device_, cache_,
-            vk::ComputePipelineCreateInfo(vk::PipelineCreateFlagBits::eDispatchBase, stage,
+            vk::ComputePipelineCreateInfo(flags_ | vk::PipelineCreateFlagBits::eDispatchBase, stage,
                                           *made->layout));
         slot = std::move(made);
     } catch (const vk::SystemError& error) {
