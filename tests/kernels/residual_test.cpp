@@ -84,6 +84,7 @@ class ResidualTest : public DeviceTest {
         p.kind = AttentionKind::sparse;
         p.ssar = mode;
         p.residual = storage;
+        p.ssar_gain = SsarGain::one;
         p.refresh_interval = 2;
         return p;
     }
