@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "device_json.hpp"
 #include "quantsparse/device.hpp"
 #include "report.hpp"
 
@@ -10,28 +11,6 @@ namespace {
 
 const char* yes_no(bool value) {
     return value ? "yes" : "no";
-}
-
-Json to_json(const DeviceInfo& device) {
-    return {{"index", device.index},
-            {"name", device.name},
-            {"driver", device.driver},
-            {"uuid", device.uuid},
-            {"kind", device.kind},
-            {"api_version", device.api_version},
-            {"memory_bytes", device.memory_bytes},
-            {"max_allocation_bytes", device.max_allocation_bytes},
-            {"max_storage_buffer_range", device.max_storage_buffer_range},
-            {"max_workgroup_invocations", device.max_workgroup_invocations},
-            {"shared_memory_bytes", device.shared_memory_bytes},
-            {"subgroup_size", device.subgroup_size},
-            {"integer_dot_product", device.integer_dot_product},
-            {"integer_dot_accelerated", device.integer_dot_accelerated},
-            {"half_arithmetic", device.half_arithmetic},
-            {"timestamps", device.timestamps},
-            {"usable", device.usable},
-            {"is_default", device.is_default},
-            {"note", device.note}};
 }
 
 void print(const DeviceInfo& device) {
@@ -61,12 +40,9 @@ void print(const DeviceInfo& device) {
 }  // namespace
 
 void run_devices(const std::filesystem::path& json) {
-    Json list = Json::array();
-    for (const DeviceInfo& device : list_devices()) {
-        print(device);
-        list.push_back(to_json(device));
-    }
-    if (!json.empty()) write_json(json, list);
+    const std::vector<DeviceInfo> devices = list_devices();
+    for (const DeviceInfo& device : devices) print(device);
+    if (!json.empty()) write_text(json, video::devices_json(devices));
 }
 
 }  // namespace quantsparse::bench

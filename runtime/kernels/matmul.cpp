@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "kernels/loads.hpp"
 #include "kernels/matmul_shape.hpp"
 
 namespace quantsparse::kernels {
@@ -66,10 +67,7 @@ void matmul(Program& program, const std::string& name, const Matrix& a, const Fl
             const std::uint32_t n4 = ceil_div(static_cast<std::uint64_t>(panel.columns), 4);
             const program::Binding input = read_rows(a, first, rows);
             const program::Binding columns = read(panel.tensor);
-            const bool texels = program.reads_texels({input, columns});
-            const auto load = [&](const program::Binding& b) {
-                return texels ? program::as_texels(b) : b;
-            };
+            const Loads load = loads(program, {input, columns});
             const Push push = {
                 static_cast<std::uint32_t>(rows),
                 static_cast<std::uint32_t>(weight.k),
@@ -82,7 +80,7 @@ void matmul(Program& program, const std::string& name, const Matrix& a, const Fl
                 static_cast<std::uint32_t>(epilogue.gate_offset / 4),
                 static_cast<std::uint32_t>(panel.first_column / 4)};
             program.dispatch(
-                name, shader_of(weight.half, texels), constants,
+                name, shader_of(weight.half, load.texels), constants,
                 {load(input), load(columns), write_rows(out, first, rows),
                  weight.bias.valid() ? read(weight.bias) : unused(a.tensor),
                  epilogue.factor ? read_rows(*epilogue.factor, first, rows) : unused(a.tensor),

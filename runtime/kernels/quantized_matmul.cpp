@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 
+#include "kernels/loads.hpp"
 #include "kernels/matmul_shape.hpp"
 #include "quantsparse/error.hpp"
 
@@ -60,27 +61,6 @@ ShaderId gemm_shader(int bits, Arithmetic arithmetic, bool texels) {
     }
 }
 
-constexpr std::uint32_t kPrivateLanes = 8;  // of kernels whose invocations work on their own
-
-/// A dispatch's input, weights and the like, through texel buffers where those are faster.
-struct Loads {
-    bool texels;
-    program::Binding operator()(const program::Binding& b) const {
-        return texels ? program::as_texels(b) : b;
-    }
-    program::Binding optional(Tensor t, Tensor other) const {
-        return (*this)(t.valid() ? program::read(t) : program::unused(other));
-    }
-};
-Loads loads(const Program& program, const program::Binding& input,
-            std::initializer_list<Tensor> tensors) {
-    bool all = program.reads_texels({input});
-    for (const Tensor t : tensors) {
-        all = all && (!t.valid() || program.reads_texels({program::read(t)}));
-    }
-    return {all};
-}
-
 /// Rows first .. first+count-1 of `input`, scaled and multiplied by learned matrices, into the
 /// first rows of `out`.
 void rotate_chunk(Program& program, const std::string& name, const Matrix& input, int first,
@@ -93,7 +73,7 @@ void rotate_chunk(Program& program, const std::string& name, const Matrix& input
     const MatmulShape shape = matmul_shape(program.limits(), count);
     const auto k4 = static_cast<std::uint32_t>(input.columns / 4);
     const auto rows = read_rows(input, first, count);
-    const Loads load = loads(program, rows, {transform.multiplier, transform.rotation});
+    const Loads load = loads(program, {rows}, {transform.multiplier, transform.rotation});
     program.dispatch(
         name + ".rotate", load.texels ? ShaderId::rotate_rows_texels : ShaderId::rotate_rows,
         {shape.lanes, shape.rows, transform.multiplier.valid()},
@@ -121,7 +101,7 @@ void hadamard_pass(Program& program, const std::string& name, const Matrix& inpu
     const std::uint32_t units =
         ceil_div(static_cast<std::uint64_t>(input.columns), static_cast<std::uint64_t>(4 * points));
     const auto rows = read_rows(input, first, count);
-    const Loads load = loads(program, rows, {multiplier});
+    const Loads load = loads(program, {rows}, {multiplier});
     program.dispatch(
         name + ".hadamard", load.texels ? ShaderId::hadamard_rows_texels : ShaderId::hadamard_rows,
         {lanes, static_cast<std::uint32_t>(points), static_cast<std::uint32_t>(stride),
@@ -166,7 +146,7 @@ void quantize_chunk(Program& program, const std::string& name, const program::Bi
     const std::uint64_t f = static_cast<std::uint64_t>(first);
     const std::uint64_t c = static_cast<std::uint64_t>(count);
     const std::uint64_t word_bytes = static_cast<std::uint64_t>(round_up(out.k, kKAlignment));
-    Loads load = loads(program, rows, {multiplier});
+    Loads load = loads(program, {rows}, {multiplier});
     load.texels = load.texels && from.columns % 4 == 0;
     const std::uint32_t lanes = load.texels ? kPrivateLanes : row_lanes(program);
     program.dispatch(
@@ -266,10 +246,7 @@ void matmul(Program& program, const std::string& name, const QuantizedRows& a,
         const std::uint64_t c = static_cast<std::uint64_t>(rows);
         const program::Binding input = read(a.words, f * word_bytes, c * word_bytes);
         const program::Binding codes = read(weight.words);
-        const bool texels = program.reads_texels({input, codes});
-        const auto load = [&](const program::Binding& b) {
-            return texels ? program::as_texels(b) : b;
-        };
+        const Loads load = loads(program, {input, codes});
         const GemmPush push = {
             static_cast<std::uint32_t>(rows),
             static_cast<std::uint32_t>(k_padded / 8),
@@ -282,7 +259,7 @@ void matmul(Program& program, const std::string& name, const QuantizedRows& a,
             static_cast<std::uint32_t>(epilogue.gate_offset / 4),
             static_cast<std::uint32_t>(k_padded / 8) * n4};
         program.dispatch(
-            name, gemm_shader(weight.bits, program.limits().arithmetic, texels), constants,
+            name, gemm_shader(weight.bits, program.limits().arithmetic, load.texels), constants,
             {load(input), load(codes), write_rows(out, first, rows),
              weight.bias.valid() ? read(weight.bias) : unused(out.tensor),
              epilogue.factor ? read_rows(*epilogue.factor, first, rows) : unused(out.tensor),

@@ -1,5 +1,6 @@
 #include "kernels/rows.hpp"
 
+#include "kernels/loads.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::kernels {
@@ -20,20 +21,17 @@ struct SplitPush {
 };
 static_assert(sizeof(SplitPush) == 60, "split_heads*.comp declare the same block");
 
-constexpr int kMaxRows = 65535 / 64 * 64;   // one work-group a row
-constexpr std::uint32_t kPrivateLanes = 8;  // rows of a work-group whose invocations own one each
-
+constexpr int kMaxRows = 65535 / 64 * 64;  // one work-group a row
 using shaders::ShaderId;
 
-/// Whether a chunk of the rows and every tensor that is there can be read through texel buffers.
-bool reads_texels(const Program& program, const Matrix& input,
-                  std::initializer_list<Tensor> tensors) {
-    bool all = program.reads_texels({read_rows(
-        input, 0,
-        std::min(input.rows, rows_per_dispatch(program, input.row_bytes(), input.rows)))});
-    for (const Tensor t : tensors)
-        all = all && (!t.valid() || program.reads_texels({program::read(t)}));
-    return all;
+/// Of chunks of the rows and whatever else is there.
+Loads row_loads(const Program& program, const Matrix& input, bool whole_vec4,
+                std::initializer_list<Tensor> tensors) {
+    const int chunk =
+        std::min(input.rows, rows_per_dispatch(program, input.row_bytes(), input.rows));
+    Loads load = loads(program, {read_rows(input, 0, chunk)}, tensors);
+    load.texels = load.texels && whole_vec4;
+    return load;
 }
 
 }  // namespace
@@ -41,20 +39,17 @@ bool reads_texels(const Program& program, const Matrix& input,
 void normalize_rows(Program& program, const std::string& name, const Matrix& input,
                     const Matrix& out, const Norm& norm) {
     using program::read;
-    using program::unused;
-    const bool texels = input.columns % 4 == 0 && norm.shift_offset % 4 == 0 &&
-                        norm.scale_offset % 4 == 0 &&
-                        reads_texels(program, input, {norm.weight, norm.bias, norm.modulation});
-    const auto load = [&](program::Binding b) { return texels ? program::as_texels(b) : b; };
-    const auto optional = [&](Tensor t) {
-        return load(t.valid() ? read(t) : unused(input.tensor));
-    };
-    const std::uint32_t lanes = texels ? kPrivateLanes : row_lanes(program);
+    const Loads load = row_loads(
+        program, input,
+        input.columns % 4 == 0 && norm.shift_offset % 4 == 0 && norm.scale_offset % 4 == 0,
+        {norm.weight, norm.bias, norm.modulation});
+    const auto optional = [&](Tensor t) { return load.optional(t, input.tensor); };
+    const std::uint32_t lanes = load.texels ? kPrivateLanes : row_lanes(program);
     const int chunk = std::min(kMaxRows, rows_per_dispatch(program, input.row_bytes(), input.rows));
     for (int first = 0; first < input.rows; first += chunk) {
         const int rows = std::min(chunk, input.rows - first);
         program.dispatch(
-            name, texels ? ShaderId::norm_rows_private : ShaderId::norm_rows,
+            name, load.texels ? ShaderId::norm_rows_private : ShaderId::norm_rows,
             {lanes, static_cast<std::uint32_t>(norm.kind), norm.weight.valid(), norm.bias.valid(),
              norm.modulation.valid(), norm.watch.valid()},
             {load(read_rows(input, first, rows)), write_rows(out, first, rows),
@@ -65,8 +60,8 @@ void normalize_rows(Program& program, const std::string& name, const Matrix& inp
                      static_cast<std::uint32_t>(norm.shift_offset),
                      static_cast<std::uint32_t>(norm.scale_offset), norm.eps,
                      static_cast<std::uint32_t>(norm.site), static_cast<std::uint32_t>(rows)},
-            {texels ? ceil_div(static_cast<std::uint64_t>(rows), lanes)
-                    : static_cast<std::uint32_t>(rows),
+            {load.texels ? ceil_div(static_cast<std::uint64_t>(rows), lanes)
+                         : static_cast<std::uint32_t>(rows),
              1, 1},
             12.0 * rows * input.columns);
     }
@@ -82,12 +77,10 @@ HeadMatrix add_head_matrix(Program& program, const std::string& name, int heads,
 void split_heads(Program& program, const std::string& name, const Matrix& input,
                  const HeadMatrix& out, const HeadTransform& transform) {
     using program::read;
-    using program::unused;
-    const bool texels = out.head_dim % 4 == 0 &&
-                        reads_texels(program, input, {transform.norm_weight, transform.rope_table});
-    const auto load = [&](program::Binding b) { return texels ? program::as_texels(b) : b; };
-    const auto optional = [&](Tensor t) { return t.valid() ? read(t) : unused(input.tensor); };
-    const std::uint32_t lanes = texels ? kPrivateLanes : row_lanes(program);
+    const Loads load = row_loads(program, input, out.head_dim % 4 == 0,
+                                 {transform.norm_weight, transform.rope_table});
+    const auto optional = [&](Tensor t) { return load.optional(t, input.tensor); };
+    const std::uint32_t lanes = load.texels ? kPrivateLanes : row_lanes(program);
     const int head_chunk = static_cast<int>(std::max<std::uint64_t>(
         1, std::min<std::uint64_t>(program.limits().max_binding_bytes / out.head_bytes(),
                                    static_cast<std::uint64_t>(out.heads))));
@@ -98,7 +91,7 @@ void split_heads(Program& program, const std::string& name, const Matrix& input,
         for (int first = 0; first < input.rows; first += row_chunk) {
             const int rows = std::min(row_chunk, input.rows - first);
             program.dispatch(
-                name, texels ? ShaderId::split_heads_private : ShaderId::split_heads,
+                name, load.texels ? ShaderId::split_heads_private : ShaderId::split_heads,
                 {lanes, transform.norm_weight.valid(), transform.rope_table.valid(),
                  transform.order.head_types.valid()
                      ? static_cast<std::uint32_t>(transform.order.frames)
@@ -106,8 +99,9 @@ void split_heads(Program& program, const std::string& name, const Matrix& input,
                 {load(read_rows(input, first, rows)),
                  program::write(out.tensor, out.head_bytes() * static_cast<std::uint64_t>(head),
                                 out.head_bytes() * static_cast<std::uint64_t>(heads)),
-                 load(optional(transform.norm_weight)), load(optional(transform.rope_table)),
-                 optional(transform.order.head_types)},
+                 optional(transform.norm_weight), optional(transform.rope_table),
+                 transform.order.head_types.valid() ? read(transform.order.head_types)
+                                                    : program::unused(input.tensor)},
                 SplitPush{static_cast<std::uint32_t>(heads), static_cast<std::uint32_t>(head),
                           static_cast<std::uint32_t>(out.heads * out.head_dim),
                           static_cast<std::uint32_t>(out.head_dim),
@@ -121,8 +115,8 @@ void split_heads(Program& program, const std::string& name, const Matrix& input,
                           static_cast<std::uint32_t>(transform.pairs[1]), transform.eps,
                           static_cast<std::uint32_t>(transform.order.tokens_per_frame),
                           static_cast<std::uint32_t>(rows)},
-                {texels ? ceil_div(static_cast<std::uint64_t>(rows), lanes)
-                        : static_cast<std::uint32_t>(rows),
+                {load.texels ? ceil_div(static_cast<std::uint64_t>(rows), lanes)
+                             : static_cast<std::uint32_t>(rows),
                  1, 1},
                 10.0 * rows * input.columns);
         }

@@ -6,6 +6,7 @@
 #include <exception>
 #include <optional>
 
+#include "device_json.hpp"
 #include "interrupt.hpp"
 #include "latents_file.hpp"
 #include "options.hpp"

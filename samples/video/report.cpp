@@ -122,32 +122,6 @@ std::string devices_table(const std::vector<DeviceInfo>& devices) {
     return text;
 }
 
-std::string devices_json(const std::vector<DeviceInfo>& devices) {
-    Json list = Json::array();
-    for (const DeviceInfo& device : devices) {
-        list.push_back({{"index", device.index},
-                        {"name", device.name},
-                        {"driver", device.driver},
-                        {"uuid", device.uuid},
-                        {"kind", device.kind},
-                        {"api_version", device.api_version},
-                        {"memory_bytes", device.memory_bytes},
-                        {"max_allocation_bytes", device.max_allocation_bytes},
-                        {"max_storage_buffer_range", device.max_storage_buffer_range},
-                        {"max_workgroup_invocations", device.max_workgroup_invocations},
-                        {"shared_memory_bytes", device.shared_memory_bytes},
-                        {"subgroup_size", device.subgroup_size},
-                        {"integer_dot_product", device.integer_dot_product},
-                        {"integer_dot_accelerated", device.integer_dot_accelerated},
-                        {"half_arithmetic", device.half_arithmetic},
-                        {"timestamps", device.timestamps},
-                        {"usable", device.usable},
-                        {"is_default", device.is_default},
-                        {"note", device.note}});
-    }
-    return dump(list, 2) + '\n';
-}
-
 std::string plan_table(const MemoryPlan& plan, const GenerationParameters& parameters) {
     std::string text =
         fmt::format("{}x{}, {} frames\n\n", parameters.width, parameters.height, parameters.frames);

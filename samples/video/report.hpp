@@ -9,7 +9,6 @@
 namespace quantsparse::video {
 
 std::string devices_table(const std::vector<DeviceInfo>& devices);
-std::string devices_json(const std::vector<DeviceInfo>& devices);
 
 std::string plan_table(const MemoryPlan& plan, const GenerationParameters& parameters);
 std::string plan_json(const MemoryPlan& plan, const GenerationParameters& parameters);
