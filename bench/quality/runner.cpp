@@ -27,6 +27,11 @@ namespace {
 constexpr const char* kReference = "reference";
 constexpr int kStripFrames = 6;
 
+/// The clip of the unquantised model that the others of a prompt are compared with.
+fs::path reference_file(const fs::path& work_directory, int prompt) {
+    return work_directory / kReference / fmt::format("{:03d}.rgb", prompt);
+}
+
 /// A row's command line, read by the very parser of quantsparse-video.
 video::Options parse_flags(const QualityTable& table, const fs::path& model, const QualityRow& row,
                            int prompt) {
@@ -186,7 +191,10 @@ class RowRunner {
 
     bool run(const QualityRow& row, const std::string& identity) {
         for (int prompt = 0; prompt < static_cast<int>(table_.prompts.size()); ++prompt) {
-            if (results_.has(identity, prompt)) continue;
+            // Results may have been brought here without the reference clips: those are made again.
+            const bool gone =
+                identity == kReference && !fs::exists(reference_file(work_directory_, prompt));
+            if (results_.has(identity, prompt) && !gone) continue;
             if (!run_prompt(row, identity, prompt)) return false;
         }
         return true;
@@ -200,8 +208,7 @@ class RowRunner {
         callbacks.progress = [](const Progress&) { return !video::interrupted(); };
         const std::optional<Video> clip = pipeline_->generate(options.generation, callbacks);
         if (!clip) return false;
-        const fs::path reference =
-            work_directory_ / "reference" / fmt::format("{:03d}.rgb", prompt);
+        const fs::path reference = reference_file(work_directory_, prompt);
         if (identity == kReference) write_bytes(reference, clip->rgb);
         ClipResult result =
             compare(*clip, read_bytes(reference), table_.prompts[static_cast<std::size_t>(prompt)]);
