@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/loads.hpp"
+
 namespace quantsparse::kernels {
 namespace {
 
@@ -50,7 +52,7 @@ struct Shape {
 constexpr int kWidestPrivate = 128;
 
 Shape shape_for(const Program& program, int padded_dim, int block, bool texels) {
-    if (texels && padded_dim <= kWidestPrivate) return {true, 8, 4};
+    if (texels && padded_dim <= kWidestPrivate) return {true, kPrivateLanes, 4};
     // CPU drivers run the lanes of a narrow group as one vector. 8 queries took 147 ms a call on
     // llvmpipe (972 tokens, 3 heads of 64), 16 took 228: their sums spill. Very wide heads keep
     // fewer still.
@@ -123,12 +125,12 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
     const int keys = options.keys ? options.keys : k.tokens;
     const int head_chunk =
         heads_per_dispatch(program, std::max(q.head_bytes(), k.head_bytes()), q.heads);
-    bool texels = program.reads_texels({read(q.tensor), read(k.tensor), read(v.tensor)});
-    if (options.residual && options.residual->u.tensor.valid()) {
-        texels = texels && program.reads_texels({read(options.residual->u.tensor),
-                                                 read(options.residual->v.tensor)});
-    }
-    const Shape shape = shape_for(program, q.padded_dim, blocks ? blocks->block : 0, texels);
+    const Residual* correction = options.residual;
+    const Loads operands = loads(program, {read(q.tensor), read(k.tensor), read(v.tensor)},
+                                 {correction ? correction->u.tensor : Tensor{},
+                                  correction ? correction->v.tensor : Tensor{}});
+    const Shape shape =
+        shape_for(program, q.padded_dim, blocks ? blocks->block : 0, operands.texels);
     const std::uint64_t widest = std::max(
         out.row_bytes(), options.residual ? options.residual->row_bytes() : std::uint64_t{0});
     const int row_chunk = rows_per_dispatch(program, widest, out.rows);
@@ -156,9 +158,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
             return read(m.tensor, m.head_bytes() * static_cast<std::uint64_t>(head),
                         m.head_bytes() * static_cast<std::uint64_t>(heads));
         };
-        const auto load = [&](const HeadMatrix& m) {
-            return shape.is_private ? program::as_texels(bind(m)) : bind(m);
-        };
+        const Loads load{shape.is_private};
         const bool last_heads = head + heads == q.heads;
         const int step = head_major ? out.rows : row_chunk;
         for (int first = 0; first < out.rows; first += step) {
@@ -166,7 +166,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
             program::Binding target = head_major ? bind(own) : write_rows(out, first, rows);
             if (head_major) std::swap(target.reads, target.writes);
             std::vector<program::Binding> bindings = {
-                load(q), load(k), load(v), target,
+                load(bind(q)), load(bind(k)), load(bind(v)), target,
                 options.bias.valid() ? read(options.bias) : unused(q.tensor)};
             if (blocks) {
                 bindings.insert(bindings.end(),
@@ -209,18 +209,18 @@ void profile_heads(Program& program, const std::string& name, const HeadMatrix& 
     const Tensor errors =
         program.add(name + ".errors",
                     static_cast<std::uint64_t>(q.heads) * static_cast<std::uint64_t>(samples) * 8);
-    const bool texels = program.reads_texels({read(q.tensor), read(k.tensor), read(v.tensor)});
+    const Loads load = loads(program, {read(q.tensor), read(k.tensor), read(v.tensor)});
     const int chunk = heads_per_dispatch(program, q.head_bytes(), q.heads);
     for (int head = 0; head < q.heads; head += chunk) {
         const int heads = std::min(chunk, q.heads - head);
         const auto bind = [&](const HeadMatrix& m) {
-            const auto heads_of = read(m.tensor, m.head_bytes() * static_cast<std::uint64_t>(head),
-                                       m.head_bytes() * static_cast<std::uint64_t>(heads));
-            return texels ? program::as_texels(heads_of) : heads_of;
+            return load(read(m.tensor, m.head_bytes() * static_cast<std::uint64_t>(head),
+                             m.head_bytes() * static_cast<std::uint64_t>(heads)));
         };
         program.dispatch(
             name,
-            texels ? shaders::ShaderId::profile_heads_texels : shaders::ShaderId::profile_heads,
+            load.texels ? shaders::ShaderId::profile_heads_texels
+                        : shaders::ShaderId::profile_heads,
             {lanes, static_cast<std::uint32_t>(q.padded_dim / 4), lanes,
              static_cast<std::uint32_t>(frames)},
             {bind(q), bind(k), bind(v), read(blocks.sight), program::write(errors)},

@@ -12,8 +12,8 @@ struct BlockList {
     static constexpr std::uint32_t kPartial = 0x80000000u;  ///< of a column: pairs are tested
     Tensor row_ptr;  ///< uint32 [lists, query_blocks + 1], counted in entries of `columns`
     Tensor columns;  ///< uint32 [entries]
-    Tensor sight;    ///< uint32 [1 + tokens, 2]: inside partial blocks query i sees the keys j <
-                     ///< [0][0], j >= [0][1] and [1 + i][0] <= j < [1 + i][1]
+    Tensor sight;    ///< uint32 [1 + queries, 2], read for every query: in partial ones it sees the
+                   ///< keys j < [0][0], j >= [0][1] and [1 + i][0] <= j < [1 + i][1]
     int lists = 1;   ///< 1: shared by all heads, else one a head
     int block = 64;  ///< queries and keys of a block: 32, 64 or 128
     int query_blocks = 0;

@@ -195,7 +195,7 @@ QuantizedRows quantize_rows(Program& program, const std::string& name, const Mat
                       input.rows),
                   65536 - 64});
     Matrix rotated;
-    if (transform.rotation_block > 1) {
+    if (transform.rotation_block > 1 || transform.rotation.valid()) {
         rotated =
             add_matrix(program, name + ".rotated", std::min(chunk, input.rows), input.columns);
     }

@@ -173,7 +173,8 @@ TEST_F(SparseAttentionTest, ListsOfTheirOwnForEachHead) {
     list.query_blocks = 5;
     list.row_ptr = program.add("row_ptr", 12 * 4, Lifetime::persistent);
     list.columns = program.add("columns", 16 * 4, Lifetime::persistent);
-    list.sight = program.add("sight", 16, Lifetime::persistent);  // not read: no block is partial
+    list.sight = program.add("sight", static_cast<std::uint64_t>(1 + s.tokens()) * 8,
+                             Lifetime::persistent);  // no block is partial: its values are not used
     kernels::AttentionOptions options;
     options.scale = 0.125f;
     options.blocks = &list;
@@ -182,6 +183,7 @@ TEST_F(SparseAttentionTest, ListsOfTheirOwnForEachHead) {
     // Head h's rows are row_ptr[6 h ..]: head 1 begins at entry 8.
     executor.write_values(list.row_ptr, std::span<const std::uint32_t>(row_ptr));
     executor.write_values(list.columns, std::span<const std::uint32_t>(columns));
+    executor.clear(list.sight);
     const Operands x = random_operands(s);
     write_heads(executor, s, q, x.q, {0, 0});
     write_heads(executor, s, k, x.k, {0, 0});
