@@ -47,10 +47,11 @@ KernelCase quantized_gemm(const Shape& shape, int tokens, int weight_bits, int a
     return c;
 }
 
-KernelCase float_gemm(const Shape& shape, int tokens) {
+KernelCase float_gemm(const Shape& shape, int tokens, bool half) {
     KernelCase c;
     c.kind = "gemm";
-    c.name = fmt::format("fp32 gemm {} {}x{}x{}", shape.model, tokens, shape.k, shape.n);
+    c.name = fmt::format("{} gemm {} {}x{}x{}", half ? "half" : "fp32", shape.model, tokens,
+                         shape.k, shape.n);
     c.operation = "gemm";
     c.operations = 2.0 * tokens * shape.k * shape.n;
     c.bytes = 4.0 * tokens * (shape.k + shape.n) + 4.0 * shape.k * shape.n;
@@ -58,7 +59,7 @@ KernelCase float_gemm(const Shape& shape, int tokens) {
         const Matrix x = kernels::add_matrix(program, "x", tokens, shape.k, Lifetime::persistent);
         const Matrix y = kernels::add_matrix(program, "y", tokens, shape.n, Lifetime::persistent);
         const auto weight =
-            kernels::add_float_weight(program, "weight", shape.n, shape.k, false, true);
+            kernels::add_float_weight(program, "weight", shape.n, shape.k, half, true);
         kernels::matmul(program, "gemm", x, weight, y);
     };
     return c;
@@ -192,7 +193,8 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density) {
 
 }  // namespace
 
-std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double density) {
+std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double density,
+                                     int path_heads) {
     std::vector<KernelCase> cases;
     for (const int m : tokens) {
         for (const Shape& shape : kShapes) {
@@ -200,7 +202,10 @@ std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double dens
         }
         cases.push_back(quantized_gemm(kShapes[0], m, 6, 6));
         cases.push_back(quantized_gemm(kShapes[0], m, 8, 8));
-        cases.push_back(float_gemm(kShapes[0], m));
+        cases.push_back(float_gemm(kShapes[0], m, false));
+        for (const int shape : {0, 3, 4, 5}) {
+            cases.push_back(float_gemm(kShapes[shape], m, true));
+        }
         for (const int k : {1536, 8960}) {
             cases.push_back(quantize(m, k, 0));
             cases.push_back(quantize(m, k, 128));
@@ -208,8 +213,8 @@ std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double dens
         cases.push_back(normalize(m, 1536));
         cases.push_back(dense_attention(m, 12, 128));
         cases.push_back(dense_attention(m, 3, 64));
-        cases.push_back(attention_path(m, 2, 128, 1));
-        cases.push_back(attention_path(m, 2, 128, density));
+        cases.push_back(attention_path(m, path_heads, 128, 1));
+        cases.push_back(attention_path(m, path_heads, 128, density));
     }
     return cases;
 }

@@ -90,12 +90,10 @@ void add_model_options(CLI::App& app, bench::ModelOptions& options, bool& plan) 
     app.add_option_function<std::string>(
            "--arithmetic",
            [&options](const std::string& text) {
-               options.device.arithmetic = text == "portable" ? Arithmetic::portable
-                                           : text == "dot"    ? Arithmetic::dot
-                                                              : Arithmetic::automatic;
+               options.device.arithmetic = arithmetic_from(text);
            },
-           "Integer products: auto (default), portable or dot")
-        ->check(CLI::IsMember({"auto", "portable", "dot"}));
+           "Integer products: auto (default), portable, dot or matrix")
+        ->check(CLI::IsMember({"auto", "portable", "dot", "matrix"}));
     app.add_option_function<std::string>(
         "--memory-limit",
         [&options](const std::string& text) {
@@ -195,6 +193,20 @@ int main(int argc, char** argv) {
     kernels->add_option("--density", kernel_options.density, "Share of pairs of the sparse kind")
         ->check(CLI::Range(0.001, 0.999))
         ->capture_default_str();
+    kernels
+        ->add_option("--tile", kernel_options.matrix_tile,
+                     "Tile of the matrix units' products, by number; -1: as the runtime chooses")
+        ->check(CLI::Range(-1, 3));
+    for (CLI::App* command : {peak, kernels}) {
+        command
+            ->add_option_function<std::string>(
+                "--arithmetic",
+                [&](const std::string& text) {
+                    kernel_options.device.arithmetic = arithmetic_from(text);
+                },
+                "Integer products: auto (default), portable, dot or matrix")
+            ->check(CLI::IsMember({"auto", "portable", "dot", "matrix"}));
+    }
     kernels->add_option("--html", kernel_options.html, "Write a self-contained report here");
     kernels->add_option("--compare", kernel_options.compare,
                         "An earlier JSON of this command: print how much faster each is now");

@@ -75,6 +75,11 @@ Limits limits_of(const DeviceInfo& info, std::uint64_t storage_alignment, Arithm
     limits.runs_on_cpu = info.kind == "cpu";
     limits.texel_bytes = info.texel_reads_are_faster ? info.max_texel_buffer_bytes : 0;
     limits.arithmetic = arithmetic;
+    limits.has_dot = info.integer_dot_product;
+    limits.matrix_int8 = info.matrix_int8;
+    limits.matrix_half = info.matrix_half;
+    limits.subgroup = info.subgroup_size;
+    limits.shared_bytes = info.shared_memory_bytes;
     return limits;
 }
 

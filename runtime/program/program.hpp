@@ -41,6 +41,12 @@ struct Limits {
     std::uint32_t max_invocations = 128;
     bool runs_on_cpu = false;
     Arithmetic arithmetic = Arithmetic::portable;
+    // With the matrix tier:
+    bool has_dot = false;  ///< few rows are left to the dot tier, which wastes less
+    MatrixShape matrix_int8, matrix_half;
+    std::uint32_t subgroup = 0;
+    std::uint32_t shared_bytes = 0;
+    int matrix_tile = -1;  ///< of kernels/matrix_tiles.hpp; -1: by the product's size
 };
 
 struct Binding {

@@ -137,7 +137,7 @@ class SparseAttentionTest : public DeviceTest {
             }
             return std::abs(i - j) <= band || j < sink;
         });
-        expect_close(read_matrix<float>(executor, out), expected, 5e-6, what);
+        expect_close(read_matrix<float>(executor, out), expected, attention_tolerance(5e-6), what);
         EXPECT_TRUE(padding_is_zero(executor, out)) << what;
     }
 };
@@ -196,7 +196,8 @@ TEST_F(SparseAttentionTest, ListsOfTheirOwnForEachHead) {
         }
         return false;
     });
-    expect_close(read_matrix<float>(executor, out), expected, 5e-6, "own lists");
+    expect_close(read_matrix<float>(executor, out), expected, attention_tolerance(5e-6),
+                 "own lists");
 }
 
 TEST_F(SparseAttentionTest, EveryBlockListedIsDenseAttention) {
@@ -357,7 +358,8 @@ TEST_F(SparseAttentionTest, TheCorrectionIsAddedInTheOrderOfTokens) {
                 }
             }
         }
-        expect_close(read_matrix<float>(executor, out), expected, 1e-5, "correction");
+        expect_close(read_matrix<float>(executor, out), expected, attention_tolerance(1e-5),
+                     "correction");
     }
 }
 
