@@ -9,6 +9,7 @@ import numpy as np
 
 import support  # noqa: F401: puts samples/train on the path
 from checker import Verdict, check
+from noise import _philox, gaussian
 from pictures import read_frames, read_png, write_png
 from scores import Scores
 from world import MOTIONS, SHAPES, random_scene, render
@@ -93,6 +94,20 @@ class Checker(unittest.TestCase):
         scene = random_scene(np.random.default_rng(0), "basic", motion="left")
         frame = render(scene, 9, 96)[0][4]
         self.assertEqual(check(np.repeat(frame[None], 9, axis=0)).motion, "still")
+
+
+class Noise(unittest.TestCase):
+    def test_philox_gives_the_published_values(self):
+        zero = np.zeros(1, np.uint64)
+        self.assertEqual([int(v[0]) for v in _philox([zero] * 4, [0, 0])],
+                         [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8])
+
+    def test_is_normal_and_depends_on_the_seed(self):
+        x = gaussian(1, (3, 5, 777))
+        self.assertEqual(x.shape, (3, 5, 777))
+        self.assertLess(abs(x.mean()), 0.05)
+        self.assertLess(abs(x.std() - 1), 0.05)
+        self.assertFalse(np.array_equal(x, gaussian(2 ** 40 + 1, (3, 5, 777))))
 
 
 class ScoresOfClips(unittest.TestCase):
