@@ -17,7 +17,7 @@ import numpy as np
 
 from captions import plain_caption
 from checker import Verdict, check
-from pictures import read_frames
+from pictures import film_strip, read_frames, write_png
 from scores import Scores, sentence
 from world import Scene, random_scene
 
@@ -33,7 +33,10 @@ def make_clip(a: argparse.Namespace, scene: Scene, seed: int, folder: Path) -> V
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr.strip() or f"{a.video} ended with {done.returncode}")
-    return check(read_frames(folder).astype(np.float32) / 255)
+    frames = read_frames(folder)
+    if a.strips:
+        write_png(a.strips / f"{seed - a.seed:02d}.png", film_strip(frames))
+    return check(frames.astype(np.float32) / 255)
 
 
 def main() -> int:
@@ -50,6 +53,7 @@ def main() -> int:
     p.add_argument("--seed", type=int, default=1000, help="of the first prompt; each has one more")
     p.add_argument("--jobs", type=int, default=1, help="clips at a time")
     p.add_argument("--json", type=Path, metavar="FILE", help="the figures for programs, too")
+    p.add_argument("--strips", type=Path, metavar="FOLDER", help="a picture of every clip, six frames side by side")
     p.add_argument("more", nargs="*", help=argparse.SUPPRESS)
     a = p.parse_args()
     if not a.video.exists():

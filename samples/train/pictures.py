@@ -79,3 +79,12 @@ def write_png(path: Path, picture: np.ndarray) -> None:
         out += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(out)
+
+
+def film_strip(frames: np.ndarray, count: int = 6, shrink: int = 2) -> np.ndarray:
+    """`count` evenly spaced frames of [F, H, W, 3] uint8 side by side, each made `shrink` times smaller."""
+    _, h, w, _ = frames.shape
+    h, w = h // shrink * shrink, w // shrink * shrink
+    picked = frames[np.linspace(0, len(frames) - 1, count).round().astype(int), :h, :w].astype(np.float32)
+    small = picked.reshape(count, h // shrink, shrink, w // shrink, shrink, 3).mean(axis=(2, 4))
+    return np.concatenate(list((small + 0.5).astype(np.uint8)), axis=1)

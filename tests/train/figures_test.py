@@ -10,7 +10,7 @@ import numpy as np
 import support  # noqa: F401: puts samples/train on the path
 from checker import Verdict, check
 from noise import _philox, gaussian
-from pictures import read_frames, read_png, write_png
+from pictures import film_strip, read_frames, read_png, write_png
 from scores import Scores
 from world import MOTIONS, SHAPES, random_scene, render
 
@@ -76,6 +76,14 @@ class Pictures(unittest.TestCase):
     def test_an_empty_folder_is_refused(self):
         with self.assertRaises(FileNotFoundError):
             read_frames(Path(self.folder.name))
+
+
+    def test_a_film_strip_shows_first_and_last_frame(self):
+        frames = np.zeros((33, 8, 6, 3), np.uint8)
+        frames[0], frames[-1] = 10, 200
+        strip = film_strip(frames, 3, 2)
+        self.assertEqual(strip.shape, (4, 9, 3))
+        self.assertEqual((strip[0, 0, 0], strip[0, 3, 0], strip[0, 8, 0]), (10, 0, 200))
 
 
 class Checker(unittest.TestCase):
