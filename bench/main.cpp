@@ -12,6 +12,7 @@
 #include "quality/quality.hpp"
 #include "quantsparse/error.hpp"
 #include "quantsparse/version.hpp"
+#include "vae.hpp"
 
 namespace {
 
@@ -29,6 +30,7 @@ constexpr const char* kExamples =
     "  quantsparse-bench kernels --only gemm --tokens 1024 --json kernels.json\n"
     "  quantsparse-bench kernels --only sparse --tokens 8192 --density 0.25\n"
     "  quantsparse-bench quality --table bench/quality/tables/paper.json --html report.html\n"
+    "  quantsparse-bench vae -m samples/models/shapes-tiny clips/000 clips/001\n"
     "  quantsparse-bench isa --family navi21 --json isa.json\n"
     "Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
@@ -221,6 +223,15 @@ int main(int argc, char** argv) {
     isa->add_option("--compare", isa_options.compare,
                     "An earlier JSON: a kernel that got 5 % worse fails the run");
     isa->add_option("--assembly", isa_options.assembly, "Write every kernel's assembly there");
+    bench::VaeOptions vae_options;
+    auto* vae = app.add_subcommand(
+        "vae", "A model's autoencoder: PSNR of clips after encoding and decoding on the device");
+    vae->add_option("-m,--model", vae_options.model, "Diffusers folder or quantised model file")
+        ->required();
+    vae->add_option("clips", vae_options.clips, "Folders of png pictures, 4n + 1 each")->required();
+    vae->add_option("--device", vae_options.device.selector,
+                    "Device number, UUID or part of its name");
+    vae->add_option("--json", vae_options.json, "Write the results here, too");
     auto* quality = app.add_subcommand(
         "quality",
         "PSNR, SSIM and prompt accuracy of many configurations, as a table and a report");
@@ -241,7 +252,9 @@ int main(int argc, char** argv) {
             return bench::run_quality(quality_options) ? 0 : kFailed;
         }
         if (*isa) return bench::run_isa(isa_options) ? 0 : kFailed;
-        if (*peak) {
+        if (*vae) {
+            bench::run_vae(vae_options);
+        } else if (*peak) {
             bench::run_peak(kernel_options.device, kernel_options.repeats, kernel_options.json);
         } else if (*kernels) {
             bench::run_kernels(kernel_options);

@@ -37,13 +37,13 @@ run_tests() {
 if (( $# > 0 )); then
     run_tests "$*" "$@"
 else
-    run_tests "no device" -L '^(unit|fuzz|calib)$' -j "$(nproc)"
+    run_tests "no device" -L '^(unit|fuzz|calib|train)$' -j "$(nproc)"
     tested=0
     skip=()
     for driver in /usr/share/vulkan/icd.d/lvp_icd*.json /usr/lib/chromium/vk_swiftshader_icd.json; do
         [[ -e $driver ]] || continue
         export VK_DRIVER_FILES=$driver VK_ICD_FILENAMES=$driver
-        run_tests "$(basename "$driver" .json)" -LE '^(unit|fuzz|calib)$' "${skip[@]}"
+        run_tests "$(basename "$driver" .json)" -LE '^(unit|fuzz|calib|train)$' "${skip[@]}"
         skip=(-E '^golden.swiftshader$')  # it chooses its driver itself: once is enough
         tested=$(( tested + 1 ))
     done

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 import names
 import stfile
 from captions import plain_caption
-from checker import ATTRIBUTES, check
+from checker import check
 from config import DitConfig, TextConfig, VaeConfig
 from nets.dit import Dit
 from nets.text import TextEncoder
 from nets.vae import Vae
 from sample import decode, sample
+from scores import Scores, sentence
 from vocab import Tokenizer
 from world import Scene, random_scene, render
 
@@ -97,9 +98,7 @@ def main() -> int:
         print(f"autoencoder, {a.vae_clips} held-out clips of {a.frames}x{a.size}x{a.size}: "
               f"{np.mean(db):.1f} dB mean, {min(db):.1f} dB least", flush=True)
     scenes = test_scenes(a.prompts, a.level, a.frames)
-    hits = {k: 0 for k in ATTRIBUTES}
-    pair = everything = 0
-    table: dict[tuple[str, str, str], int] = {}
+    scores = Scores()
     start = time.monotonic()
     grid = (1 + (a.frames - 1) // 4, a.size // 8, a.size // 8)
     group = max(1, 12 * 108 // (grid[0] * grid[1] * grid[2] // 4))
@@ -113,25 +112,11 @@ def main() -> int:
             if a.save:
                 a.save.mkdir(parents=True, exist_ok=True)
                 np.save(a.save / f"{i + j:03d}.npy", (clip * 255).astype(np.uint8))
-            right = {k: getattr(v, k) == getattr(s, k) for k in ATTRIBUTES}
-            for k in ATTRIBUTES:
-                hits[k] += right[k]
-                key = (k, getattr(s, k), getattr(v, k))
-                table[key] = table.get(key, 0) + 1
-            pair += right["colour"] and right["background"]
-            everything += all(right.values())
-            lines.append(f"{plain_caption(s)} -> {v.colour} {v.shape} {v.motion} on {v.background}")
-    n = len(scenes)
-    print(f"{n} held-out prompts, {a.frames}x{a.size}x{a.size}, {a.steps} Euler steps, guidance {a.guidance:g}, "
-          f"seed {a.seed}: " + ", ".join(f"{k} {100 * c / n:.0f} %" for k, c in hits.items())
-          + f", colour on background {100 * pair / n:.0f} %, all four {100 * everything / n:.0f} % "
-          f"({time.monotonic() - start:.0f} s)")
-    for k in ATTRIBUTES:
-        asked = [x for x in ATTRIBUTES[k] if any(t[0] == k and t[1] == x for t in table)]
-        seen = [x for x in (*ATTRIBUTES[k], "still", "-") if any(t[0] == k and t[2] == x for t in table)]
-        print(f"\n| {k}: asked \\ seen | " + " | ".join(seen) + " |\n|" + " --- |" * (len(seen) + 1))
-        for x in asked:
-            print(f"| {x} | " + " | ".join(str(table.get((k, x, y), 0) or "") for y in seen) + " |")
+            scores.add(s, v)
+            lines.append(f"{plain_caption(s)} -> {sentence(v)}")
+    print(f"{scores.clips} held-out prompts, {a.frames}x{a.size}x{a.size}, {a.steps} Euler steps, guidance "
+          f"{a.guidance:g}, seed {a.seed}: {scores.line()} ({time.monotonic() - start:.0f} s)")
+    print(scores.tables())
     print()
     print("\n".join(lines))
     return 0

@@ -21,18 +21,24 @@ def sigmas(steps: int, shift: float = SHIFT) -> np.ndarray:
 
 @torch.no_grad()
 def sample(text: TextEncoder, dit: Dit, tok: Tokenizer, prompts: list[str], negative: str, grid: tuple[int, int, int],
-           steps: int, guidance: float, seed: int, device: str) -> Tensor:
-    """Latents [B, 16, f, h, w], normalised, for one latent grid (f, h, w)."""
+           steps: int, guidance: float, seed: int, device: str, noise: Tensor | None = None,
+           exact: bool = False) -> Tensor:
+    """Latents [B, 16, f, h, w], normalised, for one latent grid (f, h, w).
+
+    They start from `noise` where it is given; `exact` computes in float32, not bf16.
+    """
     ids, lengths = tokens(tok, [*prompts, negative or None])
     states = text(ids.to(device), lengths.to(device))
     n = len(prompts)
     yes, no = states[:n], states[n:].expand(n, -1, -1)
-    x = torch.stack([torch.randn((dit.c.in_dim, *grid), generator=torch.Generator().manual_seed(seed + i))
-                     for i in range(n)]).to(device)
+    if noise is None:
+        noise = torch.stack([torch.randn((dit.c.in_dim, *grid), generator=torch.Generator().manual_seed(seed + i))
+                             for i in range(n)])
+    x = noise.to(device)
     levels = sigmas(steps)
     for a, b in zip(levels[:-1], levels[1:]):
         t = torch.full((n,), a * 1000.0, device=device)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=not exact):
             v = dit(x, t, yes).float()
             if guidance != 1.0:
                 u = dit(x, t, no).float()

@@ -7,53 +7,16 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "picture_metrics.hpp"
+#include "picture_reader.hpp"
 #include "quantsparse/error.hpp"
-#include "stb_image.h"
 
 namespace quantsparse::video {
 namespace fs = std::filesystem;
 namespace {
-
-struct Pixels {
-    int width = 0;
-    int height = 0;
-    std::unique_ptr<stbi_uc, decltype(&stbi_image_free)> rgb{nullptr, stbi_image_free};
-};
-
-std::vector<fs::path> pictures_in(const fs::path& folder) {
-    std::vector<fs::path> files;
-    std::error_code error;
-    for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
-         entry.increment(error)) {
-        if (entry->path().extension() == ".png") {
-            files.push_back(entry->path());
-        }
-    }
-    if (error || files.empty()) {
-        throw Error(ErrorCode::io,
-                    fmt::format("'{}' is not a folder of png pictures: write one with "
-                                "quantsparse-video -o DIR/",
-                                folder.string()));
-    }
-    std::sort(files.begin(), files.end());
-    return files;
-}
-
-Pixels load(const fs::path& file) {
-    Pixels pixels;
-    int channels = 0;
-    pixels.rgb.reset(stbi_load(file.c_str(), &pixels.width, &pixels.height, &channels, 3));
-    if (pixels.rgb == nullptr) {
-        throw Error(ErrorCode::bad_file, fmt::format("cannot read the picture '{}': {}",
-                                                     file.string(), stbi_failure_reason()));
-    }
-    return pixels;
-}
 
 struct Comparison {
     double squared_error = 0;
@@ -66,17 +29,15 @@ struct Comparison {
 };
 
 void add_frame(Comparison& total, const fs::path& first, const fs::path& second) {
-    const Pixels a = load(first), b = load(second);
+    const PicturePixels a = read_picture(first), b = read_picture(second);
     if (a.width != b.width || a.height != b.height) {
         throw Error(
             ErrorCode::invalid_argument,
             fmt::format("'{}' is {}x{} but '{}' is {}x{}: compare clips of one size",
                         first.string(), a.width, a.height, second.string(), b.width, b.height));
     }
-    const std::size_t count =
-        std::size_t{3} * static_cast<std::size_t>(a.width) * static_cast<std::size_t>(a.height);
-    const PictureView x{a.width, a.height, {a.rgb.get(), count}};
-    const PictureView y{b.width, b.height, {b.rgb.get(), count}};
+    const PictureView x = a.view(), y = b.view();
+    const std::size_t count = a.rgb.size();
     const double squared = squared_difference(x, y);
     total.similarity += structural_similarity(x, y);
     total.gradient_deviation += gradient_deviation(x, y);
