@@ -7,6 +7,7 @@
 
 #include "attention/block_mask.hpp"
 #include "kernels/attention.hpp"
+#include "kernels/head_profile.hpp"
 #include "kernels/quantized_matmul.hpp"
 #include "kernels/rows.hpp"
 

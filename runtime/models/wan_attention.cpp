@@ -5,6 +5,7 @@
 
 #include "kernels/attention.hpp"
 #include "kernels/copy.hpp"
+#include "kernels/head_profile.hpp"
 #include "models/wan_dit.hpp"
 
 namespace quantsparse::models {
