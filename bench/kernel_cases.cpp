@@ -7,6 +7,7 @@
 
 #include "attention/block_mask.hpp"
 #include "kernels/attention.hpp"
+#include "kernels/head_profile.hpp"
 #include "kernels/quantized_matmul.hpp"
 #include "kernels/rows.hpp"
 
@@ -119,7 +120,7 @@ KernelCase dense_attention(int tokens, int heads, int head_dim) {
 
 /// All of what sparse attention costs, or of what it replaces: the split of q, k and v into heads
 /// (in each head's order), the choice of the heads' types, and attention.
-KernelCase attention_path(int tokens, int heads, int head_dim, double density) {
+KernelCase attention_path(int tokens, int heads, int head_dim, double density, int block) {
     constexpr int kFrames = 8;
     const int places = tokens / kFrames;
     tokens = kFrames * places;
@@ -140,7 +141,7 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density) {
         *mask = attention::make_block_mask(
             attention::band_sight(
                 tokens, attention::band_width(tokens, places, density, MaskMode::exact), places),
-            64);
+            block);
         c.dense = name("dense");
         c.block_density = mask->block_density;
         c.operations *= mask->block_density;
@@ -194,9 +195,12 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density) {
 }  // namespace
 
 std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double density,
-                                     int path_heads) {
+                                     const program::Limits& limits) {
+    // Heads of the whole attention path: a CPU has no use for more, a GPU isn't full with fewer.
+    const int path_heads = limits.runs_on_cpu ? 2 : 12;
     std::vector<KernelCase> cases;
     for (const int m : tokens) {
+        const int block = kernels::default_block(limits, m);
         for (const Shape& shape : kShapes) {
             cases.push_back(quantized_gemm(shape, m, 4, 8));
         }
@@ -213,8 +217,8 @@ std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double dens
         cases.push_back(normalize(m, 1536));
         cases.push_back(dense_attention(m, 12, 128));
         cases.push_back(dense_attention(m, 3, 64));
-        cases.push_back(attention_path(m, path_heads, 128, 1));
-        cases.push_back(attention_path(m, path_heads, 128, density));
+        cases.push_back(attention_path(m, path_heads, 128, 1, block));
+        cases.push_back(attention_path(m, path_heads, 128, density, block));
     }
     return cases;
 }

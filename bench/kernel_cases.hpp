@@ -25,6 +25,6 @@ struct KernelCase {
 
 /// Of all kinds, for each count of tokens; sparse attention at `density`.
 std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double density,
-                                     int path_heads);
+                                     const program::Limits& limits);
 
 }  // namespace quantsparse::bench

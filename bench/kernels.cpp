@@ -66,9 +66,8 @@ void run_kernels(const KernelOptions& options) {
     Json document = device_json(device);
     document["best_peak_operations_a_second"] = peaks.best_operations;
     std::map<std::string, double> fastest;
-    // Heads of the whole attention path: a CPU has no use for more, a GPU isn't full with fewer.
-    const int heads = device.info().kind == "cpu" ? 2 : 12;
-    for (const KernelCase& c : kernel_cases(options.tokens, options.density, heads)) {
+    const program::Limits limits = pipeline::device_limits(device.internal());
+    for (const KernelCase& c : kernel_cases(options.tokens, options.density, limits)) {
         if (!options.only.empty() &&
             std::find(options.only.begin(), options.only.end(), c.kind) == options.only.end()) {
             continue;

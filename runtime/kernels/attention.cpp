@@ -22,21 +22,10 @@ struct MergePush {
 };
 static_assert(sizeof(MergePush) == 36, "merge_heads.comp declares the same block");
 
-struct ProfilePush {
-    std::uint32_t tokens, places, q_stride, kv_stride, first_head;
-    float scale;
-};
-static_assert(sizeof(ProfilePush) == 24, "profile_heads.comp declares the same block");
-
 struct PackPush {
     std::uint32_t fours, each;
 };
 static_assert(sizeof(PackPush) == 8, "pack_halves.comp declares the same block");
-
-struct TypesPush {
-    std::uint32_t heads, samples;
-};
-static_assert(sizeof(TypesPush) == 8, "profile_types.comp declares the same block");
 
 /// How a call is run: which kernel, lanes of a work-group, queries.
 struct Shape {
@@ -176,6 +165,10 @@ void merge_heads(Program& program, const std::string& name, const HeadMatrix& he
 
 }  // namespace
 
+int default_block(const program::Limits& limits, int tokens) {
+    return limits.arithmetic == Arithmetic::matrix && tokens >= 4096 ? 128 : 64;
+}
+
 void attention(Program& program, const std::string& name, const HeadMatrix& q, const HeadMatrix& k,
                const HeadMatrix& v, const Matrix& out, const AttentionOptions& options) {
     using program::read;
@@ -273,45 +266,6 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
         }
     }
     if (head_major) merge_heads(program, name + ".merge", own, out, options);
-}
-
-void profile_heads(Program& program, const std::string& name, const HeadMatrix& q,
-                   const HeadMatrix& k, const HeadMatrix& v, float scale, const BlockList& blocks,
-                   int frames, Tensor types, int samples) {
-    using program::read;
-    samples = std::min(samples, q.tokens);
-    const std::uint32_t lanes = row_lanes(program);
-    const Tensor errors =
-        program.add(name + ".errors",
-                    static_cast<std::uint64_t>(q.heads) * static_cast<std::uint64_t>(samples) * 8);
-    const Loads load = loads(program, {read(q.tensor), read(k.tensor), read(v.tensor)});
-    const int chunk = heads_per_dispatch(program, q.head_bytes(), q.heads);
-    for (int head = 0; head < q.heads; head += chunk) {
-        const int heads = std::min(chunk, q.heads - head);
-        const auto bind = [&](const HeadMatrix& m) {
-            return load(read(m.tensor, m.head_bytes() * static_cast<std::uint64_t>(head),
-                             m.head_bytes() * static_cast<std::uint64_t>(heads)));
-        };
-        program.dispatch(
-            name,
-            load.texels ? shaders::ShaderId::profile_heads_texels
-                        : shaders::ShaderId::profile_heads,
-            {lanes, static_cast<std::uint32_t>(q.padded_dim / 4), lanes,
-             static_cast<std::uint32_t>(frames)},
-            {bind(q), bind(k), bind(v), read(blocks.sight), program::write(errors)},
-            ProfilePush{static_cast<std::uint32_t>(q.tokens),
-                        static_cast<std::uint32_t>(q.tokens / frames),
-                        static_cast<std::uint32_t>(q.token_stride),
-                        static_cast<std::uint32_t>(k.token_stride),
-                        static_cast<std::uint32_t>(head), scale},
-            {static_cast<std::uint32_t>(samples), static_cast<std::uint32_t>(heads), 1},
-            12.0 * samples * q.tokens * q.padded_dim * heads);
-    }
-    program.dispatch(
-        name + ".types", shaders::ShaderId::profile_types, {lanes},
-        {read(errors), program::write(types)},
-        TypesPush{static_cast<std::uint32_t>(q.heads), static_cast<std::uint32_t>(samples)},
-        {ceil_div(static_cast<std::uint64_t>(q.heads), lanes), 1, 1}, 2.0 * q.heads * samples);
 }
 
 }  // namespace quantsparse::kernels
