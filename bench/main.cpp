@@ -24,7 +24,8 @@ constexpr int kWrongUsage = 2;
 constexpr const char* kExamples =
     "Examples:\n"
     "  quantsparse-bench devices\n"
-    "  quantsparse-bench model --config wan-14b --size 832x480 --frames 81 --plan\n"
+    "  quantsparse-bench model --config wan-14b --size 1280x720 --frames 81 --guidance "
+    "--attention sparse --memory-limit 16G --plan\n"
     "  quantsparse-bench model --config wan-1.3b --plan --no-device --binding-limit 128M\n"
     "  quantsparse-bench model --config wan-1.3b --tokens 1024 --json block.json\n"
     "  quantsparse-bench kernels --only gemm --tokens 1024 --json kernels.json\n"
@@ -121,8 +122,26 @@ void add_model_options(CLI::App& app, bench::ModelOptions& options, bool& plan) 
                  ->capture_default_str());
     planning(
         app.add_flag("--guidance", options.guidance, "Both branches of classifier-free guidance"));
+    planning(app.add_option_function<std::string>(
+                    "--attention",
+                    [&options](const std::string& text) {
+                        options.attention.kind =
+                            text == "sparse" ? AttentionKind::sparse : AttentionKind::dense;
+                    },
+                    "dense (default) or sparse, with what SSAR keeps between steps")
+                 ->check(CLI::IsMember({"dense", "sparse"})));
+    planning(app.add_option_function<std::string>(
+                    "--residual",
+                    [&options](const std::string& text) {
+                        options.attention.residual = text == "half"   ? ResidualStorage::half
+                                                     : text == "int8" ? ResidualStorage::int8
+                                                     : text == "int4" ? ResidualStorage::int4
+                                                                      : ResidualStorage::low_rank;
+                    },
+                    "How SSAR keeps residuals: half, int8 (default), int4 or lowrank")
+                 ->check(CLI::IsMember({"half", "int8", "int4", "lowrank"})));
     planning(app.add_flag("--no-device", options.without_device,
-                          "Plan for a device of 128 MiB a binding and 1 GiB an allocation"));
+                          "Plan for a device of 128 MiB a binding and 2 GiB an allocation"));
 
     const auto measuring = [&](CLI::Option* option) {
         option->excludes(plan_flag)->group("Measuring one block");

@@ -26,6 +26,7 @@ struct ModelOptions {
     int height = 480;
     int frames = 81;
     bool guidance = false;            ///< both branches of classifier-free guidance
+    AttentionParameters attention;    ///< of the clip; dense by default
     std::uint64_t binding_limit = 0;  ///< bytes; 0: the device's, 128 MiB without one
 
     // measurement

@@ -8,7 +8,8 @@
 namespace quantsparse::program {
 
 Tensor Program::add(const std::string& name, std::uint64_t bytes, Lifetime lifetime) {
-    tensors_.push_back({name, std::max<std::uint64_t>(16, (bytes + 15) / 16 * 16), lifetime});
+    tensors_.push_back({name, std::max<std::uint64_t>(16, (bytes + 15) / 16 * 16), lifetime,
+                        lifetime == Lifetime::transient ? kNoGroup : open_group_});
     return {static_cast<std::uint32_t>(tensors_.size() - 1)};
 }
 

@@ -163,8 +163,10 @@ Device::Device(const DeviceOptions& options, bool inspect) : memory_limit_(optio
                                                                    : Arithmetic::portable;
         }
 
-        const float priority = 1.0f;
-        const vk::DeviceQueueCreateInfo queue({}, capabilities_.queue_family, 1, &priority);
+        const float priorities[] = {1.0f, 1.0f};
+        const std::uint32_t queues = std::min(
+            2u, physical_.getQueueFamilyProperties()[capabilities_.queue_family].queueCount);
+        const vk::DeviceQueueCreateInfo queue({}, capabilities_.queue_family, queues, priorities);
         std::vector<const char*> extensions;
         vk::PhysicalDeviceShaderIntegerDotProductFeatures dot_features(true);
         vk::DeviceCreateInfo create({}, queue);
@@ -196,6 +198,7 @@ Device::Device(const DeviceOptions& options, bool inspect) : memory_limit_(optio
         create.setPEnabledExtensionNames(extensions);
         device_ = vk::raii::Device(physical_, create);
         queue_ = device_.getQueue(capabilities_.queue_family, 0);
+        if (queues > 1) transfer_queue_ = device_.getQueue(capabilities_.queue_family, 1);
         // Mesa's devices without hardware compile, but have no fences.
         if (!inspect) fence_ = vk::raii::Fence(device_, vk::FenceCreateInfo());
         pipelines_ = std::make_unique<PipelineCache>(
@@ -234,10 +237,22 @@ std::uint64_t Device::memory_budget() const {
     return capabilities_.info.memory_bytes / 10 * 9;
 }
 
-void Device::submit_and_wait(const vk::raii::CommandBuffer& commands, const char* operation) {
+[[noreturn]] static void throw_lost(const char* operation, const char* reason) {
+    throw Error(ErrorCode::device,
+                fmt::format("the device failed during {}: {}; try a smaller size or another device",
+                            operation, reason));
+}
+
+void Device::submit(const vk::raii::CommandBuffer& commands, const char* operation) {
     try {
-        const vk::SubmitInfo submit({}, {}, *commands);
-        queue_.submit(submit, *fence_);
+        queue_.submit(vk::SubmitInfo({}, {}, *commands), *fence_);
+    } catch (const vk::SystemError& error) {
+        throw_lost(operation, error.what());
+    }
+}
+
+void Device::wait(const char* operation) {
+    try {
         const vk::Result result =
             device_.waitForFences(*fence_, true, std::numeric_limits<std::uint64_t>::max());
         device_.resetFences(*fence_);
@@ -246,11 +261,13 @@ void Device::submit_and_wait(const vk::raii::CommandBuffer& commands, const char
                         fmt::format("the device stopped answering during {}", operation));
         }
     } catch (const vk::SystemError& error) {
-        throw Error(
-            ErrorCode::device,
-            fmt::format("the device failed during {}: {}; try a smaller size or another device",
-                        operation, error.what()));
+        throw_lost(operation, error.what());
     }
+}
+
+void Device::submit_and_wait(const vk::raii::CommandBuffer& commands, const char* operation) {
+    submit(commands, operation);
+    wait(operation);
 }
 
 }  // namespace quantsparse::vulkan
