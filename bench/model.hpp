@@ -1,4 +1,4 @@
-// quantsparse-bench model: the memory plan of a real configuration, or one of its blocks measured.
+// quantsparse-bench model: the memory plan of a real configuration, or its blocks measured.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,9 @@ struct ModelOptions {
         true;  ///< channel scale and Hadamard rotation, as the calibrator's presets write
     Storage storage = Storage::fp32;
     DeviceOptions device;
-    bool without_device = false;  ///< plan for the limits every Vulkan device of today has
-    std::filesystem::path json;   ///< empty: none
+    bool without_device = false;    ///< plan for the limits every Vulkan device of today has
+    AttentionParameters attention;  ///< dense by default
+    std::filesystem::path json;     ///< empty: none
 
     // --plan
     int width = 832;
@@ -30,6 +31,7 @@ struct ModelOptions {
 
     // measurement
     int tokens = 1024;
+    int layers = 1;  ///< 0: all of the model's
     int repeats = 5;
     bool profile = false;
 };
@@ -37,7 +39,8 @@ struct ModelOptions {
 /// Prints what generating a clip would allocate, stage by stage. Throws Error.
 void run_model_plan(const ModelOptions& options);
 
-/// Runs one block with pseudo-random weights and prints how long it takes. Throws Error.
+/// Runs blocks with pseudo-random weights and prints how long each kind of step takes. Throws
+/// Error.
 void run_model_block(const ModelOptions& options);
 
 }  // namespace quantsparse::bench
