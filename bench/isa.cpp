@@ -5,147 +5,17 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
-#include <map>
 #include <set>
-#include <sstream>
 
+#include "isa_code.hpp"
+#include "isa_prediction.hpp"
 #include "kernel_cases.hpp"
 #include "pipeline/stages.hpp"
 #include "quantsparse/error.hpp"
 #include "report.hpp"
-#include "vulkan/pipeline_cache.hpp"
 
 namespace quantsparse::bench {
 namespace {
-
-/// What the driver says of one kernel.
-struct KernelCode {
-    std::map<std::string, std::uint64_t> statistics;
-    std::string assembly;
-};
-
-/// Instructions of a loop by class.
-struct Mix {
-    int vector = 0;
-    int dot = 0;
-    int matrix = 0;       ///< v_wmma
-    int packed_half = 0;  ///< v_pk_*_f16
-    int fused = 0;        ///< multiply-adds in fp32, a dual one counts twice
-    int memory = 0;       ///< global, buffer, scratch and LDS
-    int all = 0;
-};
-
-bool begins(const std::string& text, const char* with) {
-    return text.rfind(with, 0) == 0;
-}
-
-void count(const std::string& line, Mix& mix) {
-    std::istringstream words(line);
-    std::string word;
-    bool first = true;
-    while (words >> word && word[0] != ';') {
-        // A dual instruction names its second half after "::".
-        const bool mnemonic = first || begins(word, "v_dual_");
-        if (!mnemonic) continue;
-        if (first) ++mix.all;
-        first = false;
-        if (begins(word, "v_")) ++mix.vector;
-        if (begins(word, "v_dot4")) ++mix.dot;
-        if (begins(word, "v_wmma")) ++mix.matrix;
-        if (begins(word, "v_pk_") && word.find("f16") != std::string::npos) ++mix.packed_half;
-        if (word.find("fma") != std::string::npos || word.find("v_mad") == 0) ++mix.fused;
-        for (const char* kind : {"global_", "buffer_", "scratch_", "ds_", "flat_", "image_"}) {
-            if (begins(word, kind)) {
-                ++mix.memory;
-                break;
-            }
-        }
-    }
-}
-
-/// The innermost loop with the most products, or the longest where there are none: from a block's
-/// label to the last branch back to it.
-Mix hot_loop(const std::string& assembly) {
-    std::istringstream lines(assembly);
-    std::string line;
-    std::vector<std::string> code;
-    std::map<std::string, std::size_t> labels;
-    std::map<std::size_t, std::size_t> loops;  // first line to one past the last
-    while (std::getline(lines, line)) {
-        const std::size_t begin = line.find_first_not_of(" \t");
-        if (begin == std::string::npos) continue;
-        line = line.substr(begin);
-        if (begins(line, "BB") && line.find(':') != std::string::npos) {
-            labels[line.substr(0, line.find(':'))] = code.size();
-            continue;
-        }
-        code.push_back(line);
-        const std::size_t target = line.find(" BB");
-        if (begins(line, "s_") && line.find("branch") != std::string::npos &&
-            target != std::string::npos) {
-            const std::string name =
-                line.substr(target + 1, line.find_first_of(" \t;", target + 1) - target - 1);
-            const auto label = labels.find(name);
-            if (label != labels.end()) loops[label->second] = code.size();
-        }
-    }
-    Mix best;
-    for (const auto& [first, last] : loops) {
-        const auto inside = [&, begin = first, end = last](const auto& other) {
-            return other.first > begin && other.second < end;
-        };
-        if (std::any_of(loops.begin(), loops.end(), inside)) continue;
-        Mix mix;
-        for (std::size_t i = first; i < last; ++i) count(code[i], mix);
-        const auto products = [](const Mix& m) {
-            return m.dot + m.matrix + m.packed_half + m.fused;
-        };
-        if (products(mix) > products(best) ||
-            (products(mix) == products(best) && mix.all > best.all)) {
-            best = mix;
-        }
-    }
-    return best;
-}
-
-KernelCode inspect(const vulkan::Device& device, const vulkan::Pipeline& pipeline) {
-    KernelCode code;
-    const auto& logical = device.logical();
-    const auto executables =
-        logical.getPipelineExecutablePropertiesKHR(vk::PipelineInfoKHR(*pipeline.pipeline));
-    for (std::uint32_t i = 0; i < executables.size(); ++i) {
-        const vk::PipelineExecutableInfoKHR info(*pipeline.pipeline, i);
-        for (const auto& statistic : logical.getPipelineExecutableStatisticsKHR(info)) {
-            if (statistic.format == vk::PipelineExecutableStatisticFormatKHR::eUint64) {
-                code.statistics[statistic.name.data()] = statistic.value.u64;
-            }
-        }
-        // Twice: sizes, then texts.
-        auto texts = logical.getPipelineExecutableInternalRepresentationsKHR(info);
-        std::vector<std::string> stores;
-        for (const auto& text : texts) stores.emplace_back(text.dataSize, '\0');
-        for (std::size_t t = 0; t < texts.size(); ++t) texts[t].pData = stores[t].data();
-        std::uint32_t found = static_cast<std::uint32_t>(texts.size());
-        const VkPipelineExecutableInfoKHR& raw = info;
-        logical.getDispatcher()->vkGetPipelineExecutableInternalRepresentationsKHR(
-            static_cast<VkDevice>(*logical), &raw, &found,
-            reinterpret_cast<VkPipelineExecutableInternalRepresentationKHR*>(texts.data()));
-        for (std::size_t t = 0; t < texts.size(); ++t) {
-            if (std::string(texts[t].name.data()).find("ssembly") != std::string::npos) {
-                code.assembly = stores[t].c_str();
-            }
-        }
-    }
-    return code;
-}
-
-std::string kernel_name(const program::Operation& operation) {
-    std::string name = shaders::shader_code(operation.shader).name;
-    for (const std::uint32_t constant : operation.specialization) {
-        name += fmt::format(".{}", constant);
-    }
-    return name;
-}
 
 /// Of the earlier run, or nothing.
 const Json* earlier_kernel(const Json& earlier, const std::string& family,
@@ -182,15 +52,7 @@ int inspect_family(const IsaOptions& options, const std::string& family, const J
         for (const program::Operation& operation : program.operations()) {
             const std::string name = kernel_name(operation);
             if (!seen.insert(name).second) continue;
-            std::vector<vk::DescriptorType> types;
-            for (const auto& binding : operation.bindings) {
-                types.push_back(binding.texels ? vk::DescriptorType::eUniformTexelBuffer
-                                               : vk::DescriptorType::eStorageBuffer);
-            }
-            const auto& pipeline =
-                device.pipelines().get(operation.shader, operation.specialization, types,
-                                       static_cast<std::uint32_t>(operation.push.size()));
-            KernelCode code = inspect(device, pipeline);
+            KernelCode code = compile(device, operation);
             const Mix mix = hot_loop(code.assembly);
             auto& s = code.statistics;
             const std::uint64_t spills = s["Spilled VGPRs"];
@@ -237,6 +99,7 @@ int inspect_family(const IsaOptions& options, const std::string& family, const J
             }
         }
     }
+    document["predictions"][family] = predict_steps(device, family);
     return faults;
 }
 

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <charconv>
 #include <cstdint>
+#include <map>
 
 #include "devices.hpp"
 #include "isa.hpp"
@@ -12,6 +13,7 @@
 #include "quality/quality.hpp"
 #include "quantsparse/error.hpp"
 #include "quantsparse/version.hpp"
+#include "table4.hpp"
 #include "vae.hpp"
 
 namespace {
@@ -28,6 +30,8 @@ constexpr const char* kExamples =
     "--attention sparse --memory-limit 16G --plan\n"
     "  quantsparse-bench model --config wan-1.3b --plan --no-device --binding-limit 128M\n"
     "  quantsparse-bench model --config wan-1.3b --tokens 1024 --json block.json\n"
+    "  quantsparse-bench model --config wan-1.3b --tokens 8192 --attention sparse --density 0.15\n"
+    "  quantsparse-bench table4 --config wan-14b --tokens 4096 --html table4.html\n"
     "  quantsparse-bench kernels --only gemm --tokens 1024 --json kernels.json\n"
     "  quantsparse-bench kernels --only sparse --tokens 8192 --density 0.25\n"
     "  quantsparse-bench quality --table bench/quality/tables/paper.json --html report.html\n"
@@ -67,6 +71,44 @@ std::uint64_t parse_bytes(const std::string& option, const std::string& text) {
                                    fmt::format("'{}': write a size such as 128M or 2G", text));
     }
     return value << shift;
+}
+
+template <typename T>
+void add_choice(CLI::App& app, const std::string& name, T& value,
+                const std::map<std::string, T>& choices, const std::string& description) {
+    app.add_option(name, value, description)->transform(CLI::CheckedTransformer(choices));
+}
+
+/// The flags of quantsparse-video, as far as they change what a step costs.
+void add_attention_options(CLI::App& app, AttentionParameters& attention) {
+    add_choice<AttentionKind>(app, "--attention", attention.kind,
+                              {{"dense", AttentionKind::dense}, {"sparse", AttentionKind::sparse}},
+                              "dense (default) or sparse");
+    app.add_option("--density", attention.density, "Share of query-key pairs that is computed")
+        ->check(CLI::Range(0.001, 1.0))
+        ->capture_default_str();
+    app.add_option("--block-size", attention.block_size, "Tokens of a block of the mask")
+        ->check(CLI::IsMember({32, 64, 128}));
+    add_choice<SsarMode>(app, "--ssar", attention.ssar,
+                         {{"off", SsarMode::off},
+                          {"none", SsarMode::none},
+                          {"first", SsarMode::first},
+                          {"second", SsarMode::second},
+                          {"third", SsarMode::third},
+                          {"svd", SsarMode::svd}},
+                         "What is added between refreshes (default svd)");
+    app.add_option("--ssar-rank", attention.ssar_rank, "Of svd")
+        ->check(CLI::Range(1, 32))
+        ->capture_default_str();
+    add_choice<ResidualStorage>(app, "--residual", attention.residual,
+                                {{"half", ResidualStorage::half},
+                                 {"int8", ResidualStorage::int8},
+                                 {"int4", ResidualStorage::int4},
+                                 {"lowrank", ResidualStorage::low_rank}},
+                                "How SSAR keeps residuals (default int8)");
+    app.add_option("--refresh-interval", attention.refresh_interval, "Steps of a refresh period")
+        ->check(CLI::Range(1, 1000))
+        ->capture_default_str();
 }
 
 void add_model_options(CLI::App& app, bench::ModelOptions& options, bool& plan) {
@@ -110,6 +152,7 @@ void add_model_options(CLI::App& app, bench::ModelOptions& options, bool& plan) 
         },
         "Largest buffer binding instead of the device's, for example 128M");
     app.add_option("--json", options.json, "Write the results here, too");
+    add_attention_options(app, options.attention);
 
     auto* plan_flag = app.add_flag("--plan", plan, "Print what a clip needs and allocate nothing")
                           ->group("Planning");
@@ -122,30 +165,15 @@ void add_model_options(CLI::App& app, bench::ModelOptions& options, bool& plan) 
                  ->capture_default_str());
     planning(
         app.add_flag("--guidance", options.guidance, "Both branches of classifier-free guidance"));
-    planning(app.add_option_function<std::string>(
-                    "--attention",
-                    [&options](const std::string& text) {
-                        options.attention.kind =
-                            text == "sparse" ? AttentionKind::sparse : AttentionKind::dense;
-                    },
-                    "dense (default) or sparse, with what SSAR keeps between steps")
-                 ->check(CLI::IsMember({"dense", "sparse"})));
-    planning(app.add_option_function<std::string>(
-                    "--residual",
-                    [&options](const std::string& text) {
-                        options.attention.residual = text == "half"   ? ResidualStorage::half
-                                                     : text == "int8" ? ResidualStorage::int8
-                                                     : text == "int4" ? ResidualStorage::int4
-                                                                      : ResidualStorage::low_rank;
-                    },
-                    "How SSAR keeps residuals: half, int8 (default), int4 or lowrank")
-                 ->check(CLI::IsMember({"half", "int8", "int4", "lowrank"})));
     planning(app.add_flag("--no-device", options.without_device,
                           "Plan for a device of 128 MiB a binding and 2 GiB an allocation"));
 
     const auto measuring = [&](CLI::Option* option) {
-        option->excludes(plan_flag)->group("Measuring one block");
+        option->excludes(plan_flag)->group("Measuring blocks");
     };
+    measuring(app.add_option("--layers", options.layers, "Blocks of a step; 0: all of the model's")
+                  ->check(CLI::Range(0, 1000))
+                  ->capture_default_str());
     measuring(app.add_option("--tokens", options.tokens, "Tokens of the latent grid")
                   ->check(CLI::Range(1, 1 << 20))
                   ->capture_default_str());
@@ -154,6 +182,40 @@ void add_model_options(CLI::App& app, bench::ModelOptions& options, bool& plan) 
                   ->capture_default_str());
     measuring(
         app.add_flag("--profile", options.profile, "Time per operation, each submitted alone"));
+}
+
+void add_table4_options(CLI::App& app, bench::Table4Options& options) {
+    app.add_option("--config", options.config,
+                   "wan-1.3b, wan-14b, a transformer's config.json or a diffusers folder")
+        ->capture_default_str();
+    app.add_option_function<std::string>(
+           "--storage",
+           [&options](const std::string& text) {
+               options.storage = text == "half" ? Storage::half : Storage::fp32;
+           },
+           "Float weights as half (default, as in the paper) or fp32")
+        ->check(CLI::IsMember({"fp32", "half"}));
+    app.add_option("--tokens", options.tokens,
+                   "Tokens of the largest measured block; half of them are measured, too")
+        ->check(CLI::Range(128, 1 << 20))
+        ->capture_default_str();
+    app.add_option("--clip-tokens", options.clip_tokens,
+                   "Tokens of the clip (832x480 with 81 frames: 32760)")
+        ->check(CLI::Range(128, 1 << 20))
+        ->capture_default_str();
+    app.add_option("--steps", options.steps, "Of the clip, each with two guidance branches")
+        ->check(CLI::Range(1, 1000))
+        ->capture_default_str();
+    app.add_option("--density", options.densities,
+                   "Of sparse attention; may be given several times")
+        ->check(CLI::Range(0.001, 1.0))
+        ->capture_default_str();
+    app.add_option("--device", options.device.selector, "Device number, UUID or part of its name");
+    app.add_option("--repeats", options.repeats, "Measured runs, after two of warming up")
+        ->check(CLI::Range(1, 10000))
+        ->capture_default_str();
+    app.add_option("--json", options.json, "Write the results here, too");
+    app.add_option("--html", options.html, "Write a self-contained report with charts here");
 }
 
 void add_kernel_options(CLI::App& app, bench::KernelOptions& options) {
@@ -197,9 +259,13 @@ int main(int argc, char** argv) {
     auto* devices = app.add_subcommand("devices", "All devices, their limits, and the default");
     devices->add_option("--json", devices_json, "Write the list here, too");
     auto* model = app.add_subcommand(
-        "model", "Memory plan of a real configuration (--plan), or one of its blocks measured");
+        "model", "Memory plan of a real configuration (--plan), or its blocks measured");
     model->footer(kExamples);
     add_model_options(*model, model_options, plan);
+    bench::Table4Options table4_options;
+    auto* table4 = app.add_subcommand(
+        "table4", "The paper's deployment table: storage, memory and time of a whole clip");
+    add_table4_options(*table4, table4_options);
     bench::KernelOptions kernel_options;
     auto* peak = app.add_subcommand("peak", "What the device's arithmetic and memory do at most");
     add_kernel_options(*peak, kernel_options);
@@ -273,6 +339,8 @@ int main(int argc, char** argv) {
         if (*isa) return bench::run_isa(isa_options) ? 0 : kFailed;
         if (*vae) {
             bench::run_vae(vae_options);
+        } else if (*table4) {
+            bench::run_table4(table4_options);
         } else if (*peak) {
             bench::run_peak(kernel_options.device, kernel_options.repeats, kernel_options.json);
         } else if (*kernels) {

@@ -1,4 +1,4 @@
-// quantsparse-bench model: the memory plan of a real configuration, or one of its blocks measured.
+// quantsparse-bench model: the memory plan of a real configuration, or its blocks measured.
 #pragma once
 
 #include <cstdint>
@@ -18,19 +18,20 @@ struct ModelOptions {
         true;  ///< channel scale and Hadamard rotation, as the calibrator's presets write
     Storage storage = Storage::fp32;
     DeviceOptions device;
-    bool without_device = false;  ///< plan for the limits every Vulkan device of today has
-    std::filesystem::path json;   ///< empty: none
+    bool without_device = false;    ///< plan for the limits every Vulkan device of today has
+    AttentionParameters attention;  ///< dense by default
+    std::filesystem::path json;     ///< empty: none
 
     // --plan
     int width = 832;
     int height = 480;
     int frames = 81;
     bool guidance = false;            ///< both branches of classifier-free guidance
-    AttentionParameters attention;    ///< of the clip; dense by default
     std::uint64_t binding_limit = 0;  ///< bytes; 0: the device's, 128 MiB without one
 
     // measurement
     int tokens = 1024;
+    int layers = 1;  ///< 0: all of the model's
     int repeats = 5;
     bool profile = false;
 };
@@ -38,7 +39,8 @@ struct ModelOptions {
 /// Prints what generating a clip would allocate, stage by stage. Throws Error.
 void run_model_plan(const ModelOptions& options);
 
-/// Runs one block with pseudo-random weights and prints how long it takes. Throws Error.
+/// Runs blocks with pseudo-random weights and prints how long each kind of step takes. Throws
+/// Error.
 void run_model_block(const ModelOptions& options);
 
 }  // namespace quantsparse::bench

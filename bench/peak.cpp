@@ -95,6 +95,10 @@ Peaks measure_peaks(Device& device, int repeats) {
     const auto bits = [](float value) { return std::bit_cast<std::uint32_t>(value); };
     peaks.figures.push_back(arithmetic_peak(device, "fp32", ShaderId::peak_float, 8, bits(0.999f),
                                             bits(0.001f), repeats));
+    if (device.info().half_arithmetic) {
+        peaks.figures.push_back(arithmetic_peak(device, "fp16 packed", ShaderId::peak_half, 8,
+                                                bits(0.999f), bits(0.001f), repeats));
+    }
     peaks.figures.push_back(
         arithmetic_peak(device, "int32", ShaderId::peak_integer, 8, 3, 7, repeats));
     if (device.info().integer_dot_product) {

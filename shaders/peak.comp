@@ -1,6 +1,7 @@
 // The most arithmetic a device does a second: chains of independent operations that nothing can shorten.
 //
 //   PEAK_FLOAT     sum = sum * factor + offset     vec4, fp32:      8 operations a step and chain
+//   PEAK_HALF      the same                        f16vec4, which packed arithmetic takes as two pairs: 8
 //   PEAK_INTEGER   sum = (sum * factor) ^ offset   ivec4:           8   (additions would be folded together)
 //   PEAK_DOT       sum = dot4(sum, factor) + offset, 4x8-bit packed, four side by side: 32
 //
@@ -13,6 +14,8 @@
 #extension GL_EXT_control_flow_attributes : require
 #ifdef PEAK_DOT
 #extension GL_EXT_spirv_intrinsics : require
+#elif defined(PEAK_HALF)
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #endif
 #include "constants.glsl"
 
@@ -37,6 +40,10 @@ void main() {
 #define VALUE vec4
     const vec4 factor = vec4(uintBitsToFloat(p.factor));
     const vec4 offset = vec4(uintBitsToFloat(p.offset));
+#elif defined(PEAK_HALF)
+#define VALUE f16vec4
+    const f16vec4 factor = f16vec4(uintBitsToFloat(p.factor));
+    const f16vec4 offset = f16vec4(uintBitsToFloat(p.offset));
 #else
 #define VALUE ivec4
     const ivec4 factor = ivec4(p.factor);

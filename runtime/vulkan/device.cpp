@@ -174,6 +174,11 @@ Device::Device(const DeviceOptions& options, bool inspect) : memory_limit_(optio
             extensions.push_back(VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME);
             create.pNext = &dot_features;
         }
+        vk::PhysicalDeviceShaderFloat16Int8Features half_features(true, false);
+        if (capabilities_.info.half_arithmetic) {
+            half_features.pNext = const_cast<void*>(create.pNext);
+            create.pNext = &half_features;
+        }
         if (capabilities_.has_memory_budget)
             extensions.push_back(VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
         VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix_features{};

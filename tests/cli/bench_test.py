@@ -1,0 +1,78 @@
+"""quantsparse-bench on the bundled model's shapes: what it measures, and that it says what it extrapolates."""
+from __future__ import annotations
+
+import json
+import unittest
+
+from support import BIN, MODEL, CliTest
+
+BENCH = BIN / "quantsparse-bench"
+
+
+class BenchTest(CliTest):
+    def bench(self, *arguments):
+        return self.run_tool(BENCH, *[str(a) for a in arguments])
+
+    def done(self, *arguments) -> tuple[str, dict]:
+        """Standard output and the JSON of a run that must succeed."""
+        file = self.folder / "out.json"
+        result = self.bench(*arguments, "--json", file)
+        self.assert_done(result)
+        return result.stdout.decode(), json.loads(file.read_text())
+
+    def test_a_block_with_sparse_attention(self):
+        text, out = self.done("model", "--config", MODEL, "--tokens", 512, "--repeats", 2, "--attention", "sparse",
+                              "--density", "0.3", "--refresh-interval", 4)
+        kinds = {s["kind"]: s for s in out["steps"]}
+        self.assertEqual(set(kinds), {"refresh", "sparse"})
+        self.assertGreater(kinds["refresh"]["operations"], kinds["sparse"]["operations"])
+        mean = (kinds["refresh"]["seconds_min"] + 3 * kinds["sparse"]["seconds_min"]) / 4
+        self.assertAlmostEqual(out["period_seconds_min"], mean, places=9)
+        self.assertGreater(out["residual_bytes"], 0)
+        self.assertIn("refresh period", text)
+
+    def test_a_dense_block_and_all_of_the_models_blocks(self):
+        _, one = self.done("model", "--config", MODEL, "--tokens", 64, "--repeats", 1)
+        self.assertEqual([s["kind"] for s in one["steps"]], ["dense"])
+        self.assertEqual(one["residual_bytes"], 0)
+        _, all_of_them = self.done("model", "--config", MODEL, "--tokens", 64, "--repeats", 1, "--layers", 0)
+        self.assertGreater(all_of_them["weight_bytes"], 3 * one["weight_bytes"])
+
+    def test_table4(self):
+        html = self.folder / "out.html"
+        text, out = self.done("table4", "--config", MODEL, "--tokens", 256, "--clip-tokens", 1296, "--steps", 10,
+                              "--repeats", 2, "--density", "0.25", "--html", html)
+        self.assertEqual([r["name"] for r in out["rows"]],
+                         ["16-bit, dense attention", "W4A8, dense attention", "W4A8, 25 % + SSAR"])
+        floating, quantised, sparse = out["rows"]
+        self.assertLess(quantised["storage_bytes"], floating["storage_bytes"])
+        self.assertEqual(sparse["storage_bytes"], quantised["storage_bytes"])
+        self.assertGreater(sparse["memory_residuals"], 0)
+        self.assertEqual(floating["block_speed"], 1)
+        self.assertIn("EXTRAPOLATED", text)
+        page = html.read_text()
+        self.assertIn("EXTRAPOLATED", page)
+        self.assertEqual(page.count("<svg"), 4)
+
+    def test_a_models_autoencoder(self):
+        clip = self.folder / "clip"
+        self.assert_done(self.video("-m", MODEL, "-p", "a red circle moves left on a black background", "--size", "96x96",
+                                    "--frames", "9", "--steps", "4", "-q", "-o", f"{clip}/"))
+        text, out = self.done("vae", "-m", MODEL, clip, clip)
+        self.assertEqual(len(out["clips"]), 2)
+        self.assertEqual(out["clips"][0]["psnr_db"], out["clips"][1]["psnr_db"])
+        self.assertGreater(out["mean_db"], 20)
+        self.assertIn("dB mean", text)
+
+    def test_wrong_usage(self):
+        empty = self.folder / "input-empty"
+        empty.mkdir()
+        for arguments in (("vae", "-m", MODEL, empty), ("table4", "--config", self.folder / "none"),
+                          ("model", "--attention", "some"), ("model", "--plan", "--layers", "2")):
+            result = self.bench(*arguments)
+            self.assertNotEqual(result.returncode, 0, arguments)
+            self.assertEqual(len(result.stderr.decode().strip().splitlines()), 1, arguments)
+
+
+if __name__ == "__main__":
+    unittest.main()
