@@ -5,7 +5,10 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <set>
 
+#include "program/rates.hpp"
+#include "program/slices.hpp"
 #include "program/streamer.hpp"
 #include "quantsparse/error.hpp"
 #include "vulkan/arena.hpp"
@@ -17,15 +20,18 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// Arithmetic a second to assume before anything was measured: low, so that first submissions are
-/// short.
+/// Arithmetic a second to assume of what was not measured yet: slower than the slowest kernel, so
+/// that first submissions are short.
 double initial_rate(const std::string& kind) {
-    if (kind == "cpu") return 1e9;
-    return kind == "discrete" ? 1e12 : 1e11;
+    if (kind == "cpu") return 1e8;
+    return kind == "discrete" ? 2e10 : 2e9;
 }
 
 /// Operations cost something even when they compute nothing.
 constexpr double kMinimumWork = 1e4;
+
+/// Phases whose submissions are short for another reason are not cut anew for ever.
+constexpr int kMaxRecordings = 4;
 
 /// What operations since the last barrier have touched: decides when the next barrier is due.
 class HazardTracker {
@@ -64,16 +70,27 @@ struct StreamUse {
 
 struct Batch {
     vk::raii::CommandBuffer commands{nullptr};
-    double work = 0;
+    std::vector<Rates::Part> parts;
+    double seconds = 0;     ///< expected
+    bool compiles = false;  ///< a pipeline runs for the first time: drivers may compile it then
     StreamUse use;
     std::vector<std::uint32_t> next;  ///< of each kind the group that later batches need first
 };
 
 struct Phase {
-    std::vector<Batch> batches;
-    double rate = 0;  ///< work a second the batches were cut for
+    std::vector<Batch> batches;  ///< empty: to be cut anew
+    int recordings = 0;
     std::vector<std::uint32_t> operations;
-    std::vector<vk::raii::DescriptorSet> sets;  ///< one per operation of the phase
+    std::vector<std::uint32_t> kinds;  ///< of Rates, one per operation
+    double work = 0;
+    vk::DescriptorPool pool;
+    std::vector<vk::raii::DescriptorSet> sets;  ///< of the operations recorded so far
+    /// Where something is streamed, of each kind the first group that is used from an operation on,
+    /// and the first other one after it.
+    struct Ahead {
+        std::array<std::uint32_t, kStreamKinds> first, second;
+    };
+    std::vector<Ahead> ahead;
 };
 
 }  // namespace
@@ -86,6 +103,7 @@ struct Executor::Impl {
           plan(make_plan(program, residency)),
           arena(device, plan.block_bytes, vulkan::Arena::Home::device, force_staging),
           profiling(profile_in && device.capabilities().timestamp_valid_bits > 0),
+          rates(initial_rate(device.capabilities().info.kind)),
           phases(std::max<std::size_t>(1, program.phases().size())) {
         if (plan.slots > 0) streamer = std::make_unique<Streamer>(device, plan, arena);
         pool = vk::raii::CommandPool(
@@ -109,11 +127,15 @@ struct Executor::Impl {
                                       static_cast<std::uint32_t>(operation.push.size()));
     }
 
-    void make_descriptor_sets(Phase& phase) {
-        if (!phase.sets.empty() || phase.operations.empty()) return;
+    /// What recording needs to know of a phase, once.
+    void prepare(Phase& phase) {
+        if (!phase.kinds.empty()) return;
         std::uint32_t buffers = 0, texel_buffers = 0;
         for (const std::uint32_t i : phase.operations) {
-            for (const Binding& binding : program.operations()[i].bindings) {
+            const Operation& operation = program.operations()[i];
+            phase.kinds.push_back(rates.kind_of(operation));
+            phase.work += work_of(operation);
+            for (const Binding& binding : operation.bindings) {
                 ++(binding.texels ? texel_buffers : buffers);
             }
         }
@@ -125,36 +147,42 @@ struct Executor::Impl {
             device.logical(), vk::DescriptorPoolCreateInfo(
                                   vk::DescriptorPoolCreateFlagBits::eFreeDescriptorSet,
                                   static_cast<std::uint32_t>(phase.operations.size()), sizes));
-        for (const std::uint32_t i : phase.operations) {
-            const Operation& operation = program.operations()[i];
-            const vulkan::Pipeline& pipeline = pipeline_of(operation);
-            auto sets = vk::raii::DescriptorSets(
-                device.logical(),
-                vk::DescriptorSetAllocateInfo(*descriptor_pools.back(), *pipeline.set_layout));
-            std::vector<vk::DescriptorBufferInfo> ranges(operation.bindings.size());
-            std::vector<vk::BufferView> handles(operation.bindings.size());
-            std::vector<vk::WriteDescriptorSet> writes;
-            for (std::uint32_t b = 0; b < operation.bindings.size(); ++b) {
-                const Binding& binding = operation.bindings[b];
-                const Place& place = plan.places[binding.tensor.id];
-                const std::uint64_t offset = place.offset + binding.offset;
-                if (binding.texels) {
-                    views.emplace_back(device.logical(),
-                                       vk::BufferViewCreateInfo({}, arena.buffer(place.block),
-                                                                vk::Format::eR32G32B32A32Uint,
-                                                                offset, binding.bytes));
-                    handles[b] = *views.back();
-                } else {
-                    ranges[b] =
-                        vk::DescriptorBufferInfo(arena.buffer(place.block), offset, binding.bytes);
-                }
-                writes.emplace_back(*sets.front(), b, 0, 1, type_of(binding), nullptr,
-                                    binding.texels ? nullptr : &ranges[b],
-                                    binding.texels ? &handles[b] : nullptr);
+        phase.pool = *descriptor_pools.back();
+        if (streamer) look_ahead(phase);
+    }
+
+    /// Of operation `n` of the phase, made when it is first recorded: compiling its pipeline may
+    /// take a while, so that progress is told in between.
+    const vk::raii::DescriptorSet& set_of(Phase& phase, std::size_t n,
+                                          const vulkan::Pipeline& pipeline) {
+        if (n < phase.sets.size()) return phase.sets[n];
+        const Operation& operation = program.operations()[phase.operations[n]];
+        auto sets = vk::raii::DescriptorSets(
+            device.logical(), vk::DescriptorSetAllocateInfo(phase.pool, *pipeline.set_layout));
+        std::vector<vk::DescriptorBufferInfo> ranges(operation.bindings.size());
+        std::vector<vk::BufferView> handles(operation.bindings.size());
+        std::vector<vk::WriteDescriptorSet> writes;
+        for (std::uint32_t b = 0; b < operation.bindings.size(); ++b) {
+            const Binding& binding = operation.bindings[b];
+            const Place& place = plan.places[binding.tensor.id];
+            const std::uint64_t offset = place.offset + binding.offset;
+            if (binding.texels) {
+                views.emplace_back(
+                    device.logical(),
+                    vk::BufferViewCreateInfo({}, arena.buffer(place.block),
+                                             vk::Format::eR32G32B32A32Uint, offset, binding.bytes));
+                handles[b] = *views.back();
+            } else {
+                ranges[b] =
+                    vk::DescriptorBufferInfo(arena.buffer(place.block), offset, binding.bytes);
             }
-            device.logical().updateDescriptorSets(writes, {});
-            phase.sets.push_back(std::move(sets.front()));
+            writes.emplace_back(*sets.front(), b, 0, 1, type_of(binding), nullptr,
+                                binding.texels ? nullptr : &ranges[b],
+                                binding.texels ? &handles[b] : nullptr);
         }
+        device.logical().updateDescriptorSets(writes, {});
+        phase.sets.push_back(std::move(sets.front()));
+        return phase.sets.back();
     }
 
     bool is_streamed(Tensor tensor) const {
@@ -186,7 +214,7 @@ struct Executor::Impl {
             if ((!binding.reads && !binding.writes) || !is_streamed(binding.tensor)) continue;
             const std::uint32_t group = program.tensors()[binding.tensor.id].group;
             const auto same_kind = [&](std::uint32_t other) {
-                return program.stream_groups()[other].kind == program.stream_groups()[group].kind;
+                return kind_of(other) == kind_of(group);
             };
             const auto found = std::find_if(sum.groups.begin(), sum.groups.end(), same_kind);
             if (found == sum.groups.end())
@@ -202,26 +230,36 @@ struct Executor::Impl {
         return true;
     }
 
-    /// Tells each batch which groups to fetch while it runs.
     void look_ahead(Phase& phase) const {
-        // Of each kind, from the back: the group that comes first, and the first one after it.
-        std::array<std::uint32_t, kStreamKinds> first, second;
-        first.fill(kNoGroup);
-        second.fill(kNoGroup);
-        for (auto batch = phase.batches.rbegin(); batch != phase.batches.rend(); ++batch) {
-            std::array<std::uint32_t, kStreamKinds> used;
-            used.fill(kNoGroup);
-            for (const std::uint32_t group : batch->use.groups) {
-                used[static_cast<std::size_t>(program.stream_groups()[group].kind)] = group;
-            }
-            for (std::size_t kind = 0; kind < kStreamKinds; ++kind) {
-                const std::uint32_t next = first[kind] == used[kind] ? second[kind] : first[kind];
-                if (next != kNoGroup) batch->next.push_back(next);
-                if (used[kind] == kNoGroup || used[kind] == first[kind]) continue;
-                second[kind] = first[kind];
-                first[kind] = used[kind];
+        phase.ahead.resize(phase.operations.size() + 1);
+        phase.ahead.back().first.fill(kNoGroup);
+        phase.ahead.back().second.fill(kNoGroup);
+        for (std::size_t n = phase.operations.size(); n-- > 0;) {
+            Phase::Ahead& ahead = phase.ahead[n] = phase.ahead[n + 1];
+            for (const Binding& binding : program.operations()[phase.operations[n]].bindings) {
+                if ((!binding.reads && !binding.writes) || !is_streamed(binding.tensor)) continue;
+                const std::uint32_t group = program.tensors()[binding.tensor.id].group;
+                const std::size_t kind = kind_of(group);
+                if (ahead.first[kind] == group) continue;
+                ahead.second[kind] = ahead.first[kind];
+                ahead.first[kind] = group;
             }
         }
+    }
+    std::size_t kind_of(std::uint32_t group) const {
+        return static_cast<std::size_t>(program.stream_groups()[group].kind);
+    }
+
+    /// The groups to fetch while a batch runs that uses `use` and after which `ahead` follows.
+    static std::vector<std::uint32_t> next_groups(const Phase::Ahead& ahead, const StreamUse& use) {
+        std::vector<std::uint32_t> next;
+        for (std::size_t kind = 0; kind < kStreamKinds; ++kind) {
+            const bool used = std::find(use.groups.begin(), use.groups.end(), ahead.first[kind]) !=
+                              use.groups.end();
+            const std::uint32_t group = used ? ahead.second[kind] : ahead.first[kind];
+            if (group != kNoGroup) next.push_back(group);
+        }
+        return next;
     }
 
     static void memory_barrier(const vk::raii::CommandBuffer& commands) {
@@ -261,91 +299,81 @@ struct Executor::Impl {
         batch.commands.end();
     }
 
-    /// Records the phase for `wanted_rate` (work a second), slicing operations that are too long on
-    /// their own.
-    void record(Phase& phase, double wanted_rate) {
-        make_descriptor_sets(phase);
-        phase.batches.clear();
-        phase.rate = wanted_rate;
-        const double budget = wanted_rate * kTargetSeconds;
-        HazardTracker hazards;
+    static double work_of(const Operation& operation) {
+        return std::max(operation.work, kMinimumWork);
+    }
+
+    /// Records operations from the cursor on that are expected to take kTargetSeconds at most, or
+    /// the smallest piece of one that takes longer.
+    Batch record_batch(Phase& phase, Cursor& cursor) {
         Batch batch = begin_batch();
-        const auto cut = [&] {
-            end_batch(batch);
-            phase.batches.push_back(std::move(batch));
-            batch = begin_batch();
-            hazards.clear();
-        };
-        for (std::size_t n = 0; n < phase.operations.size(); ++n) {
+        HazardTracker hazards;
+        while (cursor.operation < phase.operations.size()) {
+            const std::size_t n = cursor.operation;
             const Operation& operation = program.operations()[phase.operations[n]];
-            const double work = std::max(operation.work, kMinimumWork);
+            StreamUse use = batch.use;
+            if (!add_use(use, operation)) {
+                if (!batch.parts.empty()) break;
+                throw Error(ErrorCode::unsupported,
+                            operation.name + " uses two layers' tensors at once");
+            }
+            const double work = work_of(operation);
+            const auto slice =
+                take_slice(operation, rates.seconds(phase.kinds[n], work),
+                           kTargetSeconds - batch.seconds, batch.parts.empty(), cursor);
+            if (!slice) break;
+            batch.use = std::move(use);
+
             const vulkan::Pipeline& pipeline = pipeline_of(operation);
-
-            // Slices along the dimension with the most groups.
-            const auto& groups = operation.groups;
-            const std::size_t axis = static_cast<std::size_t>(
-                std::max_element(groups.begin(), groups.end()) - groups.begin());
-            const std::uint32_t slices = static_cast<std::uint32_t>(
-                std::clamp(std::ceil(work / budget), 1.0, static_cast<double>(groups[axis])));
-            const std::uint32_t step = (groups[axis] + slices - 1) / slices;
-
-            if (!add_use(batch.use, operation)) {
-                if (batch.work > 0) cut();
-                if (!add_use(batch.use, operation)) {
-                    throw Error(ErrorCode::unsupported,
-                                operation.name + " uses two layers' tensors at once");
-                }
+            batch.compiles |= pipelines_used.insert(&pipeline).second;
+            add_barrier(batch.commands, hazards, operation);
+            batch.commands.bindPipeline(vk::PipelineBindPoint::eCompute, *pipeline.pipeline);
+            batch.commands.bindDescriptorSets(vk::PipelineBindPoint::eCompute, *pipeline.layout, 0,
+                                              *set_of(phase, n, pipeline), {});
+            batch.commands.pushConstants<std::byte>(
+                *pipeline.layout, vk::ShaderStageFlagBits::eCompute, 0, operation.push);
+            batch.commands.dispatchBase(slice->first[0], slice->first[1], slice->first[2],
+                                        slice->count[0], slice->count[1], slice->count[2]);
+            batch.seconds += rates.seconds(phase.kinds[n], work * slice->share);
+            const Rates::Part part{phase.kinds[n], work * slice->share};
+            if (!batch.parts.empty() && batch.parts.back().kind == part.kind) {
+                batch.parts.back().work += part.work;
+            } else {
+                batch.parts.push_back(part);
             }
-            for (std::uint32_t base = 0; base < groups[axis]; base += step) {
-                const double slice_work = work / slices;
-                if (batch.work > 0 && batch.work + slice_work > budget) {
-                    cut();
-                    add_use(batch.use, operation);
-                }
-
-                bool conflict = false;
-                for (const bool adding : {false, true}) {
-                    for (const Binding& binding : operation.bindings) {
-                        if (!binding.reads && !binding.writes) continue;
-                        const Place& place = plan.places[binding.tensor.id];
-                        const std::uint64_t begin = place.offset + binding.offset;
-                        const HazardTracker::Range range{place.block, begin, begin + binding.bytes};
-                        if (adding) {
-                            hazards.add(range, binding.reads, binding.writes);
-                        } else if (base ==
-                                   0) {  // slices of one operation don't depend on each other
-                            conflict |= hazards.conflicts(range, binding.writes);
-                        }
-                    }
-                    if (!adding && conflict) {
-                        memory_barrier(batch.commands);
-                        hazards.clear();
-                    }
-                }
-
-                batch.commands.bindPipeline(vk::PipelineBindPoint::eCompute, *pipeline.pipeline);
-                batch.commands.bindDescriptorSets(vk::PipelineBindPoint::eCompute, *pipeline.layout,
-                                                  0, *phase.sets[n], {});
-                batch.commands.pushConstants<std::byte>(
-                    *pipeline.layout, vk::ShaderStageFlagBits::eCompute, 0, operation.push);
-                std::array<std::uint32_t, 3> first = {0, 0, 0};
-                std::array<std::uint32_t, 3> count = groups;
-                first[axis] = base;
-                count[axis] = std::min(step, groups[axis] - base);
-                batch.commands.dispatchBase(first[0], first[1], first[2], count[0], count[1],
-                                            count[2]);
-                batch.work += slice_work;
-            }
+            if (cursor.operation == n) break;  // the rest goes into submissions of its own
         }
+        if (streamer) batch.next = next_groups(phase.ahead[cursor.operation], batch.use);
         end_batch(batch);
-        phase.batches.push_back(std::move(batch));
-        if (streamer) look_ahead(phase);
+        return batch;
+    }
+
+    /// A barrier where the operation touches what was written, or writes what was read, since the
+    /// last one.
+    void add_barrier(const vk::raii::CommandBuffer& commands, HazardTracker& hazards,
+                     const Operation& operation) const {
+        const auto range_of = [&](const Binding& binding) {
+            const Place& place = plan.places[binding.tensor.id];
+            const std::uint64_t begin = place.offset + binding.offset;
+            return HazardTracker::Range{place.block, begin, begin + binding.bytes};
+        };
+        const auto conflicts = [&](const Binding& binding) {
+            return (binding.reads || binding.writes) &&
+                   hazards.conflicts(range_of(binding), binding.writes);
+        };
+        if (std::any_of(operation.bindings.begin(), operation.bindings.end(), conflicts)) {
+            memory_barrier(commands);
+            hazards.clear();
+        }
+        for (const Binding& binding : operation.bindings) {
+            hazards.add(range_of(binding), binding.reads, binding.writes);
+        }
     }
 
     /// Profiling runs each operation in a submission of its own between two timestamps: slower, but
     /// the times are those of the operation alone.
     bool run_profiled(Phase& phase, const std::function<bool(int, int)>& between) {
-        make_descriptor_sets(phase);
+        prepare(phase);
         if (!*queries) {
             queries = vk::raii::QueryPool(
                 device.logical(), vk::QueryPoolCreateInfo({}, vk::QueryType::eTimestamp, 2));
@@ -360,7 +388,8 @@ struct Executor::Impl {
             batch.commands.resetQueryPool(*queries, 0, 2);
             batch.commands.bindPipeline(vk::PipelineBindPoint::eCompute, *pipeline.pipeline);
             batch.commands.bindDescriptorSets(vk::PipelineBindPoint::eCompute, *pipeline.layout, 0,
-                                              *phase.sets[static_cast<std::size_t>(n)], {});
+                                              *set_of(phase, static_cast<std::size_t>(n), pipeline),
+                                              {});
             batch.commands.pushConstants<std::byte>(
                 *pipeline.layout, vk::ShaderStageFlagBits::eCompute, 0, operation.push);
             batch.commands.writeTimestamp(vk::PipelineStageFlagBits::eBottomOfPipe, *queries, 0);
@@ -389,14 +418,19 @@ struct Executor::Impl {
         Phase& phase = phases.at(index);
         if (phase.operations.empty()) return true;
         if (profiling) return run_profiled(phase, between);
-        if (phase.batches.empty()) {
-            record(phase, rate > 0 ? rate : initial_rate(device.capabilities().info.kind));
-        }
-        const int total = static_cast<int>(phase.batches.size());
-        double seconds = 0, work = 0, longest = 0;
-        for (int i = 0; i < total; ++i) {
-            const Batch& batch = phase.batches[static_cast<std::size_t>(i)];
-            const char* name = program.phases()[index].c_str();
+        prepare(phase);
+        const char* name = program.phases()[index].c_str();
+        const bool recording = phase.batches.empty();
+        phase.recordings += recording;
+        Cursor cursor;
+        double seconds = 0, longest = 0, work = 0;
+        bool compiled = false;
+        for (std::size_t i = 0;
+             recording ? cursor.operation < phase.operations.size() : i < phase.batches.size();
+             ++i) {
+            // Each is recorded with what those before it have taught.
+            if (recording) phase.batches.push_back(record_batch(phase, cursor));
+            const Batch& batch = phase.batches[i];
             if (streamer) streamer->require(batch.use.groups, batch.use.written);
             const auto start = Clock::now();
             device.submit(batch.commands, name);
@@ -404,26 +438,31 @@ struct Executor::Impl {
             device.wait(name);
             const double taken = std::chrono::duration<double>(Clock::now() - start).count();
             seconds += taken;
-            work += batch.work;
             longest = std::max(longest, taken);
-            if (between && !between(i + 1, total)) return false;
+            const bool compiles = recording && batch.compiles;
+            compiled |= compiles;
+            if (!compiles) rates.learn(batch.parts, taken);
+            for (const Rates::Part& part : batch.parts) work += part.work;
+            if (!between) continue;
+            // How many submissions there will be is known once all are recorded.
+            constexpr int kParts = 1000;
+            const bool last = cursor.operation == phase.operations.size();
+            const int done =
+                recording
+                    ? last ? kParts : static_cast<int>(kParts * std::min(1.0, work / phase.work))
+                    : static_cast<int>(i + 1);
+            const int total = recording ? kParts : static_cast<int>(phase.batches.size());
+            if (!between(done, total)) {
+                if (recording) phase.batches.clear();
+                return false;
+            }
         }
         longest_submission = std::max(longest_submission, longest);
-        rate = work / std::max(seconds, 1e-6);
-        adapt(phase, seconds, longest);
-        return true;
-    }
-
-    /// Cuts the phase anew when its submissions are far from the target; the rate is that of the
-    /// slowest submission, since kernels differ in how fast they work.
-    void adapt(Phase& phase, double seconds, double longest) {
         const bool too_long = longest > 1.5 * kTargetSeconds;
-        const bool too_short = phase.batches.size() > 1 && longest < 0.4 * kTargetSeconds;
-        if (!too_long && !too_short) return;
-        const double wanted = phase.rate * kTargetSeconds / std::max(longest, 1e-6) * 0.8;
-        if (too_short && seconds < 0.02) return;
-        phase.rate = wanted;
-        record(phase, wanted);
+        const bool too_short = phase.batches.size() > 1 && longest < 0.4 * kTargetSeconds &&
+                               seconds > 0.02 && phase.recordings < kMaxRecordings;
+        if (too_long || too_short || (compiled && phase.batches.size() > 1)) phase.batches.clear();
+        return true;
     }
 
     vulkan::Device& device;
@@ -432,7 +471,8 @@ struct Executor::Impl {
     mutable vulkan::Arena arena;
     std::unique_ptr<Streamer> streamer;  ///< only where something is streamed
     bool profiling;
-    double rate = 0;
+    Rates rates;
+    std::set<const vulkan::Pipeline*> pipelines_used;
     double longest_submission = 0;
     vk::raii::CommandPool pool{nullptr};
     std::vector<vk::raii::BufferView> views;

@@ -9,6 +9,8 @@
 #include <optional>
 #include <random>
 
+#include "program/rates.hpp"
+#include "program/slices.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::tests {
@@ -317,6 +319,70 @@ TEST(Plan, TooManyWorkGroupsAreRefused) {
     dispatch(0);  // nothing to do: not an operation
     EXPECT_EQ(program.operations().size(), 1u);
     EXPECT_THROW(dispatch(65536), Error);
+}
+
+TEST(Slices, EveryWorkGroupRunsOnceAndNoSliceIsLonger) {
+    std::mt19937 generator(5);
+    const auto pick = [&](std::uint32_t lowest, std::uint32_t highest) {
+        return std::uniform_int_distribution<std::uint32_t>(lowest, highest)(generator);
+    };
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        program::Operation operation;
+        operation.groups = {pick(1, 20), pick(1, 20), pick(1, 4)};
+        const auto& g = operation.groups;
+        const double seconds = pick(1, 400) * 0.01;
+        std::vector<int> runs(g[0] * g[1] * g[2], 0);
+        // A single row of the smallest axis is never cut: it may be longer than the budget.
+        std::array<std::uint32_t, 3> sorted = g;
+        std::sort(sorted.begin(), sorted.end());
+        const double smallest = seconds / (sorted[2] * sorted[1]);
+        program::Cursor cursor;
+        while (cursor.operation == 0) {
+            const double budget = pick(1, 30) * 0.01;
+            program::Cursor before = cursor;
+            const auto held_back = program::take_slice(operation, seconds, budget, false, before);
+            const auto slice = program::take_slice(operation, seconds, budget, true, cursor);
+            ASSERT_TRUE(slice);
+            // Behind other work only what ends the operation within the budget.
+            EXPECT_EQ(held_back.has_value(), cursor.operation == 1 &&
+                                                 slice->share * seconds <= budget + 1e-9 &&
+                                                 before.operation == 1);
+            EXPECT_LE(slice->share * seconds, std::max(budget, smallest) + 1e-9);
+            for (std::uint32_t z = 0; z < slice->count[2]; ++z) {
+                for (std::uint32_t y = 0; y < slice->count[1]; ++y) {
+                    for (std::uint32_t x = 0; x < slice->count[0]; ++x) {
+                        const std::uint32_t cell =
+                            ((slice->first[2] + z) * g[1] + slice->first[1] + y) * g[0] +
+                            slice->first[0] + x;
+                        ++runs.at(cell);
+                    }
+                }
+            }
+        }
+        EXPECT_EQ(std::count(runs.begin(), runs.end(), 1), static_cast<long>(runs.size()));
+    }
+}
+
+TEST(Rates, SlowUntilMeasuredThenAsTheLastLongSubmissions) {
+    program::Rates rates(1e6);
+    program::Operation fast, slow;
+    fast.name = "fast";
+    slow.name = "slow";
+    const auto a = rates.kind_of(fast), b = rates.kind_of(slow);
+    EXPECT_NE(a, b);
+    EXPECT_EQ(rates.kind_of(fast), a);
+    EXPECT_DOUBLE_EQ(rates.seconds(a, 2e6), 2.0);
+    const program::Rates::Part one[] = {{a, 1e6}};
+    rates.learn(one, 0.1);
+    EXPECT_DOUBLE_EQ(rates.seconds(a, 1e6), 0.1);
+    // A shared submission is divided as expected: 0.1 and 1 of 1.1 seconds.
+    const program::Rates::Part both[] = {{a, 1e6}, {b, 1e6}};
+    rates.learn(both, 1.1);
+    EXPECT_NEAR(rates.seconds(a, 1e6), 0.1, 1e-12);
+    EXPECT_NEAR(rates.seconds(b, 1e6), 1.0, 1e-12);
+    // The device got ten times slower.
+    for (int i = 0; i < 10; ++i) rates.learn(one, 1.0);
+    EXPECT_NEAR(rates.seconds(a, 1e6), 1.0, 0.01);
 }
 
 }  // namespace
