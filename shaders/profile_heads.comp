@@ -59,7 +59,7 @@ void main() {
             const uvec4 k = (kv + min(key, uvec4(last))) * kDim4;
             vec4 score[kSamples];
             [[unroll]] for (uint t = 0; t < kSamples; ++t) score[t] = vec4(0.0);
-            for (uint d = 0; d < kDim4; ++d) {
+            [[dont_unroll]] for (uint d = 0; d < kDim4; ++d) {
                 const vec4 a = load_k(k.x + d);
                 const vec4 b = load_k(k.y + d);
                 const vec4 c = load_k(k.z + d);
