@@ -2,16 +2,52 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <string_view>
 
 namespace quantsparse::program {
 
+bool reads_group_count(shaders::ShaderId shader) {
+    constexpr std::uint32_t kDecorate = 71, kBuiltIn = 11, kNumWorkgroups = 24, kHeader = 5;
+    const auto words = shaders::shader_code(shader).words;
+    for (std::size_t i = kHeader; i < words.size();) {
+        const std::uint32_t length = words[i] >> 16;
+        if ((words[i] & 0xFFFF) == kDecorate && length == 4 && words[i + 2] == kBuiltIn &&
+            words[i + 3] == kNumWorkgroups) {
+            return true;
+        }
+        i += std::max(1u, length);
+    }
+    return false;
+}
+
+std::array<bool, 3> cuttable_axes(shaders::ShaderId shader,
+                                  const std::array<std::uint32_t, 3>& groups) {
+    static thread_local std::map<shaders::ShaderId, bool> readers;
+    const auto [known, added] = readers.try_emplace(shader, false);
+    if (added) known->second = reads_group_count(shader);
+    if (!known->second) return {true, true, true};
+    const std::string_view name = shaders::shader_code(shader).name;
+    // The last head, y, writes the padding.
+    if (name.starts_with("attention")) return {true, false, true};
+    // Samples are spread by their number, x.
+    if (name.starts_with("profile_heads")) return {false, true, true};
+    // Elements in order: y * gl_NumWorkGroups.x + x.
+    if (name == "elementwise" || name == "permute") return {groups[1] == 1, true, true};
+    return {false, false, false};
+}
+
 std::optional<Slice> take_slice(const Operation& operation, double seconds, double budget,
                                 bool fresh, Cursor& cursor) {
+    const auto cuttable = cuttable_axes(operation.shader, operation.groups);
+    const auto pieces_along = [&](std::size_t axis) {
+        return cuttable[axis] ? operation.groups[axis] : 1;
+    };
     std::array<std::size_t, 3> axes = {0, 1, 2};
     std::stable_sort(axes.begin(), axes.end(), [&](std::size_t x, std::size_t y) {
-        return operation.groups[x] > operation.groups[y];
+        return pieces_along(x) > pieces_along(y);
     });
-    const std::uint32_t slabs = operation.groups[axes[0]], cells = operation.groups[axes[1]];
+    const std::uint32_t slabs = pieces_along(axes[0]), cells = pieces_along(axes[1]);
     // As many at a time as fit, and about as many each time.
     const auto evenly = [budget](std::uint32_t rest, double each) {
         const double most = std::clamp(std::floor(budget / each), 1.0, static_cast<double>(rest));
@@ -23,17 +59,20 @@ std::optional<Slice> take_slice(const Operation& operation, double seconds, doub
     if (!fresh && (cursor.cell > 0 || rest * slab > budget)) return std::nullopt;
     Slice slice;
     slice.count = operation.groups;
-    slice.first[axes[0]] = cursor.slab;
+    const auto cut = [&](std::size_t axis, std::uint32_t first, std::uint32_t count) {
+        if (!cuttable[axis]) return;
+        slice.first[axis] = first;
+        slice.count[axis] = count;
+    };
     if (cursor.cell == 0 && (slab <= budget || cells == 1)) {
         const std::uint32_t count = evenly(rest, slab);
-        slice.count[axes[0]] = count;
+        cut(axes[0], cursor.slab, count);
         slice.share = static_cast<double>(count) / slabs;
         cursor.slab += count;
     } else {
         const std::uint32_t count = evenly(cells - cursor.cell, slab / cells);
-        slice.count[axes[0]] = 1;
-        slice.first[axes[1]] = cursor.cell;
-        slice.count[axes[1]] = count;
+        cut(axes[0], cursor.slab, 1);
+        cut(axes[1], cursor.cell, count);
         slice.share = static_cast<double>(count) / cells / slabs;
         cursor.cell += count;
         if (cursor.cell == cells) cursor = {cursor.operation, cursor.slab + 1, 0};

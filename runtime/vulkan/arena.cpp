@@ -25,7 +25,14 @@ Arena::Arena(Device& device, std::span<const std::uint64_t> block_bytes, Home ho
         vk::BufferUsageFlagBits::eTransferSrc | vk::BufferUsageFlagBits::eTransferDst;
     for (const std::uint64_t bytes : block_bytes) {
         if (home == Home::host) {
-            blocks_.push_back(allocate(bytes, usage, kMappable, Memory::eHostCached));
+            try {
+                blocks_.push_back(allocate(bytes, usage, kMappable, Memory::eHostCached));
+            } catch (const Error& error) {
+                throw Error(ErrorCode::out_of_memory,
+                            fmt::format("no host memory to stream from: {}, use --residual lowrank "
+                                        "or raise --memory-limit",
+                                        error.what()));
+            }
             continue;
         }
         // Mappable device-local memory is scarce on discrete cards without a resizable BAR, so it

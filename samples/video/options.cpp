@@ -260,7 +260,7 @@ ParseResult parse_options(int argc, char** argv) {
                             {"matrix", Arithmetic::matrix}},
                            "how integer products are formed; same result")
         ->group(group);
-    app.add_option("--memory-limit,--max-vram", memory_limit, "use no more than this, as 4G")
+    app.add_option("--memory-limit,--max-vram", memory_limit, "use no more than this, as 4G; the rest is streamed from host memory")
         ->type_name("SIZE")
         ->group(group);
     add_choice<Storage>(app, "--storage", options.pipeline.storage,

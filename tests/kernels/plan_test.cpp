@@ -329,11 +329,19 @@ TEST(Slices, EveryWorkGroupRunsOnceAndNoSliceIsLonger) {
     for (int repeat = 0; repeat < 300; ++repeat) {
         program::Operation operation;
         operation.groups = {pick(1, 20), pick(1, 20), pick(1, 4)};
+        constexpr shaders::ShaderId kShaders[] = {
+            shaders::ShaderId::norm_rows, shaders::ShaderId::attention_dense,
+            shaders::ShaderId::profile_heads, shaders::ShaderId::elementwise};
+        operation.shader = kShaders[repeat % 4];
         const auto& g = operation.groups;
         const double seconds = pick(1, 400) * 0.01;
         std::vector<int> runs(g[0] * g[1] * g[2], 0);
         // A single row of the smallest axis is never cut: it may be longer than the budget.
+        const auto cuttable = program::cuttable_axes(operation.shader, g);
         std::array<std::uint32_t, 3> sorted = g;
+        for (std::size_t axis = 0; axis < 3; ++axis) {
+            if (!cuttable[axis]) sorted[axis] = 1;
+        }
         std::sort(sorted.begin(), sorted.end());
         const double smallest = seconds / (sorted[2] * sorted[1]);
         program::Cursor cursor;
@@ -347,6 +355,10 @@ TEST(Slices, EveryWorkGroupRunsOnceAndNoSliceIsLonger) {
             EXPECT_EQ(held_back.has_value(), cursor.operation == 1 &&
                                                  slice->share * seconds <= budget + 1e-9 &&
                                                  before.operation == 1);
+            for (std::size_t axis = 0; axis < 3; ++axis) {
+                if (cuttable[axis]) continue;
+                EXPECT_EQ(slice->count[axis], g[axis]);
+            }
             EXPECT_LE(slice->share * seconds, std::max(budget, smallest) + 1e-9);
             for (std::uint32_t z = 0; z < slice->count[2]; ++z) {
                 for (std::uint32_t y = 0; y < slice->count[1]; ++y) {
@@ -360,6 +372,24 @@ TEST(Slices, EveryWorkGroupRunsOnceAndNoSliceIsLonger) {
             }
         }
         EXPECT_EQ(std::count(runs.begin(), runs.end(), 1), static_cast<long>(runs.size()));
+    }
+}
+
+TEST(Slices, KernelsThatReadTheGroupCountAreCutWhereTheyDoNotMind) {
+    using shaders::ShaderId;
+    const auto axes = [](ShaderId shader, std::uint32_t y) {
+        return program::cuttable_axes(shader, {9, y, 1});
+    };
+    using Axes = std::array<bool, 3>;
+    EXPECT_EQ(axes(ShaderId::norm_rows, 5), (Axes{true, true, true}));
+    for (const ShaderId shader : {ShaderId::attention_dense, ShaderId::attention_sparse,
+                                  ShaderId::attention_private_dense}) {
+        EXPECT_EQ(axes(shader, 5), (Axes{true, false, true}));
+    }
+    EXPECT_EQ(axes(ShaderId::profile_heads, 5), (Axes{false, true, true}));
+    for (const ShaderId shader : {ShaderId::elementwise, ShaderId::permute}) {
+        EXPECT_EQ(axes(shader, 5), (Axes{false, true, true}));
+        EXPECT_EQ(axes(shader, 1), (Axes{true, true, true}));
     }
 }
 
