@@ -106,7 +106,7 @@ struct Block::Network {
         dit_options.transforms.rotated = dit_options.transforms.scaled =
             options.weight_bits < 16 && options.rotated;
         dit = std::make_unique<models::WanDit>(program, dit_options);
-        plan = pipeline::stage_plan("dit", program, true, dit->residual_bytes());
+        plan = pipeline::stage_plan("dit", program);
     }
 };
 

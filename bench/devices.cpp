@@ -32,6 +32,11 @@ void print(const DeviceInfo& device) {
                                 : device.integer_dot_accelerated ? "yes, accelerated"
                                                                  : "yes, not accelerated");
     line("half arithmetic", yes_no(device.half_arithmetic));
+    const auto shape = [](const MatrixShape& s) { return fmt::format("{}x{}x{}", s.m, s.n, s.k); };
+    line("matrix units",
+         device.matrix_int8.m
+             ? fmt::format("int8 {}, half {}", shape(device.matrix_int8), shape(device.matrix_half))
+             : "no");
     line("timestamps", yes_no(device.timestamps));
     line("usable", yes_no(device.usable));
     if (!device.note.empty()) line("note", device.note);

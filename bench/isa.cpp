@@ -46,7 +46,7 @@ int inspect_family(const IsaOptions& options, const std::string& family, const J
                "spills", "waves", "LDS", "vector", "dot4", "f16x2", "fma", "latency", "1/thrpt");
     std::set<std::string> seen;
     int faults = 0;
-    for (const KernelCase& c : kernel_cases({1024}, 0.25)) {
+    for (const KernelCase& c : kernel_cases({1024}, 0.25, pipeline::device_limits(device))) {
         program::Program program(pipeline::device_limits(device));
         c.build(program);
         for (const program::Operation& operation : program.operations()) {

@@ -7,6 +7,7 @@
 
 #include "attention/block_mask.hpp"
 #include "kernels/attention.hpp"
+#include "kernels/head_profile.hpp"
 #include "kernels/quantized_matmul.hpp"
 #include "kernels/rows.hpp"
 
@@ -47,10 +48,11 @@ KernelCase quantized_gemm(const Shape& shape, int tokens, int weight_bits, int a
     return c;
 }
 
-KernelCase float_gemm(const Shape& shape, int tokens) {
+KernelCase float_gemm(const Shape& shape, int tokens, bool half) {
     KernelCase c;
     c.kind = "gemm";
-    c.name = fmt::format("fp32 gemm {} {}x{}x{}", shape.model, tokens, shape.k, shape.n);
+    c.name = fmt::format("{} gemm {} {}x{}x{}", half ? "half" : "fp32", shape.model, tokens,
+                         shape.k, shape.n);
     c.operation = "gemm";
     c.operations = 2.0 * tokens * shape.k * shape.n;
     c.bytes = 4.0 * tokens * (shape.k + shape.n) + 4.0 * shape.k * shape.n;
@@ -58,7 +60,7 @@ KernelCase float_gemm(const Shape& shape, int tokens) {
         const Matrix x = kernels::add_matrix(program, "x", tokens, shape.k, Lifetime::persistent);
         const Matrix y = kernels::add_matrix(program, "y", tokens, shape.n, Lifetime::persistent);
         const auto weight =
-            kernels::add_float_weight(program, "weight", shape.n, shape.k, false, true);
+            kernels::add_float_weight(program, "weight", shape.n, shape.k, half, true);
         kernels::matmul(program, "gemm", x, weight, y);
     };
     return c;
@@ -118,7 +120,7 @@ KernelCase dense_attention(int tokens, int heads, int head_dim) {
 
 /// All of what sparse attention costs, or of what it replaces: the split of q, k and v into heads
 /// (in each head's order), the choice of the heads' types, and attention.
-KernelCase attention_path(int tokens, int heads, int head_dim, double density) {
+KernelCase attention_path(int tokens, int heads, int head_dim, double density, int block) {
     constexpr int kFrames = 8;
     const int places = tokens / kFrames;
     tokens = kFrames * places;
@@ -139,7 +141,7 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density) {
         *mask = attention::make_block_mask(
             attention::band_sight(
                 tokens, attention::band_width(tokens, places, density, MaskMode::exact), places),
-            64);
+            block);
         c.dense = name("dense");
         c.block_density = mask->block_density;
         c.operations *= mask->block_density;
@@ -192,15 +194,22 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density) {
 
 }  // namespace
 
-std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double density) {
+std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double density,
+                                     const program::Limits& limits) {
+    // Heads of the whole attention path: a CPU has no use for more, a GPU isn't full with fewer.
+    const int path_heads = limits.runs_on_cpu ? 2 : 12;
     std::vector<KernelCase> cases;
     for (const int m : tokens) {
+        const int block = kernels::default_block(limits, m);
         for (const Shape& shape : kShapes) {
             cases.push_back(quantized_gemm(shape, m, 4, 8));
         }
         cases.push_back(quantized_gemm(kShapes[0], m, 6, 6));
         cases.push_back(quantized_gemm(kShapes[0], m, 8, 8));
-        cases.push_back(float_gemm(kShapes[0], m));
+        cases.push_back(float_gemm(kShapes[0], m, false));
+        for (const int shape : {0, 3, 4, 5}) {
+            cases.push_back(float_gemm(kShapes[shape], m, true));
+        }
         for (const int k : {1536, 8960}) {
             cases.push_back(quantize(m, k, 0));
             cases.push_back(quantize(m, k, 128));
@@ -208,8 +217,8 @@ std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double dens
         cases.push_back(normalize(m, 1536));
         cases.push_back(dense_attention(m, 12, 128));
         cases.push_back(dense_attention(m, 3, 64));
-        cases.push_back(attention_path(m, 2, 128, 1));
-        cases.push_back(attention_path(m, 2, 128, density));
+        cases.push_back(attention_path(m, path_heads, 128, 1, block));
+        cases.push_back(attention_path(m, path_heads, 128, density, block));
     }
     return cases;
 }

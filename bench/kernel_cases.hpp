@@ -24,6 +24,7 @@ struct KernelCase {
 };
 
 /// Of all kinds, for each count of tokens; sparse attention at `density`.
-std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double density);
+std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double density,
+                                     const program::Limits& limits);
 
 }  // namespace quantsparse::bench

@@ -35,8 +35,10 @@ std::map<std::string, double> earlier_times(const std::filesystem::path& file) {
     return times;
 }
 
-Timing time_case(Device& device, const KernelCase& c, int repeats) {
-    Program program(pipeline::device_limits(device.internal()));
+Timing time_case(Device& device, const KernelCase& c, const KernelOptions& options) {
+    program::Limits limits = pipeline::device_limits(device.internal());
+    limits.matrix_tile = options.matrix_tile;
+    Program program(limits);
     c.build(program);
     program::Executor executor(device.internal(), program, true);
     for (std::uint32_t id = 0; id < program.tensors().size(); ++id) {
@@ -45,7 +47,7 @@ Timing time_case(Device& device, const KernelCase& c, int repeats) {
         }
     }
     if (c.prepare) c.prepare(executor);
-    return time_phase(executor, repeats, c.operation);
+    return time_phase(executor, options.repeats, c.operation);
 }
 
 }  // namespace
@@ -64,12 +66,13 @@ void run_kernels(const KernelOptions& options) {
     Json document = device_json(device);
     document["best_peak_operations_a_second"] = peaks.best_operations;
     std::map<std::string, double> fastest;
-    for (const KernelCase& c : kernel_cases(options.tokens, options.density)) {
+    const program::Limits limits = pipeline::device_limits(device.internal());
+    for (const KernelCase& c : kernel_cases(options.tokens, options.density, limits)) {
         if (!options.only.empty() &&
             std::find(options.only.begin(), options.only.end(), c.kind) == options.only.end()) {
             continue;
         }
-        const Timing timing = time_case(device, c, options.repeats);
+        const Timing timing = time_case(device, c, options);
         const double rate = c.operations / timing.min_ms * 1e3;
         const double share = rate / peaks.best_operations;
         const double bandwidth = c.bytes / timing.min_ms * 1e3;

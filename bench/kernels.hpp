@@ -16,6 +16,7 @@ struct KernelOptions {
     std::vector<std::string> only;  ///< kinds: gemm, quantize, norm, attention, sparse; empty: all
     std::vector<int> tokens = {512, 1024};
     double density = 0.25;  ///< of the sparse ones
+    int matrix_tile = -1;   ///< of kernels/matrix_tiles.hpp; -1: as the runtime chooses
     std::filesystem::path json;
     std::filesystem::path html;
     std::filesystem::path compare;  ///< an earlier JSON: ratios are printed

@@ -26,7 +26,8 @@ constexpr int kWrongUsage = 2;
 constexpr const char* kExamples =
     "Examples:\n"
     "  quantsparse-bench devices\n"
-    "  quantsparse-bench model --config wan-14b --size 832x480 --frames 81 --plan\n"
+    "  quantsparse-bench model --config wan-14b --size 1280x720 --frames 81 --guidance "
+    "--attention sparse --memory-limit 16G --plan\n"
     "  quantsparse-bench model --config wan-1.3b --plan --no-device --binding-limit 128M\n"
     "  quantsparse-bench model --config wan-1.3b --tokens 1024 --json block.json\n"
     "  quantsparse-bench model --config wan-1.3b --tokens 8192 --attention sparse --density 0.15\n"
@@ -134,12 +135,10 @@ void add_model_options(CLI::App& app, bench::ModelOptions& options, bool& plan) 
     app.add_option_function<std::string>(
            "--arithmetic",
            [&options](const std::string& text) {
-               options.device.arithmetic = text == "portable" ? Arithmetic::portable
-                                           : text == "dot"    ? Arithmetic::dot
-                                                              : Arithmetic::automatic;
+               options.device.arithmetic = arithmetic_from(text);
            },
-           "Integer products: auto (default), portable or dot")
-        ->check(CLI::IsMember({"auto", "portable", "dot"}));
+           "Integer products: auto (default), portable, dot or matrix")
+        ->check(CLI::IsMember({"auto", "portable", "dot", "matrix"}));
     app.add_option_function<std::string>(
         "--memory-limit",
         [&options](const std::string& text) {
@@ -167,7 +166,7 @@ void add_model_options(CLI::App& app, bench::ModelOptions& options, bool& plan) 
     planning(
         app.add_flag("--guidance", options.guidance, "Both branches of classifier-free guidance"));
     planning(app.add_flag("--no-device", options.without_device,
-                          "Plan for a device of 128 MiB a binding and 1 GiB an allocation"));
+                          "Plan for a device of 128 MiB a binding and 2 GiB an allocation"));
 
     const auto measuring = [&](CLI::Option* option) {
         option->excludes(plan_flag)->group("Measuring blocks");
@@ -281,6 +280,20 @@ int main(int argc, char** argv) {
     kernels->add_option("--density", kernel_options.density, "Share of pairs of the sparse kind")
         ->check(CLI::Range(0.001, 0.999))
         ->capture_default_str();
+    kernels
+        ->add_option("--tile", kernel_options.matrix_tile,
+                     "Tile of the matrix units' products, by number; -1: as the runtime chooses")
+        ->check(CLI::Range(-1, 3));
+    for (CLI::App* command : {peak, kernels}) {
+        command
+            ->add_option_function<std::string>(
+                "--arithmetic",
+                [&](const std::string& text) {
+                    kernel_options.device.arithmetic = arithmetic_from(text);
+                },
+                "Integer products: auto (default), portable, dot or matrix")
+            ->check(CLI::IsMember({"auto", "portable", "dot", "matrix"}));
+    }
     kernels->add_option("--html", kernel_options.html, "Write a self-contained report here");
     kernels->add_option("--compare", kernel_options.compare,
                         "An earlier JSON of this command: print how much faster each is now");

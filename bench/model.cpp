@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <algorithm>
 
+#include "attention/step_schedule.hpp"
 #include "configurations.hpp"
 #include "pipeline/stages.hpp"
 #include "quantsparse/error.hpp"
@@ -38,7 +39,7 @@ void run_model_plan(const ModelOptions& options) {
     const pipeline::LatentShape latent = latent_shape(options, bundle);
     program::Limits limits;
     std::uint64_t budget = options.device.memory_limit;
-    std::string device_name = "none: limits of 128 MiB a binding, 1 GiB an allocation";
+    std::string device_name = "none: limits of 128 MiB a binding, 2 GiB an allocation";
     if (!options.without_device) {
         const Device device(options.device);
         limits = pipeline::device_limits(device.internal());
@@ -48,24 +49,16 @@ void run_model_plan(const ModelOptions& options) {
     if (options.binding_limit) limits.max_binding_bytes = options.binding_limit;
 
     const int branches = options.guidance ? 2 : 1;
-    const bool half = options.storage == Storage::half;
-    MemoryPlan plan = pipeline::plan_stages(limits, bundle, latent, branches, half, budget);
-    if (options.weight_bits < 16 && options.rotated) {
-        // plan_stages learns from a model's weights whether it is rotated; here there are none.
-        auto dit_options = pipeline::dit_options(bundle, latent, branches, half);
-        dit_options.transforms.rotated = dit_options.transforms.scaled = true;
-        program::Program program(limits);
-        const models::WanDit dit(program, dit_options);
-        for (StagePlan& stage : plan.stages) {
-            if (stage.stage == "dit") stage = pipeline::stage_plan("dit", program, true);
-        }
-        plan.peak_bytes = 0;
-        for (const StagePlan& stage : plan.stages) {
-            plan.peak_bytes = std::max(plan.peak_bytes, stage.total_bytes());
-        }
-    }
-    const auto tile =
-        pipeline::choose_vae_tile(limits, bundle.vae_config, latent.height, latent.width, budget);
+    constexpr int kSteps = 50;  // all kinds of steps occur
+    const std::vector<float> sigmas(kSteps, 1.0f);
+    AttentionParameters attention = options.attention;
+    attention.dense_steps = attention::resolved_dense_steps(attention, kSteps);
+    const attention::StepSchedule schedule(attention, sigmas);
+    auto dit_options = pipeline::dit_options(bundle, latent, branches,
+                                             options.storage == Storage::half, &schedule);
+    dit_options.transforms.rotated = dit_options.transforms.scaled =
+        options.weight_bits < 16 && options.rotated;
+    const auto [plan, residency, tile] = pipeline::plan_stages(limits, bundle, dit_options, budget);
     const auto& patch = bundle.transformer_config.patch_size;
     const int tokens = latent.frames * (latent.height / patch[1]) * (latent.width / patch[2]);
 
@@ -75,19 +68,24 @@ void run_model_plan(const ModelOptions& options) {
                branches == 1 ? "" : "es");
     fmt::print("VAE tiles of {}x{} of {}x{} latent cells\n\n", tile.width, tile.height,
                latent.width, latent.height);
-    fmt::print("{:<14}{:>12}{:>13}{:>12}{:>12}{:>17}{:>12}\n", "stage", "weights", "activations",
-               "staging", "total", "largest binding", "operations");
+    fmt::print("{:<14}{:>12}{:>13}{:>12}{:>12}{:>12}{:>12}{:>17}{:>12}\n", "stage", "weights",
+               "activations", "residuals", "staging", "total", "host", "largest binding",
+               "operations");
     Json stages = Json::array();
     std::uint64_t largest_binding = 0;
     for (const StagePlan& stage : plan.stages) {
-        fmt::print("{:<14}{:>12}{:>13}{:>12}{:>12}{:>17}{:>12}\n", stage.stage,
+        fmt::print("{:<14}{:>12}{:>13}{:>12}{:>12}{:>12}{:>12}{:>17}{:>12}\n", stage.stage,
                    bytes_text(stage.weight_bytes), bytes_text(stage.activation_bytes),
-                   bytes_text(stage.staging_bytes), bytes_text(stage.total_bytes()),
+                   bytes_text(stage.residual_bytes), bytes_text(stage.staging_bytes),
+                   bytes_text(stage.total_bytes()), bytes_text(stage.host_bytes),
                    bytes_text(stage.largest_binding_bytes), stage.operations);
         stages.push_back({{"stage", stage.stage},
                           {"weight_bytes", stage.weight_bytes},
                           {"activation_bytes", stage.activation_bytes},
+                          {"residual_bytes", stage.residual_bytes},
                           {"staging_bytes", stage.staging_bytes},
+                          {"host_bytes", stage.host_bytes},
+                          {"residency", stage.residency},
                           {"peak_bytes", stage.total_bytes()},
                           {"largest_binding_bytes", stage.largest_binding_bytes},
                           {"operations", stage.operations}});
@@ -96,9 +94,11 @@ void run_model_plan(const ModelOptions& options) {
     fmt::print("\npeak {} (stages run one after another); largest binding {} of {}\n",
                bytes_text(plan.peak_bytes), bytes_text(largest_binding),
                bytes_text(limits.max_binding_bytes));
+    fmt::print("{}\n", plan.decision());
     if (budget) {
-        fmt::print("budget {}: {}\n", bytes_text(budget),
-                   plan.peak_bytes <= budget ? "fits" : "does NOT fit: lower --size or --frames");
+        fmt::print("{}; the least that works is {}\n",
+                   plan.fits() ? "fits" : "does NOT fit: lower --size or --frames",
+                   bytes_text(plan.least_bytes));
     }
     if (options.json.empty()) return;
     write_json(options.json, {{"config", config_json(options, bundle.transformer_config)},
@@ -112,7 +112,10 @@ void run_model_plan(const ModelOptions& options) {
                               {"stages", stages},
                               {"largest_binding_bytes", largest_binding},
                               {"peak_bytes", plan.peak_bytes},
-                              {"budget_bytes", budget}});
+                              {"least_bytes", plan.least_bytes},
+                              {"budget_bytes", budget},
+                              {"fits", plan.fits()},
+                              {"decision", plan.decision()}});
 }
 
 }  // namespace quantsparse::bench

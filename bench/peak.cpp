@@ -54,6 +54,26 @@ PeakFigure arithmetic_peak(Device& device, const std::string& name, ShaderId sha
             "operations"};
 }
 
+/// The same of the matrix units: `shape` of one product, groups of full subgroups.
+PeakFigure matrix_peak(Device& device, const std::string& name, ShaderId shader,
+                       const MatrixShape& shape, int repeats) {
+    constexpr std::uint32_t kGroups = 4096, kSubgroups = 4, kChains = 8, kSteps = 2048;
+    const program::Limits limits = pipeline::device_limits(device.internal());
+    program::Program program(limits);
+    const auto out =
+        program.add("sums", std::uint64_t{4} * shape.m * shape.n * kSubgroups * kGroups,
+                    program::Lifetime::persistent);
+    const double operations = 2.0 * shape.m * shape.n * shape.k * kChains * kSteps * kSubgroups *
+                              static_cast<double>(kGroups);
+    program.dispatch(name, shader,
+                     {kSubgroups * limits.subgroup, kChains, shape.m, shape.n, shape.k},
+                     {program::write(out)}, Push{kSteps, 1, 1}, {kGroups, 1, 1}, operations);
+    program::Executor executor(device.internal(), program, true);
+    const Timing timing = time_phase(executor, repeats);
+    return {name, operations / timing.min_ms * 1e3, operations / timing.median_ms * 1e3,
+            "operations"};
+}
+
 /// Bytes a second read and written by a plain copy.
 PeakFigure copy_peak(Device& device, int repeats) {
     const program::Limits limits = pipeline::device_limits(device.internal());
@@ -84,6 +104,12 @@ Peaks measure_peaks(Device& device, int repeats) {
     if (device.info().integer_dot_product) {
         peaks.figures.push_back(
             arithmetic_peak(device, "int8 dot", ShaderId::peak_dot, 32, 0x01020301, 5, repeats));
+    }
+    if (device.arithmetic() == Arithmetic::matrix) {
+        peaks.figures.push_back(matrix_peak(device, "int8 matrix", ShaderId::peak_matrix_int8,
+                                            device.info().matrix_int8, repeats));
+        peaks.figures.push_back(matrix_peak(device, "half matrix", ShaderId::peak_matrix_half,
+                                            device.info().matrix_half, repeats));
     }
     for (const PeakFigure& figure : peaks.figures) {
         peaks.best_operations = std::max(peaks.best_operations, figure.rate);

@@ -18,17 +18,6 @@ std::string bytes_text(std::uint64_t bytes) {
     return unit[0] == 'B' ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, unit);
 }
 
-const char* arithmetic_name(Arithmetic arithmetic) {
-    switch (arithmetic) {
-        case Arithmetic::portable:
-            return "portable";
-        case Arithmetic::dot:
-            return "dot";
-        default:
-            return "auto";
-    }
-}
-
 void write_text(const std::filesystem::path& file, const std::string& text) {
     std::filesystem::path beside = file;
     beside += ".part";

@@ -13,7 +13,6 @@ namespace quantsparse::bench {
 using Json = nlohmann::ordered_json;
 
 std::string bytes_text(std::uint64_t bytes);  ///< "12.3 MiB"
-const char* arithmetic_name(Arithmetic arithmetic);
 
 /// Both write beside and rename, so that no partial file is ever seen. Throw Error(io).
 void write_text(const std::filesystem::path& file, const std::string& text);

@@ -78,7 +78,7 @@ StagePlan plan_of(const ModelOptions& model, int tokens, const program::Limits& 
     options.transforms.rotated = options.transforms.scaled = model.weight_bits < 16;
     program::Program program(limits);
     const models::WanDit dit(program, options);
-    return pipeline::stage_plan("dit", program, true, dit.residual_bytes());
+    return pipeline::stage_plan("dit", program);
 }
 
 /// Runs all rows at one number of tokens. In turns where the device has room for all of them, so

@@ -1,133 +1,128 @@
-// How much each mask would change a head's output, on a few queries:
-//
-//   errors[head, sample] = (|o - o_spatial|^2, |o - o_temporal|^2)
-//
-// o attends to all keys, o_spatial to those that query i sees, o_temporal to those for which the same holds
-// of the indices place by place, p F + f: the masks that the sparse kernel will apply.
+// How much each mask would change a head's output, on a few queries: attention of sampled queries to all keys, to
+// those that the query sees, and to those for which the same holds of the indices place by place, p F + f. The
+// last two are the masks that the sparse kernel will apply. Scores are computed once; the three softmaxes differ
+// in which of them they take.
 //
 //   q, k, v    fp32 [heads, *_stride, padded_dim], frame by frame
 //   sight      uint32 [1 + tokens, 2]: as in attention.comp
-//   errors     fp32 [heads, samples, 2]
+//   partials   vec4 [heads, samples, splits, 3, 1 + kDim4]: of the keys of one split and each mask the
+//              maximum m of the scores and sum_j exp(s_j - m), then sum_j exp(s_j - m) v_j;
+//              profile_errors.comp puts the splits together
 //
-// Samples are spread over all queries, one in each of as many equal ranges. One work-group per sample (x)
-// and head (y) goes over the keys twice: for the three maxima, then for the three weighted sums.
+// A work-group takes kSamples samples (x) of a head (y) and split_keys keys (z), in tiles as attention.comp does.
+// Few samples and heads fill a wide device only with the keys cut in many splits.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #include "constants.glsl"
+#include "profile.glsl"
 
-layout(constant_id = 1) const uint kDim4 = 16;
-layout(constant_id = 2) const uint kLanes = 16;  // the work-group's width again: sizes arrays
-layout(constant_id = 3) const uint kFrames = 1;
-const uint kVectors = (kDim4 + kLanes - 1) / kLanes;
+const uint kKeysPerLane = 4;
+const uint kTile = kLanes * kKeysPerLane;
+const uint kVectors = (kDim4 + kLanes - 1) / kLanes;  // vec4 of the output an invocation owns
 
-#include "attention_operands.glsl"
-layout(set = 0, binding = 3, std430) readonly buffer Sight { uvec2 sight[]; };
-layout(set = 0, binding = 4, std430) writeonly buffer Errors { vec2 errors[]; };
-
-layout(push_constant) uniform Push {
-    uint tokens;
-    uint places;
-    uint q_stride;
-    uint kv_stride;
-    uint first_head;  // of `errors`; q, k and v are bound from this head on
-    float scale;
-} p;
-
-#include "reduce.glsl"
-
-const float kMasked = -3.0e38;
-shared vec3 weights[kLanes];
-
-uint hash(uint x) {
-    x = (x ^ (x >> 16)) * 0x7feb352du;
-    x = (x ^ (x >> 15)) * 0x846ca68bu;
-    return x ^ (x >> 16);
-}
-
-uint place_index(uint token) {
-    return token % p.places * kFrames + token / p.places;
-}
-
-bool seen(uint key, uvec2 range, uvec2 edges) {
-    return (key >= range.x && key < range.y) || key < edges.x || key >= edges.y;
-}
+shared vec4 weights[kMasks * kSamples][kTile / 4 + 1];  // one more column: rows begin in different banks
+shared float rescale[kMasks * kSamples];
+shared float maximum[kMasks * kSamples];
+shared float denominator[kMasks * kSamples];
 
 void main() {
     const uint lane = gl_LocalInvocationID.x;
     const uint head = gl_WorkGroupID.y;
-    const uint samples = gl_NumWorkGroups.x;
-    const uint begin = gl_WorkGroupID.x * p.tokens / samples;
-    const uint end = (gl_WorkGroupID.x + 1) * p.tokens / samples;
-    const uint query = min(begin + hash(gl_WorkGroupID.x) % max(end - begin, 1u), p.tokens - 1);
-    const uint query_place = place_index(query);
-    const uint q = (head * p.q_stride + query) * kDim4;
+    const uint sample0 = gl_WorkGroupID.x * kSamples;
+    const uint last_sample = p.samples - 1;
     const uint kv = head * p.kv_stride;
-
+    const uint last = p.tokens - 1;
+    const uint begin = gl_WorkGroupID.z * p.split_keys;
+    const uint end = min(begin + p.split_keys, p.tokens);
     const uvec2 edges = sight[0];
-    const uvec2 range = sight[1 + query];
-    const uvec2 range_by_place = sight[1 + query_place];
 
-    vec3 largest = vec3(kMasked);
-    vec3 maxima = vec3(0.0);
-    vec3 total = vec3(0.0);
-    vec4 sum[3][kVectors];
-    [[unroll]] for (uint m = 0; m < 3; ++m) {
-        [[unroll]] for (uint i = 0; i < kVectors; ++i) sum[m][i] = vec4(0.0);
+    uint query[kSamples];  // those past the end repeat the last one, unwritten
+    uvec4 ranges[kSamples];
+    vec4 sum[kMasks * kSamples][kVectors];
+    [[unroll]] for (uint t = 0; t < kSamples; ++t) {
+        const uint token = sampled_query(min(sample0 + t, last_sample));
+        query[t] = (head * p.q_stride + token) * kDim4;
+        ranges[t] = seen_ranges(token);
     }
-    for (uint pass = 0; pass < 2; ++pass) {
-        for (uint first = 0; first < p.tokens; first += kLanes) {
-            const uint key = first + lane;
-            vec3 score = vec3(kMasked);
-            if (key < p.tokens) {
-                vec4 products = vec4(0.0);
-                for (uint d = 0; d < kDim4; ++d) products += load_q(q + d) * load_k((kv + key) * kDim4 + d);
-                const float s = p.scale * (products.x + products.y + products.z + products.w);
-                score.x = s;
-                if (seen(key, range, edges)) score.y = s;
-                if (seen(place_index(key), range_by_place, edges)) score.z = s;
+    [[unroll]] for (uint t = 0; t < kMasks * kSamples; ++t) {
+        [[unroll]] for (uint i = 0; i < kVectors; ++i) sum[t][i] = vec4(0.0);
+    }
+    for (uint t = lane; t < kMasks * kSamples; t += kLanes) {
+        maximum[t] = kMasked;
+        denominator[t] = 0.0;
+    }
+
+    for (uint first = begin; first < end; first += kTile) {
+        {
+            const uvec4 key = first + lane * kKeysPerLane + uvec4(0, 1, 2, 3);
+            const uvec4 k = (kv + min(key, uvec4(last))) * kDim4;
+            vec4 score[kSamples];
+            [[unroll]] for (uint t = 0; t < kSamples; ++t) score[t] = vec4(0.0);
+            for (uint d = 0; d < kDim4; ++d) {
+                const vec4 a = load_k(k.x + d);
+                const vec4 b = load_k(k.y + d);
+                const vec4 c = load_k(k.z + d);
+                const vec4 e = load_k(k.w + d);
+                [[unroll]] for (uint t = 0; t < kSamples; ++t) {
+                    const vec4 q = load_q(query[t] + d);
+                    score[t] += vec4(dot(q, a), dot(q, b), dot(q, c), dot(q, e));
+                }
             }
-            if (pass == 0) {
-                largest = max(largest, score);
-                continue;
+            const uvec4 by_place = uvec4(place_index(key.x), place_index(key.y), place_index(key.z), place_index(key.w));
+            [[unroll]] for (uint t = 0; t < kSamples; ++t) {
+                const vec4 s = mix(vec4(kMasked), score[t] * p.scale, lessThan(key, uvec4(end)));
+                weights[kMasks * t][lane] = s;
+                weights[kMasks * t + 1][lane] = masked(s, key, ranges[t].xy, edges);
+                weights[kMasks * t + 2][lane] = masked(s, by_place, ranges[t].zw, edges);
             }
-            const vec3 e = mix(exp(score - maxima), vec3(0.0), lessThanEqual(score, vec3(kMasked)));
-            total += e;
-            barrier();
-            weights[lane] = e;
-            barrier();
-            const uint count = min(kLanes, p.tokens - first);
-            for (uint j = 0; j < count; ++j) {
-                const vec3 w = weights[j];
-                [[unroll]] for (uint i = 0; i < kVectors; ++i) {
-                    const vec4 v = load_v((kv + first + j) * kDim4 + min(i * kLanes + lane, kDim4 - 1));
-                    sum[0][i] += w.x * v;
-                    sum[1][i] += w.y * v;
-                    sum[2][i] += w.z * v;
+        }
+        barrier();
+        for (uint t = lane; t < kMasks * kSamples; t += kLanes) {
+            vec4 largest = weights[t][0];
+            for (uint j = 1; j < kLanes; ++j) largest = max(largest, weights[t][j]);
+            const float before = maximum[t];
+            const float now = max(before, max(max(largest.x, largest.y), max(largest.z, largest.w)));
+            vec4 total = vec4(0.0);
+            for (uint j = 0; j < kLanes; ++j) {
+                const vec4 e = exp(weights[t][j] - now);
+                weights[t][j] = e;
+                total += e;
+            }
+            const float factor = exp(before - now);
+            maximum[t] = now;
+            rescale[t] = factor;
+            denominator[t] = denominator[t] * factor + total.x + total.y + total.z + total.w;
+        }
+        barrier();
+        const uint tile_keys = min(kTile, end - first);
+        [[unroll]] for (uint i = 0; i < kVectors; ++i) {
+            const uint d = min(i * kLanes + lane, kDim4 - 1);
+            [[unroll]] for (uint t = 0; t < kMasks * kSamples; ++t) sum[t][i] *= rescale[t];
+            for (uint j = 0; j < tile_keys; j += 4) {
+                // Keys past the end have weight zero; their values are those of the last key.
+                const uvec4 key = (kv + min(first + j + uvec4(0, 1, 2, 3), uvec4(last))) * kDim4 + d;
+                const vec4 v0 = load_v(key.x);
+                const vec4 v1 = load_v(key.y);
+                const vec4 v2 = load_v(key.z);
+                const vec4 v3 = load_v(key.w);
+                [[unroll]] for (uint t = 0; t < kMasks * kSamples; ++t) {
+                    const vec4 e = weights[t][j / 4];
+                    sum[t][i] += e.x * v0 + e.y * v1 + e.z * v2 + e.w * v3;
                 }
             }
         }
-        if (pass == 0) {
-            maxima.x = workgroup_max(largest.x);
-            maxima.y = workgroup_max(largest.y);
-            maxima.z = workgroup_max(largest.z);
-        }
+        barrier();
     }
-    const float all = workgroup_sum(total.x);
-    const float spatial = workgroup_sum(total.y);
-    const float temporal = workgroup_sum(total.z);
-    vec2 error = vec2(0.0);
-    [[unroll]] for (uint i = 0; i < kVectors; ++i) {
-        if (i * kLanes + lane < kDim4) {
-            const vec4 o = sum[0][i] / all;
-            const vec4 s = sum[1][i] / spatial - o;
-            const vec4 t = sum[2][i] / temporal - o;
-            error += vec2(dot(s, s), dot(t, t));
+
+    [[unroll]] for (uint t = 0; t < kMasks * kSamples; ++t) {
+        const uint i = sample0 + t / kMasks;
+        if (i >= p.samples) continue;
+        const uint at = partial_at(head, i, t % kMasks);
+        if (lane == 0) partials[at] = vec4(maximum[t], denominator[t], 0.0, 0.0);
+        [[unroll]] for (uint j = 0; j < kVectors; ++j) {
+            const uint d = j * kLanes + lane;
+            if (d < kDim4) partials[at + 1 + d] = sum[t][j];
         }
-    }
-    const float spatial_error = workgroup_sum(error.x);
-    const float temporal_error = workgroup_sum(error.y);
-    if (lane == 0) {
-        errors[(p.first_head + head) * samples + gl_WorkGroupID.x] = vec2(spatial_error, temporal_error);
     }
 }

@@ -1,6 +1,6 @@
 // types[head] = 1 when the temporal mask changes the sampled outputs less than the spatial one, else 0.
 //
-//   errors  fp32 [heads, samples, 2]: profile_heads.comp
+//   errors  fp32 [heads, samples, 2]: profile_errors.comp
 //   types   uint32 [heads]
 //
 // One invocation per head.

@@ -57,8 +57,8 @@ int main(int argc, char** argv) {
     app.add_option("--cases", cases, "Folder of case folders, or one case folder")
         ->capture_default_str();
     app.add_option("--device", device_options.selector, "Device number, UUID or part of its name");
-    app.add_option("--arithmetic", arithmetic, "Integer products: auto, portable or dot")
-        ->check(CLI::IsMember({"auto", "portable", "dot"}));
+    app.add_option("--arithmetic", arithmetic, "Integer products: auto, portable, dot or matrix")
+        ->check(CLI::IsMember({"auto", "portable", "dot", "matrix"}));
     app.add_option("--storage", storage, "Float weights as fp32 or half")
         ->check(CLI::IsMember({"fp32", "half"}));
     app.add_flag("--validation", device_options.validation,
@@ -75,14 +75,11 @@ int main(int argc, char** argv) {
     int passed = 0, failed = 0;
     try {
         settings.half = storage == "half";
-        device_options.arithmetic = arithmetic == "portable" ? Arithmetic::portable
-                                    : arithmetic == "dot"    ? Arithmetic::dot
-                                                             : Arithmetic::automatic;
+        device_options.arithmetic = arithmetic_from(arithmetic);
         Device device(device_options);
         settings.device = &device.internal();
         fmt::print("device {} ({}), arithmetic {}, storage {}\n", device.info().name,
-                   device.info().driver,
-                   device.arithmetic() == Arithmetic::dot ? "dot" : "portable", storage);
+                   device.info().driver, arithmetic_name(device.arithmetic()), storage);
         fmt::print("{:<44} {:>10} {:>10}\n", "name", "max_abs", "max_rel");
         for (const auto& folder : find_cases(cases)) {
             const std::string name = folder.filename().string();

@@ -116,14 +116,19 @@ Residual ResidualState::declare(int layer, int branch) {
     const int rank4 = round_up(usable_rank(options_.rank, r.tokens, columns), 4) / 4;
     if (r.storage == Residual::Storage::low_rank) r.delta4 = rank4;
     if (options_.mode == SsarMode::svd) r.difference4 = rank4;
-    if (const std::uint64_t row_bytes = r.row_bytes()) {
-        r.rows = add(name + "rows", row_bytes * static_cast<std::uint64_t>(r.tokens));
-    }
-    if (const int factors = 4 * (r.delta4 + r.difference4)) {
-        r.u = {{}, r.tokens, factors, factors, 0};
-        r.v = {{}, columns, factors, factors, 0};
-        r.u.tensor = add(name + "u", r.u.bytes());
-        r.v.tensor = add(name + "v", r.v.bytes());
+    {  // what is large may be streamed
+        const Program::Grouping grouping(program_,
+                                         {program::StreamGroup::Kind::residuals,
+                                          fmt::format("block {}, branch {}", layer, branch)});
+        if (const std::uint64_t row_bytes = r.row_bytes()) {
+            r.rows = add(name + "rows", row_bytes * static_cast<std::uint64_t>(r.tokens));
+        }
+        if (const int factors = 4 * (r.delta4 + r.difference4)) {
+            r.u = {{}, r.tokens, factors, factors, 0};
+            r.v = {{}, columns, factors, factors, 0};
+            r.u.tensor = add(name + "u", r.u.bytes());
+            r.v.tensor = add(name + "v", r.v.bytes());
+        }
     }
     r.state = add(name + "state", static_cast<std::uint64_t>(4 * r.heads + kCounters) * 4);
     return r;

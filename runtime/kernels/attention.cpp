@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/loads.hpp"
+#include "kernels/matrix_tiles.hpp"
 
 namespace quantsparse::kernels {
 namespace {
@@ -21,16 +22,10 @@ struct MergePush {
 };
 static_assert(sizeof(MergePush) == 36, "merge_heads.comp declares the same block");
 
-struct ProfilePush {
-    std::uint32_t tokens, places, q_stride, kv_stride, first_head;
-    float scale;
+struct PackPush {
+    std::uint32_t fours, each;
 };
-static_assert(sizeof(ProfilePush) == 24, "profile_heads.comp declares the same block");
-
-struct TypesPush {
-    std::uint32_t heads, samples;
-};
-static_assert(sizeof(TypesPush) == 8, "profile_types.comp declares the same block");
+static_assert(sizeof(PackPush) == 8, "pack_halves.comp declares the same block");
 
 /// How a call is run: which kernel, lanes of a work-group, queries.
 struct Shape {
@@ -38,9 +33,18 @@ struct Shape {
         false;  ///< attention_private.comp: `queries` of each invocation, else of the group
     std::uint32_t lanes = 32;
     std::uint32_t queries = 8;
+    int unit_dim = 0;  ///< matrix/attention_matrix.comp, for heads of so many columns
     std::uint32_t group_queries() const { return is_private ? lanes * queries : queries; }
     shaders::ShaderId shader(bool sparse) const {
         using shaders::ShaderId;
+        if (unit_dim == 64) {
+            return sparse ? ShaderId::attention_matrix_sparse_64
+                          : ShaderId::attention_matrix_dense_64;
+        }
+        if (unit_dim) {
+            return sparse ? ShaderId::attention_matrix_sparse_128
+                          : ShaderId::attention_matrix_dense_128;
+        }
         if (is_private) {
             return sparse ? ShaderId::attention_private_sparse : ShaderId::attention_private_dense;
         }
@@ -50,6 +54,51 @@ struct Shape {
 
 /// Wider heads would unroll into too much code.
 constexpr int kWidestPrivate = 128;
+
+/// Subgroups of a work-group that share the tiles of attention_matrix.comp.
+constexpr std::uint32_t kUnitSubgroups = 8;
+
+/// Whether the matrix units can do a call: there are modules for heads of 64 and 128 columns, and
+/// the lanes that share a row of 32 scores take eight at least.
+bool uses_units(const Program& program, const HeadMatrix& q, const Matrix& out,
+                const AttentionOptions& options) {
+    const program::Limits& limits = program.limits();
+    const MatrixShape& shape = limits.matrix_half;
+    return limits.arithmetic == Arithmetic::matrix && shape.n == 16 && shape.k == 16 &&
+           limits.subgroup <= 4 * shape.m && (q.head_dim == 64 || q.head_dim == 128) &&
+           !options.bias.valid() && out.stride == out.columns && q.tokens >= kFewestMatrixRows;
+}
+
+Shape unit_shape(const program::Limits& limits, int head_dim, int block) {
+    const std::uint32_t rows = limits.matrix_half.m;
+    std::uint32_t subgroups = std::min(kUnitSubgroups, limits.max_invocations / limits.subgroup);
+    if (block) subgroups = std::min(subgroups, static_cast<std::uint32_t>(block) / rows);
+    return {false, subgroups * limits.subgroup, subgroups * rows, head_dim};
+}
+
+/// The same values as halves, 0.5 times as many bytes at 0.5 times the offsets.
+Tensor pack_halves(Program& program, const std::string& name, const HeadMatrix& m) {
+    constexpr std::uint32_t kLanes = 256, kEach = 4;
+    const Tensor halves =
+        program.add(name, m.head_bytes() / 2 * static_cast<std::uint64_t>(m.heads));
+    const std::uint64_t fours = m.head_bytes() / 16;
+    const int chunk = static_cast<int>(
+        std::clamp<std::uint64_t>(std::min(program.limits().max_binding_bytes / m.head_bytes(),
+                                           std::uint64_t{65535} * kLanes * kEach / fours),
+                                  1, static_cast<std::uint64_t>(m.heads)));
+    const std::uint32_t lanes = std::min(kLanes, program.limits().max_invocations);
+    for (int head = 0; head < m.heads; head += chunk) {
+        const std::uint64_t count = static_cast<std::uint64_t>(std::min(chunk, m.heads - head));
+        const std::uint64_t from = m.head_bytes() * static_cast<std::uint64_t>(head);
+        program.dispatch(name, shaders::ShaderId::pack_halves, {lanes},
+                         {program::read(m.tensor, from, m.head_bytes() * count),
+                          program::write(halves, from / 2, m.head_bytes() / 2 * count)},
+                         PackPush{static_cast<std::uint32_t>(fours * count), kEach},
+                         {ceil_div(fours * count, std::uint64_t{lanes} * kEach), 1, 1},
+                         4.0 * static_cast<double>(fours * count));
+    }
+    return halves;
+}
 
 Shape shape_for(const Program& program, int padded_dim, int block, bool texels) {
     if (texels && padded_dim <= kWidestPrivate) return {true, kPrivateLanes, 4};
@@ -116,6 +165,10 @@ void merge_heads(Program& program, const std::string& name, const HeadMatrix& he
 
 }  // namespace
 
+int default_block(const program::Limits& limits, int tokens) {
+    return limits.arithmetic == Arithmetic::matrix && tokens >= 4096 ? 128 : 64;
+}
+
 void attention(Program& program, const std::string& name, const HeadMatrix& q, const HeadMatrix& k,
                const HeadMatrix& v, const Matrix& out, const AttentionOptions& options) {
     using program::read;
@@ -129,8 +182,13 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
     const Loads operands = loads(program, {read(q.tensor), read(k.tensor), read(v.tensor)},
                                  {correction ? correction->u.tensor : Tensor{},
                                   correction ? correction->v.tensor : Tensor{}});
+    const bool units = uses_units(program, q, out, options);
     const Shape shape =
-        shape_for(program, q.padded_dim, blocks ? blocks->block : 0, operands.texels);
+        units ? unit_shape(program.limits(), q.head_dim, blocks ? blocks->block : 0)
+              : shape_for(program, q.padded_dim, blocks ? blocks->block : 0, operands.texels);
+    const Tensor halves[] = {units ? pack_halves(program, name + ".q_halves", q) : Tensor{},
+                             units ? pack_halves(program, name + ".k_halves", k) : Tensor{},
+                             units ? pack_halves(program, name + ".v_halves", v) : Tensor{}};
     const std::uint64_t widest = std::max(
         out.row_bytes(), options.residual ? options.residual->row_bytes() : std::uint64_t{0});
     const int row_chunk = rows_per_dispatch(program, widest, out.rows);
@@ -152,6 +210,11 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
         constants.insert(constants.end(), more.begin(), more.end());
         constants.push_back(head_major);
     }
+    if (units) {
+        constants.resize(14);  // the dense kernel has none of the list's and the correction's
+        constants.push_back(program.limits().matrix_half.m);
+        constants.push_back(program.limits().subgroup);
+    }
     for (int head = 0; head < q.heads; head += head_chunk) {
         const int heads = std::min(head_chunk, q.heads - head);
         const auto bind = [&](const HeadMatrix& m) {
@@ -159,6 +222,11 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                         m.head_bytes() * static_cast<std::uint64_t>(heads));
         };
         const Loads load{shape.is_private};
+        const auto operand = [&](const HeadMatrix& m, Tensor packed) {
+            if (!units) return load(bind(m));
+            return read(packed, m.head_bytes() / 2 * static_cast<std::uint64_t>(head),
+                        m.head_bytes() / 2 * static_cast<std::uint64_t>(heads));
+        };
         const bool last_heads = head + heads == q.heads;
         const int step = head_major ? out.rows : row_chunk;
         for (int first = 0; first < out.rows; first += step) {
@@ -166,7 +234,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
             program::Binding target = head_major ? bind(own) : write_rows(out, first, rows);
             if (head_major) std::swap(target.reads, target.writes);
             std::vector<program::Binding> bindings = {
-                load(bind(q)), load(bind(k)), load(bind(v)), target,
+                operand(q, halves[0]), operand(k, halves[1]), operand(v, halves[2]), target,
                 options.bias.valid() ? read(options.bias) : unused(q.tensor)};
             if (blocks) {
                 bindings.insert(bindings.end(),
@@ -198,45 +266,6 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
         }
     }
     if (head_major) merge_heads(program, name + ".merge", own, out, options);
-}
-
-void profile_heads(Program& program, const std::string& name, const HeadMatrix& q,
-                   const HeadMatrix& k, const HeadMatrix& v, float scale, const BlockList& blocks,
-                   int frames, Tensor types, int samples) {
-    using program::read;
-    samples = std::min(samples, q.tokens);
-    const std::uint32_t lanes = row_lanes(program);
-    const Tensor errors =
-        program.add(name + ".errors",
-                    static_cast<std::uint64_t>(q.heads) * static_cast<std::uint64_t>(samples) * 8);
-    const Loads load = loads(program, {read(q.tensor), read(k.tensor), read(v.tensor)});
-    const int chunk = heads_per_dispatch(program, q.head_bytes(), q.heads);
-    for (int head = 0; head < q.heads; head += chunk) {
-        const int heads = std::min(chunk, q.heads - head);
-        const auto bind = [&](const HeadMatrix& m) {
-            return load(read(m.tensor, m.head_bytes() * static_cast<std::uint64_t>(head),
-                             m.head_bytes() * static_cast<std::uint64_t>(heads)));
-        };
-        program.dispatch(
-            name,
-            load.texels ? shaders::ShaderId::profile_heads_texels
-                        : shaders::ShaderId::profile_heads,
-            {lanes, static_cast<std::uint32_t>(q.padded_dim / 4), lanes,
-             static_cast<std::uint32_t>(frames)},
-            {bind(q), bind(k), bind(v), read(blocks.sight), program::write(errors)},
-            ProfilePush{static_cast<std::uint32_t>(q.tokens),
-                        static_cast<std::uint32_t>(q.tokens / frames),
-                        static_cast<std::uint32_t>(q.token_stride),
-                        static_cast<std::uint32_t>(k.token_stride),
-                        static_cast<std::uint32_t>(head), scale},
-            {static_cast<std::uint32_t>(samples), static_cast<std::uint32_t>(heads), 1},
-            12.0 * samples * q.tokens * q.padded_dim * heads);
-    }
-    program.dispatch(
-        name + ".types", shaders::ShaderId::profile_types, {lanes},
-        {read(errors), program::write(types)},
-        TypesPush{static_cast<std::uint32_t>(q.heads), static_cast<std::uint32_t>(samples)},
-        {ceil_div(static_cast<std::uint64_t>(q.heads), lanes), 1, 1}, 2.0 * q.heads * samples);
 }
 
 }  // namespace quantsparse::kernels

@@ -1,5 +1,4 @@
-// Flash attention over head-major operands: all keys, or the blocks of a list; and the profiling
-// that tells which heads look along space and which along time.
+// Flash attention over head-major operands: all keys, or the blocks of a list.
 #pragma once
 
 #include "kernels/residual.hpp"
@@ -13,7 +12,7 @@ struct BlockList {
     Tensor row_ptr;  ///< uint32 [lists, query_blocks + 1], counted in entries of `columns`
     Tensor columns;  ///< uint32 [entries]
     Tensor sight;    ///< uint32 [1 + queries, 2], read for every query: in partial ones it sees the
-                   ///< keys j < [0][0], j >= [0][1] and [1 + i][0] <= j < [1 + i][1]
+                     ///< keys j < [0][0], j >= [0][1] and [1 + i][0] <= j < [1 + i][1]
     int lists = 1;   ///< 1: shared by all heads, else one a head
     int block = 64;  ///< queries and keys of a block: 32, 64 or 128
     int query_blocks = 0;
@@ -30,14 +29,12 @@ struct AttentionOptions {
     const Residual* residual = nullptr;  ///< added to the output
 };
 
+/// Tokens of a block of a list where nobody asks for a size. Matrix units are fast when 128 queries
+/// share what is staged of the keys; for short clips such blocks would hold too many hidden pairs.
+int default_block(const program::Limits& limits, int tokens);
+
 /// out[t, h * head_dim + c], token-major. Any token count; head dimensions up to 512.
 void attention(Program& program, const std::string& name, const HeadMatrix& q, const HeadMatrix& k,
                const HeadMatrix& v, const Matrix& out, const AttentionOptions& options);
-
-/// Decides each head's type on `samples` queries: the one whose mask changes their output less,
-/// spatial when equal. q, k and v frame by frame; writes uint32 [heads] to `types`.
-void profile_heads(Program& program, const std::string& name, const HeadMatrix& q,
-                   const HeadMatrix& k, const HeadMatrix& v, float scale, const BlockList& blocks,
-                   int frames, Tensor types, int samples = 64);
 
 }  // namespace quantsparse::kernels

@@ -4,6 +4,7 @@
 
 #include "kernels/loads.hpp"
 #include "kernels/matmul_shape.hpp"
+#include "kernels/matrix_tiles.hpp"
 
 namespace quantsparse::kernels {
 namespace {
@@ -68,6 +69,12 @@ void matmul(Program& program, const std::string& name, const Matrix& a, const Fl
             const program::Binding input = read_rows(a, first, rows);
             const program::Binding columns = read(panel.tensor);
             const Loads load = loads(program, {input, columns});
+            const program::Limits& limits = program.limits();
+            const bool units =
+                limits.arithmetic == Arithmetic::matrix && weight.half && rows >= kFewestMatrixRows;
+            const MatrixTile tile =
+                units ? matrix_tile(limits, limits.matrix_half, true, rows, panel.columns)
+                      : MatrixTile{};
             const Push push = {
                 static_cast<std::uint32_t>(rows),
                 static_cast<std::uint32_t>(weight.k),
@@ -80,14 +87,20 @@ void matmul(Program& program, const std::string& name, const Matrix& a, const Fl
                 static_cast<std::uint32_t>(epilogue.gate_offset / 4),
                 static_cast<std::uint32_t>(panel.first_column / 4)};
             program.dispatch(
-                name, shader_of(weight.half, load.texels), constants,
+                name,
+                !units            ? shader_of(weight.half, load.texels)
+                : tile.tiles == 4 ? shaders::ShaderId::gemm_matrix_half_4
+                                  : shaders::ShaderId::gemm_matrix_half_2,
+                units ? matrix_constants(constants, limits, limits.matrix_half, tile) : constants,
                 {load(input), load(columns), write_rows(out, first, rows),
                  weight.bias.valid() ? read(weight.bias) : unused(a.tensor),
                  epilogue.factor ? read_rows(*epilogue.factor, first, rows) : unused(a.tensor),
                  epilogue.residual ? read_rows(*epilogue.residual, first, rows) : unused(a.tensor),
                  epilogue.gate.valid() ? read(epilogue.gate) : unused(a.tensor)},
                 push,
-                {ceil_div(n4, shape.lanes), ceil_div(static_cast<std::uint64_t>(rows), shape.rows),
+                {ceil_div(n4, units ? tile.columns(limits.matrix_half) / 4 : shape.lanes),
+                 ceil_div(static_cast<std::uint64_t>(rows),
+                          units ? tile.rows(limits.matrix_half) : shape.rows),
                  1},
                 2.0 * rows * panel.columns * weight.k);
         }

@@ -5,6 +5,7 @@
 
 #include "kernels/loads.hpp"
 #include "kernels/matmul_shape.hpp"
+#include "kernels/matrix_tiles.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::kernels {
@@ -37,8 +38,7 @@ struct GemmPush {
 };
 static_assert(sizeof(GemmPush) == 40, "gemm_quantized.comp declares the same block");
 
-ShaderId gemm_shader(int bits, Arithmetic arithmetic, bool texels) {
-    const bool dot = arithmetic == Arithmetic::dot;
+ShaderId gemm_shader(int bits, bool dot, bool texels) {
     const auto of = [&](ShaderId portable, ShaderId packed, ShaderId portable_texels,
                         ShaderId packed_texels) {
         return texels ? (dot ? packed_texels : portable_texels) : (dot ? packed : portable);
@@ -59,6 +59,13 @@ ShaderId gemm_shader(int bits, Arithmetic arithmetic, bool texels) {
         default:
             throw Error(ErrorCode::unsupported, "weights must have 4, 6 or 8 bits");
     }
+}
+
+ShaderId matrix_gemm_shader(int bits, const MatrixTile& tile) {
+    const bool large = tile.tiles == 4;
+    return bits == 4   ? (large ? ShaderId::gemm_matrix_w4_4 : ShaderId::gemm_matrix_w4_2)
+           : bits == 6 ? (large ? ShaderId::gemm_matrix_w6_4 : ShaderId::gemm_matrix_w6_2)
+                       : (large ? ShaderId::gemm_matrix_w8_4 : ShaderId::gemm_matrix_w8_2);
 }
 
 /// Rows first .. first+count-1 of `input`, scaled and multiplied by learned matrices, into the
@@ -92,12 +99,23 @@ int widest_hadamard(const Program& program) {
 }
 constexpr int kWidestBlock = 1024;
 
+std::uint32_t hadamard_lanes(const Program& program) {
+    return program.limits().runs_on_cpu ? kPrivateLanes : 64;
+}
+
+/// Points, of four columns, of the narrowest of the passes that hadamard_chunk makes.
+std::uint64_t narrowest_pass(const Program& program, int block) {
+    const int inside = std::min(block, widest_hadamard(program));
+    const int points = std::max(1, inside / 4);
+    return static_cast<std::uint64_t>(block == inside ? points : std::min(points, block / inside));
+}
+
 /// One pass of butterflies over points that are `stride` vec4 apart; rows as in rotate_chunk.
 void hadamard_pass(Program& program, const std::string& name, const Matrix& input, int first,
                    int count, int points, int stride, Tensor multiplier, const Matrix& out,
                    int block) {
     const bool first_pass = stride == 1;
-    const std::uint32_t lanes = program.limits().runs_on_cpu ? kPrivateLanes : 64;
+    const std::uint32_t lanes = hadamard_lanes(program);
     const std::uint32_t units =
         ceil_div(static_cast<std::uint64_t>(input.columns), static_cast<std::uint64_t>(4 * points));
     const auto rows = read_rows(input, first, count);
@@ -189,11 +207,19 @@ QuantizedRows quantize_rows(Program& program, const std::string& name, const Mat
     out.scales = program.add(name + ".scales", rows * 4);
     out.row_sums = program.add(name + ".row_sums", rows * 4);
 
-    const int chunk =
+    int chunk =
         std::min({rows_per_dispatch(
                       program, std::max(input.row_bytes(), static_cast<std::uint64_t>(k_words) * 4),
                       input.rows),
                   65536 - 64});
+    if (transform.rotation_block > 1 && !transform.rotation.valid()) {
+        // A pass over few points has many invocations a row, and a dispatch 65,535 groups.
+        const std::uint64_t fewest = narrowest_pass(program, transform.rotation_block);
+        const std::uint64_t a_row = ceil_div(static_cast<std::uint64_t>(input.columns), 4 * fewest);
+        const std::uint64_t most = 65535 * hadamard_lanes(program) / a_row / 64 * 64;
+        chunk = static_cast<int>(
+            std::clamp<std::uint64_t>(most, 64, static_cast<std::uint64_t>(chunk)));
+    }
     Matrix rotated;
     if (transform.rotation_block > 1 || transform.rotation.valid()) {
         rotated =
@@ -258,15 +284,26 @@ void matmul(Program& program, const std::string& name, const QuantizedRows& a,
             epilogue.residual ? static_cast<std::uint32_t>(epilogue.residual->stride / 4) : 0,
             static_cast<std::uint32_t>(epilogue.gate_offset / 4),
             static_cast<std::uint32_t>(k_padded / 8) * n4};
+        const program::Limits& limits = program.limits();
+        const bool units = limits.arithmetic == Arithmetic::matrix && rows >= kFewestMatrixRows;
+        const bool dot = limits.arithmetic == Arithmetic::dot ||
+                         (limits.arithmetic == Arithmetic::matrix && limits.has_dot);
+        const MatrixTile tile =
+            units ? matrix_tile(limits, limits.matrix_int8, false, rows, weight.n) : MatrixTile{};
         program.dispatch(
-            name, gemm_shader(weight.bits, program.limits().arithmetic, load.texels), constants,
+            name,
+            units ? matrix_gemm_shader(weight.bits, tile)
+                  : gemm_shader(weight.bits, dot, load.texels),
+            units ? matrix_constants(constants, limits, limits.matrix_int8, tile) : constants,
             {load(input), load(codes), write_rows(out, first, rows),
              weight.bias.valid() ? read(weight.bias) : unused(out.tensor),
              epilogue.factor ? read_rows(*epilogue.factor, first, rows) : unused(out.tensor),
              epilogue.residual ? read_rows(*epilogue.residual, first, rows) : unused(out.tensor),
              epilogue.gate.valid() ? read(epilogue.gate) : unused(out.tensor),
              read(a.scales, f * 4, c * 4), read(a.row_sums, f * 4, c * 4), read(weight.scale)},
-            push, {ceil_div(n4, shape.lanes), ceil_div(c, shape.rows), 1},
+            push,
+            {ceil_div(n4, units ? tile.columns(limits.matrix_int8) / 4 : shape.lanes),
+             ceil_div(c, units ? tile.rows(limits.matrix_int8) : shape.rows), 1},
             2.0 * rows * weight.n * weight.k);
     }
 }

@@ -5,6 +5,7 @@
 
 #include "kernels/attention.hpp"
 #include "kernels/copy.hpp"
+#include "kernels/head_profile.hpp"
 #include "models/wan_dit.hpp"
 
 namespace quantsparse::models {
@@ -16,8 +17,6 @@ using kernels::HeadMatrix;
 using program::Lifetime;
 
 namespace {
-
-constexpr int kDefaultBlock = 64;
 
 /// Whether anything is added between refreshes.
 bool corrects(const AttentionParameters& parameters) {
@@ -40,7 +39,8 @@ void WanDit::declare_attention() {
         attention::band_sight(
             tokens_, attention::band_width(tokens_, sink, parameters.density, parameters.mask),
             sink),
-        parameters.block_size ? parameters.block_size : kDefaultBlock);
+        parameters.block_size ? parameters.block_size
+                              : kernels::default_block(program_.limits(), tokens_));
     blocks_list_ = attention::declare_block_list(program_, "mask", mask_);
     if (corrects(parameters)) {
         residuals_ = std::make_unique<attention::ResidualState>(

@@ -19,6 +19,7 @@ using kernels::HeadMatrix;
 using kernels::Norm;
 using kernels::round_up;
 using program::Lifetime;
+using program::StreamGroup;
 
 /// Tokens whose feed-forward hidden layer exists at a time: bounds the largest activation.
 constexpr int kFfnRows = 4096;
@@ -146,13 +147,14 @@ void WanDit::declare_weights() {
         const std::string b = fmt::format("blocks.{}.", i);
         tables.push_back(b + "modulation");
         Block block;
+        const std::string layer = fmt::format("block {}", i);
+        std::optional<Program::Grouping> grouping;  // what may be streamed together
+        grouping.emplace(program_, StreamGroup{StreamGroup::Kind::weights, layer});
         block.self_q = linear(b + "self_attn.q", c.dim, c.dim);
         block.self_k = linear(b + "self_attn.k", c.dim, c.dim, b + "self_attn.q");
         block.self_v = linear(b + "self_attn.v", c.dim, c.dim, b + "self_attn.q");
         block.self_o = linear(b + "self_attn.o", c.dim, c.dim);
         block.cross_q = linear(b + "cross_attn.q", c.dim, c.dim);
-        block.cross_k = linear(b + "cross_attn.k", c.dim, c.dim);
-        block.cross_v = linear(b + "cross_attn.v", c.dim, c.dim, b + "cross_attn.k");
         block.cross_o = linear(b + "cross_attn.o", c.dim, c.dim);
         block.ffn_0 = linear(b + "ffn.0", c.ffn_dim, c.dim);
         block.ffn_2 = linear(b + "ffn.2", c.dim, c.ffn_dim);
@@ -160,13 +162,19 @@ void WanDit::declare_weights() {
             block.self_norm_q = weights_.vector(b + "self_attn.norm_q.weight", c.dim);
             block.self_norm_k = weights_.vector(b + "self_attn.norm_k.weight", c.dim);
             block.cross_norm_q = weights_.vector(b + "cross_attn.norm_q.weight", c.dim);
-            block.cross_norm_k = weights_.vector(b + "cross_attn.norm_k.weight", c.dim);
         }
         if (c.cross_attn_norm) {
             block.norm3_weight = weights_.vector(b + "norm3.weight", c.dim);
             block.norm3_bias = weights_.vector(b + "norm3.bias", c.dim);
         }
+        grouping.emplace(program_, StreamGroup{StreamGroup::Kind::prompt_weights, layer});
+        block.cross_k = linear(b + "cross_attn.k", c.dim, c.dim);
+        block.cross_v = linear(b + "cross_attn.v", c.dim, c.dim, b + "cross_attn.k");
+        if (c.qk_norm) {
+            block.cross_norm_k = weights_.vector(b + "cross_attn.norm_k.weight", c.dim);
+        }
         for (int branch = 0; branch < options_.branches; ++branch) {
+            grouping.emplace(program_, StreamGroup{StreamGroup::Kind::prompt, layer});
             block.cross_keys.push_back(
                 add_head_matrix(program_, fmt::format("{}cross_attn.keys.{}", b, branch),
                                 c.num_heads, c.text_len, c.head_dim(), Lifetime::persistent));

@@ -62,7 +62,6 @@ class WanDit {
     /// self-attention"; empty when they didn't.
     std::string non_finite_site(const program::Executor& executor) const;
     const attention::ResidualState* residuals() const { return residuals_.get(); }
-    std::uint64_t residual_bytes() const { return residuals_ ? residuals_->bytes() : 0; }
 
     const WeightSet& weights() const { return weights_; }
     int tokens() const { return tokens_; }

@@ -120,8 +120,8 @@ InputTransforms input_transforms_of(const format::Checkpoint& transformer,
         transforms.rotated = transforms.rotated || has(".rotation_signs");
         transforms.clipped = transforms.clipped || has(".activation_clip");
         if (has(".rotation")) {
-            transforms.learned_rotations[width] = static_cast<int>(
-                transformer.at(std::string(name) + ".rotation").shape.back());
+            transforms.learned_rotations[width] =
+                static_cast<int>(transformer.at(std::string(name) + ".rotation").shape.back());
         }
     }
     return transforms;
@@ -187,9 +187,9 @@ kernels::InputTransform WeightSet::input_transform(const std::string& name, int 
     const bool signs = kinds.rotated && learned == kinds.learned_rotations.end();
     if (learned != kinds.learned_rotations.end()) {
         const int b = transform.rotation_block = learned->second;
-        const std::uint64_t bytes = static_cast<std::uint64_t>(k) * static_cast<std::uint64_t>(b) * 2;
-        transform.rotation =
-            program_.add(name + ".rotation", bytes, program::Lifetime::constant);
+        const std::uint64_t bytes =
+            static_cast<std::uint64_t>(k) * static_cast<std::uint64_t>(b) * 2;
+        transform.rotation = program_.add(name + ".rotation", bytes, program::Lifetime::constant);
         uploads_.push_back([=](program::Executor& executor, const WeightSource& source) {
             const auto values = load_values(source, name + ".rotation", {k / b, b, b});
             std::vector<std::uint16_t> halves(values.size());
@@ -210,19 +210,19 @@ kernels::InputTransform WeightSet::input_transform(const std::string& name, int 
         transform.multiplier =
             program_.add(name + ".input_multiplier", static_cast<std::uint64_t>(k) * 4,
                          program::Lifetime::constant);
-        uploads_.push_back([=, scaled = kinds.scaled](program::Executor& executor,
-                                                      const WeightSource& source) {
-            std::vector<float> multiplier(static_cast<std::size_t>(k), 1.0f);
-            if (source.checkpoint && scaled) {
-                const auto scale = load_values(source, name + ".channel_scale", {k});
-                for (std::size_t i = 0; i < multiplier.size(); ++i) multiplier[i] /= scale[i];
-            }
-            if (source.checkpoint && signs) {
-                const auto values = load_values(source, name + ".rotation_signs", {k});
-                for (std::size_t i = 0; i < multiplier.size(); ++i) multiplier[i] *= values[i];
-            }
-            write_floats(executor, transform.multiplier, multiplier);
-        });
+        uploads_.push_back(
+            [=, scaled = kinds.scaled](program::Executor& executor, const WeightSource& source) {
+                std::vector<float> multiplier(static_cast<std::size_t>(k), 1.0f);
+                if (source.checkpoint && scaled) {
+                    const auto scale = load_values(source, name + ".channel_scale", {k});
+                    for (std::size_t i = 0; i < multiplier.size(); ++i) multiplier[i] /= scale[i];
+                }
+                if (source.checkpoint && signs) {
+                    const auto values = load_values(source, name + ".rotation_signs", {k});
+                    for (std::size_t i = 0; i < multiplier.size(); ++i) multiplier[i] *= values[i];
+                }
+                write_floats(executor, transform.multiplier, multiplier);
+            });
     }
     return transform;
 }
@@ -286,8 +286,14 @@ Tensor WeightSet::computed(const std::string& name, int floats,
     return tensor;
 }
 
-void WeightSet::upload(program::Executor& executor, const WeightSource& source) const {
-    for (const Upload& upload : uploads_) upload(executor, source);
+bool WeightSet::upload(program::Executor& executor, const WeightSource& source,
+                       const std::function<bool(int, int)>& between) const {
+    const int total = static_cast<int>(uploads_.size());
+    for (int i = 0; i < total; ++i) {
+        uploads_[static_cast<std::size_t>(i)](executor, source);
+        if (between && !between(i + 1, total)) return false;
+    }
+    return true;
 }
 
 LinearInput prepare_input(Program& program, const Linear& linear, const Matrix& input) {

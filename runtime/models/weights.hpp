@@ -64,7 +64,10 @@ class WeightSet {
     /// Several vectors of `count` floats each, concatenated and padded to multiples of 4.
     Tensor concatenated(const std::vector<std::string>& names, int count, int groups);
 
-    void upload(program::Executor& executor, const WeightSource& source) const;
+    /// `between(done, total)` is called now and then and cancels by returning false, in which case
+    /// upload() returns false.
+    bool upload(program::Executor& executor, const WeightSource& source,
+                const std::function<bool(int, int)>& between = {}) const;
 
     Program& program() { return program_; }
 

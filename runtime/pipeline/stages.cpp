@@ -68,9 +68,22 @@ Clip crop(const Clip& clip, int y, int x, int height, int width) {
     return out;
 }
 
-std::uint64_t plan_bytes(const program::Program& program) {
-    const program::Plan plan = program::make_plan(program);
-    return plan.constant_bytes + plan.working_bytes;
+/// The whole picture, then ever smaller squares.
+std::vector<VaeTile> vae_tiles(int height, int width) {
+    std::vector<VaeTile> tiles = {{height, width}};
+    for (const int side : {96, 64, 48, 32, 24, 16, 12, 8}) {
+        if (side < std::max(height, width)) {
+            tiles.push_back({std::min(side, height), std::min(side, width)});
+        }
+    }
+    return tiles;
+}
+
+std::uint64_t vae_bytes(const program::Limits& limits, const format::WanVaeConfig& config,
+                        const VaeTile& tile) {
+    program::Program program(limits);
+    const WanVae vae(program, config, WanVae::Direction::decode, tile.height, tile.width);
+    return stage_plan("vae", program).total_bytes();
 }
 
 }  // namespace
@@ -121,18 +134,19 @@ models::WanDitOptions dit_options(const format::ModelBundle& bundle, const Laten
 
 Denoiser::Denoiser(vulkan::Device& device, const format::ModelBundle& bundle,
                    const LatentShape& latent, int branches, const StageOptions& options,
-                   const attention::StepSchedule* schedule)
+                   const attention::StepSchedule* schedule, const program::Residency& residency,
+                   const Between& between)
     : options_(options),
       latent_(latent),
       config_(bundle.transformer_config),
       program_(device_limits(device)) {
     dit_ = std::make_unique<models::WanDit>(
         program_, dit_options(bundle, latent, branches, options.half, schedule));
-    executor_ =
-        std::make_unique<program::Executor>(device, program_, static_cast<bool>(options.profile));
-    dit_->weights().upload(*executor_, {bundle.transformer.get(), 0});
+    executor_ = std::make_unique<program::Executor>(
+        device, program_, static_cast<bool>(options.profile), false, residency);
     if (schedule) schedule_ = *schedule;
     dit_->reset(*executor_);
+    loaded_ = dit_->weights().upload(*executor_, {bundle.transformer.get(), 0}, between);
 }
 
 Denoiser::~Denoiser() {
@@ -193,18 +207,10 @@ std::vector<float> Denoiser::velocity(int branch, std::span<const float> latent,
 
 VaeTile choose_vae_tile(const program::Limits& limits, const format::WanVaeConfig& config,
                         int height, int width, std::uint64_t budget_bytes) {
-    std::vector<VaeTile> candidates = {{height, width}};
-    for (const int side : {96, 64, 48, 32, 24, 16, 12, 8}) {
-        if (side < std::max(height, width)) {
-            candidates.push_back({std::min(side, height), std::min(side, width)});
-        }
-    }
     std::string reason = "no tile fits";
-    for (const VaeTile& tile : candidates) {
+    for (const VaeTile& tile : vae_tiles(height, width)) {
         try {
-            program::Program program(limits);
-            const WanVae vae(program, config, WanVae::Direction::decode, tile.height, tile.width);
-            const std::uint64_t bytes = plan_bytes(program) + vulkan::Arena::kStagingBytes;
+            const std::uint64_t bytes = vae_bytes(limits, config, tile);
             if (budget_bytes == 0 || bytes <= budget_bytes) return tile;
             reason = fmt::format("a tile of {}x{} cells needs {:.0f} MiB", tile.width, tile.height,
                                  static_cast<double>(bytes) / (1 << 20));
@@ -214,6 +220,15 @@ VaeTile choose_vae_tile(const program::Limits& limits, const format::WanVaeConfi
     }
     throw Error(ErrorCode::out_of_memory,
                 fmt::format("the VAE does not fit the device: {}; raise --memory-limit", reason));
+}
+
+std::uint64_t least_vae_bytes(const program::Limits& limits, const format::WanVaeConfig& config,
+                              int height, int width) {
+    try {
+        return vae_bytes(limits, config, vae_tiles(height, width).back());
+    } catch (const Error&) {
+        return 0;
+    }
 }
 
 Clip decode_latents(vulkan::Device& device, const format::WanVaeConfig& config,
@@ -304,49 +319,73 @@ std::vector<std::uint8_t> to_rgb8(const Clip& video) {
     return rgb;
 }
 
-StagePlan stage_plan(const char* name, const program::Program& program, bool streamed_staging,
-                     std::uint64_t residual_bytes) {
-    const program::Plan plan = program::make_plan(program);
+StagePlan stage_plan(const char* name, const program::Program& program,
+                     const program::Residency& residency) {
+    using Kind = program::StreamGroup::Kind;
+    const program::Plan plan = program::make_plan(program, residency);
     StagePlan stage;
     stage.stage = name;
     stage.weight_bytes = plan.constant_bytes;
-    stage.activation_bytes = plan.working_bytes - residual_bytes;
-    stage.residual_bytes = residual_bytes;
-    stage.staging_bytes = streamed_staging ? vulkan::Arena::kStagingBytes : 0;
+    stage.residual_bytes = plan.device_bytes_of_kind[static_cast<std::size_t>(Kind::residuals)];
+    stage.activation_bytes = plan.working_bytes - stage.residual_bytes;
+    stage.staging_bytes = vulkan::Arena::kStagingBytes;
     stage.largest_binding_bytes = plan.largest_binding_bytes;
     stage.operations = program.operations().size();
+    for (const std::uint64_t bytes : plan.host_bytes_of_kind) stage.host_bytes += bytes;
+    stage.residency = program::describe(program, residency);
     return stage;
 }
 
-MemoryPlan plan_stages(const program::Limits& limits, const format::ModelBundle& bundle,
-                       const LatentShape& latent, int branches, bool half,
-                       std::uint64_t budget_bytes, const attention::StepSchedule* schedule) {
-    MemoryPlan plan;
+StagesPlan plan_stages(const program::Limits& limits, const format::ModelBundle& bundle,
+                       const models::WanDitOptions& transformer, std::uint64_t budget_bytes) {
+    StagesPlan result;
+    MemoryPlan& plan = result.memory;
     plan.budget_bytes = budget_bytes;
+    const auto add = [&plan](const StagePlan& stage, std::uint64_t least) {
+        plan.stages.push_back(stage);
+        plan.peak_bytes = std::max(plan.peak_bytes, stage.total_bytes());
+        plan.least_bytes = std::max(plan.least_bytes, least);
+    };
     {
         program::Program program(limits);
         const models::Umt5Encoder encoder(program, bundle.text_encoder_config,
                                           bundle.transformer_config.text_len,
-                                          bundle.transformer_config.text_len, half);
-        plan.stages.push_back(stage_plan("text_encoder", program, true));
+                                          bundle.transformer_config.text_len, transformer.half);
+        StagePlan stage = stage_plan("text_encoder", program);
+        stage.residency = "one layer at a time";
+        add(stage, stage.total_bytes());
     }
     {
         program::Program program(limits);
-        const models::WanDit dit(program, dit_options(bundle, latent, branches, half, schedule));
-        plan.stages.push_back(stage_plan("dit", program, true, dit.residual_bytes()));
+        const models::WanDit dit(program, transformer);
+        constexpr std::uint64_t kStaging = vulkan::Arena::kStagingBytes;
+        // One byte is no budget: everything that can be streamed is.
+        const auto least = program::choose_residency(program, 1);
+        const auto within = [&](std::uint64_t bytes) {
+            return program::choose_residency(program, bytes > kStaging ? bytes - kStaging : 1);
+        };
+        if (budget_bytes) result.residency = within(budget_bytes);
+        plan.resident_bytes = stage_plan("dit", program).total_bytes();
+        add(stage_plan("dit", program, result.residency),
+            stage_plan("dit", program, least).total_bytes());
     }
     {
-        const VaeTile tile =
-            choose_vae_tile(limits, bundle.vae_config, latent.height, latent.width, budget_bytes);
+        const int height = transformer.latent_height, width = transformer.latent_width;
+        const std::uint64_t least = least_vae_bytes(limits, bundle.vae_config, height, width);
+        // A budget below the least is refused later, with all stages known.
+        const std::uint64_t budget = budget_bytes ? std::max(budget_bytes, least) : 0;
+        result.tile = choose_vae_tile(limits, bundle.vae_config, height, width, budget);
         program::Program program(limits);
-        const WanVae vae(program, bundle.vae_config, WanVae::Direction::decode, tile.height,
-                         tile.width);
-        plan.stages.push_back(stage_plan("vae", program, true));
+        const WanVae vae(program, bundle.vae_config, WanVae::Direction::decode, result.tile.height,
+                         result.tile.width);
+        StagePlan stage = stage_plan("vae", program);
+        const bool tiled = result.tile.height < height || result.tile.width < width;
+        stage.residency = tiled ? fmt::format("tiles of {}x{} of {}x{} latent cells",
+                                              result.tile.width, result.tile.height, width, height)
+                                : "the whole picture at once";
+        add(stage, least);
     }
-    for (const StagePlan& stage : plan.stages) {
-        plan.peak_bytes = std::max(plan.peak_bytes, stage.total_bytes());
-    }
-    return plan;
+    return result;
 }
 
 }  // namespace quantsparse::pipeline

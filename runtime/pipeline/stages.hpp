@@ -60,11 +60,15 @@ models::WanDitOptions dit_options(const format::ModelBundle& bundle, const Laten
 
 class Denoiser {
   public:
+    /// Allocates and brings the weights.
     Denoiser(vulkan::Device& device, const format::ModelBundle& bundle, const LatentShape& latent,
              int branches, const StageOptions& options,
-             const attention::StepSchedule* schedule = nullptr);
+             const attention::StepSchedule* schedule = nullptr,
+             const program::Residency& residency = {}, const Between& between = {});
     ~Denoiser();
 
+    /// False when cancelled before all weights were there: nothing else may be called then.
+    bool loaded() const { return loaded_; }
     /// `hidden`: fp32 [rows, text_dim], zero-padded to text_len here. False when cancelled.
     bool set_context(int branch, std::span<const float> hidden, const Between& between = {});
     /// The steps to come are this one of the schedule; without a schedule there is nothing to say.
@@ -87,6 +91,7 @@ class Denoiser {
     std::unique_ptr<program::Executor> executor_;
     std::optional<attention::StepSchedule> schedule_;
     attention::StepKind kind_ = attention::StepKind::dense;
+    bool loaded_ = false;
 };
 
 // ---- VAE ----------------------------------------------------------------------------------------
@@ -97,6 +102,9 @@ struct VaeTile {
     int height = 0;
     int width = 0;
 };
+/// What the smallest tile takes; 0 when not even that suits the device.
+std::uint64_t least_vae_bytes(const program::Limits& limits, const format::WanVaeConfig& config,
+                              int height, int width);
 /// Throws Error(out_of_memory) when not even the smallest tile fits.
 VaeTile choose_vae_tile(const program::Limits& limits, const format::WanVaeConfig& config,
                         int height, int width, std::uint64_t budget_bytes);
@@ -118,12 +126,16 @@ std::vector<std::uint8_t> to_rgb8(const models::Clip& video);
 
 // ---- planning -----------------------------------------------------------------------------------
 
-/// `residual_bytes` of the program's persistent tensors are shown apart.
-StagePlan stage_plan(const char* name, const program::Program& program, bool streamed_staging,
-                     std::uint64_t residual_bytes = 0);
-MemoryPlan plan_stages(const program::Limits& limits, const format::ModelBundle& bundle,
-                       const LatentShape& latent, int branches, bool half,
-                       std::uint64_t budget_bytes,
-                       const attention::StepSchedule* schedule = nullptr);
+StagePlan stage_plan(const char* name, const program::Program& program,
+                     const program::Residency& residency = {});
+
+struct StagesPlan {
+    MemoryPlan memory;
+    program::Residency residency;  ///< of the transformer
+    VaeTile tile;                  ///< zeros where none fits
+};
+/// Fits all stages into `budget_bytes` (0: no limit) as far as streaming and tiling can.
+StagesPlan plan_stages(const program::Limits& limits, const format::ModelBundle& bundle,
+                       const models::WanDitOptions& transformer, std::uint64_t budget_bytes);
 
 }  // namespace quantsparse::pipeline

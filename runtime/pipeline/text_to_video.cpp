@@ -204,32 +204,13 @@ struct TextToVideo::Impl {
 
     static int branches(const GenerationParameters& p) { return p.guidance_scale == 1.0 ? 1 : 2; }
 
-    MemoryPlan plan(const GenerationParameters& p) const {
+    pipeline::StagesPlan plan(const GenerationParameters& p) const {
         const attention::StepSchedule steps = schedule(p);
-        return pipeline::plan_stages(pipeline::device_limits(device), bundle, latent_shape(p),
-                                     branches(p), options.storage == Storage::half,
-                                     device.memory_budget(), &steps);
-    }
-
-    void check_budget(const MemoryPlan& plan) const {
-        if (!plan.budget_bytes || plan.peak_bytes <= plan.budget_bytes) return;
-        const auto worst = std::max_element(
-            plan.stages.begin(), plan.stages.end(),
-            [](const auto& a, const auto& b) { return a.total_bytes() < b.total_bytes(); });
-        const auto mib = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
-        throw Error(
-            ErrorCode::out_of_memory,
-            fmt::format(
-                "stage {} needs {:.0f} MiB ({:.0f} weights, {:.0f} activations{}) but {:.0f} "
-                "MiB are available: lower --size or --frames, use a quantised model{}, or "
-                "raise --memory-limit",
-                worst->stage, mib(worst->total_bytes()), mib(worst->weight_bytes),
-                mib(worst->activation_bytes),
-                worst->residual_bytes
-                    ? fmt::format(", {:.0f} residuals", mib(worst->residual_bytes))
-                    : "",
-                mib(plan.budget_bytes),
-                worst->residual_bytes ? ", --residual int4 or lowrank" : ""));
+        return pipeline::plan_stages(
+            pipeline::device_limits(device), bundle,
+            pipeline::dit_options(bundle, latent_shape(p), branches(p),
+                                  options.storage == Storage::half, &steps),
+            device.memory_budget());
     }
 
     pipeline::StageOptions stage_options(const char* stage) {
@@ -245,6 +226,30 @@ struct TextToVideo::Impl {
             };
         }
         return result;
+    }
+
+    /// The tile for previews, which are decoded in what the transformer leaves of the budget.
+    std::optional<pipeline::VaeTile> tile_beside(const MemoryPlan& plan,
+                                                 const pipeline::LatentShape& shape,
+                                                 const GenerationCallbacks& callbacks) const {
+        if (!callbacks.preview) return std::nullopt;
+        const pipeline::VaeTile whole{shape.height, shape.width};
+        if (plan.budget_bytes == 0) return whole;
+        for (const StagePlan& stage : plan.stages) {
+            if (stage.stage != "dit") continue;
+            const std::uint64_t left = plan.budget_bytes - stage.total_bytes();
+            const auto limits = pipeline::device_limits(device);
+            const std::uint64_t least =
+                pipeline::least_vae_bytes(limits, bundle.vae_config, shape.height, shape.width);
+            if (left >= least) {
+                return pipeline::choose_vae_tile(limits, bundle.vae_config, shape.height,
+                                                 shape.width, left);
+            }
+        }
+        if (callbacks.warning) {
+            callbacks.warning("there are no previews: the transformer leaves them no memory");
+        }
+        return std::nullopt;
     }
 
     std::optional<Video> generate(const GenerationParameters& p,
@@ -304,7 +309,9 @@ class ProgressReporter {
 std::optional<Video> TextToVideo::Impl::generate(const GenerationParameters& requested,
                                                  const GenerationCallbacks& callbacks) {
     const GenerationParameters p = resolve(requested);
-    check_budget(plan(p));
+    const pipeline::StagesPlan stages = plan(p);
+    stages.memory.require_fit();
+    if (callbacks.plan) callbacks.plan(stages.memory);
     profile.clear();
     stage_times.clear();
     attention_layers.clear();
@@ -342,7 +349,8 @@ std::optional<Video> TextToVideo::Impl::generate(const GenerationParameters& req
     {
         reporter.begin_stage("load");
         pipeline::Denoiser denoiser(device, bundle, shape, branch_count, stage_options("denoise"),
-                                    &steps);
+                                    &steps, stages.residency, reporter.between());
+        if (!denoiser.loaded()) return std::nullopt;
         for (int b = 0; b < branch_count; ++b) {
             if (!denoiser.set_context(b, contexts[static_cast<std::size_t>(b)],
                                       reporter.between())) {
@@ -350,6 +358,7 @@ std::optional<Video> TextToVideo::Impl::generate(const GenerationParameters& req
             }
         }
         finish_stage("load");
+        const auto preview_tile = tile_beside(stages.memory, shape, callbacks);
         reporter.begin_stage("denoise");
         for (int step = 0; step < p.steps; ++step) {
             std::vector<std::vector<float>> velocity;
@@ -374,7 +383,7 @@ std::optional<Video> TextToVideo::Impl::generate(const GenerationParameters& req
             }
             sampler->step(latent, velocity[0]);
             if (!reporter.report(step + 1, p.steps, (step + 1.0) / p.steps)) return std::nullopt;
-            if (callbacks.preview && callbacks.preview_interval > 0 &&
+            if (preview_tile && callbacks.preview_interval > 0 &&
                 (step + 1) % callbacks.preview_interval == 0 && step + 1 < p.steps) {
                 // The clip's first frame as it is heading, decoded as a picture of its own.
                 models::Clip first{shape.channels, 1, shape.height, shape.width, {}};
@@ -386,11 +395,9 @@ std::optional<Video> TextToVideo::Impl::generate(const GenerationParameters& req
                             prediction[static_cast<std::size_t>(c * shape.frames) * plane + i]));
                     }
                 }
-                const auto tile =
-                    pipeline::choose_vae_tile(pipeline::device_limits(device), bundle.vae_config,
-                                              shape.height, shape.width, device.memory_budget());
-                const models::Clip picture = pipeline::decode_latents(
-                    device, bundle.vae_config, *bundle.vae, first, tile, pipeline::StageOptions{});
+                const models::Clip picture =
+                    pipeline::decode_latents(device, bundle.vae_config, *bundle.vae, first,
+                                             *preview_tile, pipeline::StageOptions{});
                 callbacks.preview({picture.width, picture.height, pipeline::to_rgb8(picture)},
                                   step + 1);
             }
@@ -400,11 +407,9 @@ std::optional<Video> TextToVideo::Impl::generate(const GenerationParameters& req
     finish_stage("denoise");
 
     reporter.begin_stage("decode");
-    const auto tile = pipeline::choose_vae_tile(pipeline::device_limits(device), bundle.vae_config,
-                                                shape.height, shape.width, device.memory_budget());
     const models::Clip latents{shape.channels, shape.frames, shape.height, shape.width, latent};
     const models::Clip decoded =
-        pipeline::decode_latents(device, bundle.vae_config, *bundle.vae, latents, tile,
+        pipeline::decode_latents(device, bundle.vae_config, *bundle.vae, latents, stages.tile,
                                  stage_options("decode"), reporter.between());
     if (decoded.values.empty()) return std::nullopt;
     require_finite(decoded.values, "the decoded video");
@@ -434,7 +439,7 @@ GenerationParameters TextToVideo::resolve(const GenerationParameters& parameters
     return impl_->resolve(parameters);
 }
 MemoryPlan TextToVideo::plan(const GenerationParameters& parameters) const {
-    return impl_->plan(impl_->resolve(parameters));
+    return impl_->plan(impl_->resolve(parameters)).memory;
 }
 std::optional<Video> TextToVideo::generate(const GenerationParameters& parameters,
                                            const GenerationCallbacks& callbacks) {

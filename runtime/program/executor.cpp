@@ -1,10 +1,13 @@
 #include "program/executor.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <map>
 
+#include "program/streamer.hpp"
+#include "quantsparse/error.hpp"
 #include "vulkan/arena.hpp"
 #include "vulkan/device.hpp"
 #include "vulkan/pipeline_cache.hpp"
@@ -53,9 +56,17 @@ class HazardTracker {
     std::vector<Range> read_, written_;
 };
 
+/// The streamed groups that operations use, at most one of each kind.
+struct StreamUse {
+    std::vector<std::uint32_t> groups;
+    std::vector<std::uint32_t> written;
+};
+
 struct Batch {
     vk::raii::CommandBuffer commands{nullptr};
     double work = 0;
+    StreamUse use;
+    std::vector<std::uint32_t> next;  ///< of each kind the group that later batches need first
 };
 
 struct Phase {
@@ -68,13 +79,15 @@ struct Phase {
 }  // namespace
 
 struct Executor::Impl {
-    Impl(vulkan::Device& device_in, Program program_in, bool profile_in, bool force_staging)
+    Impl(vulkan::Device& device_in, Program program_in, bool profile_in, bool force_staging,
+         const Residency& residency)
         : device(device_in),
           program(std::move(program_in)),
-          plan(make_plan(program)),
-          arena(device, plan.block_bytes, force_staging),
+          plan(make_plan(program, residency)),
+          arena(device, plan.block_bytes, vulkan::Arena::Home::device, force_staging),
           profiling(profile_in && device.capabilities().timestamp_valid_bits > 0),
           phases(std::max<std::size_t>(1, program.phases().size())) {
+        if (plan.slots > 0) streamer = std::make_unique<Streamer>(device, plan, arena);
         pool = vk::raii::CommandPool(
             device.logical(),
             vk::CommandPoolCreateInfo(vk::CommandPoolCreateFlagBits::eResetCommandBuffer,
@@ -144,6 +157,73 @@ struct Executor::Impl {
         }
     }
 
+    bool is_streamed(Tensor tensor) const {
+        const std::uint32_t group = program.tensors()[tensor.id].group;
+        return group != kNoGroup && plan.groups[group].streamed;
+    }
+
+    /// Where the host writes and reads the tensor: on the device, or its copy in host memory.
+    struct HostPlace {
+        vulkan::Arena& memory;
+        Place place;
+    };
+    HostPlace host_place(Tensor tensor) const {
+        const Place& place = plan.places[tensor.id];
+        if (!is_streamed(tensor)) return {arena, place};
+        const StreamPlace& group = plan.groups[program.tensors()[tensor.id].group];
+        return {streamer->settled(),
+                {group.host.block, group.host.offset + place.offset - group.device.offset}};
+    }
+    void host_changed(Tensor tensor) {
+        if (is_streamed(tensor)) streamer->invalidate(program.tensors()[tensor.id].group);
+    }
+
+    /// Adds what the operation uses; false (and nothing added) when it needs another group of a
+    /// kind than those in `use`, whose slot may be being filled.
+    bool add_use(StreamUse& use, const Operation& operation) const {
+        StreamUse sum = use;
+        for (const Binding& binding : operation.bindings) {
+            if ((!binding.reads && !binding.writes) || !is_streamed(binding.tensor)) continue;
+            const std::uint32_t group = program.tensors()[binding.tensor.id].group;
+            const auto same_kind = [&](std::uint32_t other) {
+                return program.stream_groups()[other].kind == program.stream_groups()[group].kind;
+            };
+            const auto found = std::find_if(sum.groups.begin(), sum.groups.end(), same_kind);
+            if (found == sum.groups.end())
+                sum.groups.push_back(group);
+            else if (*found != group)
+                return false;
+            if (binding.writes &&
+                std::find(sum.written.begin(), sum.written.end(), group) == sum.written.end()) {
+                sum.written.push_back(group);
+            }
+        }
+        use = std::move(sum);
+        return true;
+    }
+
+    /// Tells each batch which groups to fetch while it runs.
+    void look_ahead(Phase& phase) const {
+        // Of each kind, from the back: the group that comes first, and the first one after it.
+        std::array<std::uint32_t, kStreamKinds> first, second;
+        first.fill(kNoGroup);
+        second.fill(kNoGroup);
+        for (auto batch = phase.batches.rbegin(); batch != phase.batches.rend(); ++batch) {
+            std::array<std::uint32_t, kStreamKinds> used;
+            used.fill(kNoGroup);
+            for (const std::uint32_t group : batch->use.groups) {
+                used[static_cast<std::size_t>(program.stream_groups()[group].kind)] = group;
+            }
+            for (std::size_t kind = 0; kind < kStreamKinds; ++kind) {
+                const std::uint32_t next = first[kind] == used[kind] ? second[kind] : first[kind];
+                if (next != kNoGroup) batch->next.push_back(next);
+                if (used[kind] == kNoGroup || used[kind] == first[kind]) continue;
+                second[kind] = first[kind];
+                first[kind] = used[kind];
+            }
+        }
+    }
+
     static void memory_barrier(const vk::raii::CommandBuffer& commands) {
         const vk::MemoryBarrier barrier(
             vk::AccessFlagBits::eShaderWrite,
@@ -209,9 +289,19 @@ struct Executor::Impl {
                 std::clamp(std::ceil(work / budget), 1.0, static_cast<double>(groups[axis])));
             const std::uint32_t step = (groups[axis] + slices - 1) / slices;
 
+            if (!add_use(batch.use, operation)) {
+                if (batch.work > 0) cut();
+                if (!add_use(batch.use, operation)) {
+                    throw Error(ErrorCode::unsupported,
+                                operation.name + " uses two layers' tensors at once");
+                }
+            }
             for (std::uint32_t base = 0; base < groups[axis]; base += step) {
                 const double slice_work = work / slices;
-                if (batch.work > 0 && batch.work + slice_work > budget) cut();
+                if (batch.work > 0 && batch.work + slice_work > budget) {
+                    cut();
+                    add_use(batch.use, operation);
+                }
 
                 bool conflict = false;
                 for (const bool adding : {false, true}) {
@@ -249,6 +339,7 @@ struct Executor::Impl {
         }
         end_batch(batch);
         phase.batches.push_back(std::move(batch));
+        if (streamer) look_ahead(phase);
     }
 
     /// Profiling runs each operation in a submission of its own between two timestamps: slower, but
@@ -276,6 +367,10 @@ struct Executor::Impl {
             batch.commands.dispatch(operation.groups[0], operation.groups[1], operation.groups[2]);
             batch.commands.writeTimestamp(vk::PipelineStageFlagBits::eBottomOfPipe, *queries, 1);
             end_batch(batch);
+            if (streamer) {
+                add_use(batch.use, operation);
+                streamer->require(batch.use.groups, batch.use.written);
+            }
             device.submit_and_wait(batch.commands, operation.name.c_str());
             const auto times = queries.getResults<std::uint64_t>(0, 2, 2 * sizeof(std::uint64_t),
                                                                  sizeof(std::uint64_t),
@@ -301,8 +396,12 @@ struct Executor::Impl {
         double seconds = 0, work = 0, longest = 0;
         for (int i = 0; i < total; ++i) {
             const Batch& batch = phase.batches[static_cast<std::size_t>(i)];
+            const char* name = program.phases()[index].c_str();
+            if (streamer) streamer->require(batch.use.groups, batch.use.written);
             const auto start = Clock::now();
-            device.submit_and_wait(batch.commands, program.phases()[index].c_str());
+            device.submit(batch.commands, name);
+            if (streamer) streamer->prefetch(batch.next, batch.use.groups);
+            device.wait(name);
             const double taken = std::chrono::duration<double>(Clock::now() - start).count();
             seconds += taken;
             work += batch.work;
@@ -331,6 +430,7 @@ struct Executor::Impl {
     Program program;
     Plan plan;
     mutable vulkan::Arena arena;
+    std::unique_ptr<Streamer> streamer;  ///< only where something is streamed
     bool profiling;
     double rate = 0;
     double longest_submission = 0;
@@ -342,8 +442,10 @@ struct Executor::Impl {
     std::map<std::string, OperationProfile> times_by_name;
 };
 
-Executor::Executor(vulkan::Device& device, Program program, bool profile, bool force_staging)
-    : impl_(std::make_unique<Impl>(device, std::move(program), profile, force_staging)) {}
+Executor::Executor(vulkan::Device& device, Program program, bool profile, bool force_staging,
+                   const Residency& residency)
+    : impl_(std::make_unique<Impl>(device, std::move(program), profile, force_staging, residency)) {
+}
 Executor::~Executor() = default;
 Executor::Executor(Executor&&) noexcept = default;
 
@@ -352,18 +454,20 @@ const Program& Executor::program() const {
 }
 
 void Executor::write(Tensor tensor, std::span<const std::byte> data, std::uint64_t offset) {
-    const Place& place = impl_->plan.places[tensor.id];
-    impl_->arena.write(place.block, place.offset + offset, data);
+    const auto [memory, place] = impl_->host_place(tensor);
+    memory.write(place.block, place.offset + offset, data);
+    impl_->host_changed(tensor);
 }
 
 void Executor::read(Tensor tensor, std::span<std::byte> data, std::uint64_t offset) const {
-    const Place& place = impl_->plan.places[tensor.id];
-    impl_->arena.read(place.block, place.offset + offset, data);
+    const auto [memory, place] = impl_->host_place(tensor);
+    memory.read(place.block, place.offset + offset, data);
 }
 
 void Executor::clear(Tensor tensor) {
-    const Place& place = impl_->plan.places[tensor.id];
-    impl_->arena.clear(place.block, place.offset, impl_->program.bytes_of(tensor));
+    const auto [memory, place] = impl_->host_place(tensor);
+    memory.clear(place.block, place.offset, impl_->program.bytes_of(tensor));
+    impl_->host_changed(tensor);
 }
 
 bool Executor::run(std::uint32_t phase, const std::function<bool(int, int)>& between) {

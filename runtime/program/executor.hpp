@@ -33,9 +33,10 @@ class Executor {
     static constexpr double kTargetSeconds = 0.1;
 
     /// Allocates everything the plan says. `program` is copied. `profile`: timestamps per
-    /// operation.
+    /// operation. `force_staging`: memory as on a discrete GPU, for the tests. `residency`: what
+    /// lives in host memory.
     Executor(vulkan::Device& device, Program program, bool profile = false,
-             bool force_staging = false);
+             bool force_staging = false, const Residency& residency = {});
     ~Executor();
     Executor(Executor&&) noexcept;
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "quantsparse/error.hpp"
 
@@ -21,36 +22,126 @@ std::uint64_t align_up(std::uint64_t value, std::uint64_t alignment) {
     return (value + alignment - 1) / alignment * alignment;
 }
 
-/// Appends tensors one after another, opening a block when the last one is full.
+/// A block in which transient tensors lie wherever none that lives at the same time does.
+class TransientBlock {
+  public:
+    explicit TransientBlock(std::size_t operations) : buckets_(operations / kBucket + 1) {}
+
+    /// The lowest gap, or nothing when it would end behind `limit`.
+    std::optional<std::uint64_t> place(const Use& use, std::uint64_t bytes, std::uint64_t limit) {
+        std::vector<std::uint32_t> neighbours;
+        for (std::size_t b = use.first / kBucket; b <= use.last / kBucket; ++b) {
+            for (const std::uint32_t i : buckets_[b]) {
+                if (placed_[i].use.first <= use.last && use.first <= placed_[i].use.last) {
+                    neighbours.push_back(i);
+                }
+            }
+        }
+        std::sort(neighbours.begin(), neighbours.end(), [this](std::uint32_t x, std::uint32_t y) {
+            return placed_[x].begin < placed_[y].begin;
+        });
+        std::uint64_t offset = 0;
+        for (const std::uint32_t i : neighbours) {  // long-lived ones occur several times
+            if (offset + bytes <= placed_[i].begin) break;
+            offset = std::max(offset, placed_[i].end);
+        }
+        if (offset + bytes > limit) return std::nullopt;
+        for (std::size_t b = use.first / kBucket; b <= use.last / kBucket; ++b) {
+            buckets_[b].push_back(static_cast<std::uint32_t>(placed_.size()));
+        }
+        placed_.push_back({offset, offset + bytes, use});
+        return offset;
+    }
+
+  private:
+    /// Operations of a bucket: most tensors live in one or two, so that few others are looked at.
+    static constexpr std::size_t kBucket = 64;
+
+    struct Placed {
+        std::uint64_t begin, end;
+        Use use;
+    };
+    std::vector<Placed> placed_;
+    std::vector<std::vector<std::uint32_t>> buckets_;  ///< what lives in each stretch of operations
+};
+
+/// Places pieces one after another, opening a block when the last one is full.
 class Stacker {
   public:
-    Stacker(Plan& plan, std::uint64_t alignment, std::uint64_t block_limit)
-        : plan_(plan), alignment_(alignment), block_limit_(block_limit) {}
+    Stacker(std::vector<std::uint64_t>& block_bytes, std::uint64_t alignment,
+            std::uint64_t block_limit)
+        : block_bytes_(block_bytes), alignment_(alignment), block_limit_(block_limit) {}
 
-    void place(std::uint32_t tensor, std::uint64_t bytes) {
+    Place place(std::uint64_t bytes) {
         bytes = align_up(bytes, alignment_);
-        if (!open_ || plan_.block_bytes.back() + bytes > block_limit_) {
-            plan_.block_bytes.push_back(0);
+        if (!open_ || block_bytes_.back() + bytes > block_limit_) {
+            block_bytes_.push_back(0);
             open_ = true;
         }
-        plan_.places[tensor] = {static_cast<std::uint32_t>(plan_.block_bytes.size() - 1),
-                                plan_.block_bytes.back()};
-        plan_.block_bytes.back() += bytes;
+        const Place place{static_cast<std::uint32_t>(block_bytes_.size() - 1), block_bytes_.back()};
+        block_bytes_.back() += bytes;
         total += bytes;
+        return place;
     }
 
     std::uint64_t total = 0;
 
   private:
-    Plan& plan_;
+    std::vector<std::uint64_t>& block_bytes_;
     std::uint64_t alignment_;
     std::uint64_t block_limit_;
     bool open_ = false;
 };
 
+/// Gives streamed groups their slots: each phase's groups of a kind alternate between two, as far
+/// as an earlier phase has not decided. Returns how many slots there are.
+std::uint32_t assign_slots(const Program& program, std::vector<StreamPlace>& groups) {
+    constexpr std::uint32_t kUndecided = 0xFFFFFFFF;
+    struct Turn {
+        std::uint32_t group = kNoGroup;  ///< used last
+        std::uint32_t slots[2] = {kUndecided, kUndecided};
+    };
+    std::array<Turn, kStreamKinds> turns;
+    std::vector<bool> decided(groups.size(), false);
+    std::uint32_t slots = 0;
+    for (const Operation& operation : program.operations()) {
+        for (const Binding& binding : operation.bindings) {
+            const std::uint32_t group = program.tensors()[binding.tensor.id].group;
+            if (group == kNoGroup || !groups[group].streamed) continue;
+            if (!binding.reads && !binding.writes) continue;
+            const std::size_t kind = static_cast<std::size_t>(program.stream_groups()[group].kind);
+            Turn& turn = turns[kind];
+            if (turn.group == group) continue;
+            if (!decided[group]) {
+                const bool second =
+                    turn.group != kNoGroup && groups[turn.group].slot == turn.slots[0];
+                std::uint32_t& slot = turn.slots[second];
+                if (slot == kUndecided) slot = slots++;
+                groups[group].slot = slot;
+                decided[group] = true;
+            }
+            turn.group = group;
+        }
+    }
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+        if (!decided[g]) groups[g].streamed = false;  // no operation uses it
+    }
+    return slots;
+}
+
 }  // namespace
 
-Plan make_plan(const Program& program) {
+std::vector<std::uint64_t> group_bytes(const Program& program) {
+    std::vector<std::uint64_t> bytes(program.stream_groups().size(), 0);
+    for (const auto& tensor : program.tensors()) {
+        if (tensor.group != kNoGroup) {
+            bytes[tensor.group] += align_up(tensor.bytes, program.limits().alignment);
+        }
+    }
+    return bytes;
+}
+
+Plan make_plan(const Program& program, const Residency& residency) {
     const auto& tensors = program.tensors();
     const Limits& limits = program.limits();
     Plan plan;
@@ -82,13 +173,74 @@ Plan make_plan(const Program& program) {
         }
     }
 
-    Stacker constants(plan, limits.alignment, block_limit);
-    for (std::uint32_t i = 0; i < tensors.size(); ++i) {
-        if (tensors[i].lifetime == Lifetime::constant) constants.place(i, tensors[i].bytes);
+    const std::vector<std::uint64_t> sizes = group_bytes(program);
+    plan.groups.resize(sizes.size());
+    for (std::uint32_t g = 0; g < sizes.size(); ++g) {
+        plan.groups[g].streamed = residency.streams(g);
+        plan.groups[g].bytes = sizes[g];
     }
-    Stacker persistent(plan, limits.alignment, block_limit);
+    plan.slots = assign_slots(program, plan.groups);
+    for (const StreamPlace& group : plan.groups) {
+        if (!group.streamed) continue;
+        block_limit = std::max(block_limit, group.bytes);
+        if (group.bytes > limits.max_block_bytes) {
+            throw Error(ErrorCode::out_of_memory,
+                        "a layer exceeds what the device allocates at once: it can't be streamed");
+        }
+    }
+
+    const auto is_streamed = [&](const Program::TensorInfo& tensor) {
+        return tensor.group != kNoGroup && plan.groups[tensor.group].streamed;
+    };
+    const auto is_weights = [](std::size_t kind) {
+        return kind == static_cast<std::size_t>(StreamGroup::Kind::weights) ||
+               kind == static_cast<std::size_t>(StreamGroup::Kind::prompt_weights);
+    };
+    const auto kind_of = [&](std::uint32_t group) {
+        return static_cast<std::size_t>(program.stream_groups()[group].kind);
+    };
+    Stacker constants(plan.block_bytes, limits.alignment, block_limit);
+    Stacker persistent(plan.block_bytes, limits.alignment, block_limit);
+    for (Stacker* stacker : {&constants, &persistent}) {
+        const bool weights = stacker == &constants;
+        const Lifetime lifetime = weights ? Lifetime::constant : Lifetime::persistent;
+        for (std::uint32_t i = 0; i < tensors.size(); ++i) {
+            if (tensors[i].lifetime != lifetime || is_streamed(tensors[i])) continue;
+            plan.places[i] = stacker->place(tensors[i].bytes);
+            if (tensors[i].group != kNoGroup) {
+                plan.device_bytes_of_kind[kind_of(tensors[i].group)] +=
+                    align_up(tensors[i].bytes, limits.alignment);
+            }
+        }
+        for (std::uint32_t slot = 0; slot < plan.slots; ++slot) {
+            std::uint64_t bytes = 0;
+            std::size_t kind = 0;
+            for (std::uint32_t g = 0; g < plan.groups.size(); ++g) {
+                if (!plan.groups[g].streamed || plan.groups[g].slot != slot) continue;
+                bytes = std::max(bytes, plan.groups[g].bytes);
+                kind = kind_of(g);
+            }
+            if (is_weights(kind) != weights) continue;
+            const Place place = stacker->place(bytes);
+            plan.device_bytes_of_kind[kind] += bytes;
+            for (StreamPlace& group : plan.groups) {
+                if (group.streamed && group.slot == slot) group.device = place;
+            }
+        }
+    }
+    Stacker host(plan.host_block_bytes, limits.alignment, block_limit);
+    for (std::uint32_t g = 0; g < plan.groups.size(); ++g) {
+        if (!plan.groups[g].streamed) continue;
+        plan.groups[g].host = host.place(plan.groups[g].bytes);
+        plan.host_bytes_of_kind[kind_of(g)] += plan.groups[g].bytes;
+    }
+    std::vector<std::uint64_t> filled(plan.groups.size(), 0);
     for (std::uint32_t i = 0; i < tensors.size(); ++i) {
-        if (tensors[i].lifetime == Lifetime::persistent) persistent.place(i, tensors[i].bytes);
+        if (!is_streamed(tensors[i])) continue;
+        const StreamPlace& group = plan.groups[tensors[i].group];
+        std::uint64_t& offset = filled[tensors[i].group];
+        plan.places[i] = {group.device.block, group.device.offset + offset};
+        offset += align_up(tensors[i].bytes, limits.alignment);
     }
 
     // Operations are in phase order, so lifetimes by operation index keep phases apart by
@@ -100,37 +252,20 @@ Plan make_plan(const Program& program) {
     std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) {
         return tensors[a].bytes > tensors[b].bytes;
     });
-    struct Placed {
-        std::uint64_t begin, end;
-        Use use;
-    };
-    std::vector<std::vector<Placed>> blocks;
+    std::vector<TransientBlock> blocks;
     const std::uint32_t first_block = static_cast<std::uint32_t>(plan.block_bytes.size());
     for (const std::uint32_t tensor : order) {
         const std::uint64_t bytes = align_up(tensors[tensor].bytes, limits.alignment);
         for (std::uint32_t b = 0;; ++b) {
             if (b == blocks.size()) {
-                blocks.emplace_back();
+                blocks.emplace_back(operations.size());
                 plan.block_bytes.push_back(0);
             }
-            auto& block = blocks[b];  // sorted by begin
-            std::uint64_t offset = 0;
-            for (const Placed& other : block) {
-                const bool together =
-                    other.use.first <= uses[tensor].last && uses[tensor].first <= other.use.last;
-                if (!together) continue;
-                if (offset + bytes <= other.begin) break;
-                offset = std::max(offset, other.end);
-            }
-            if (offset + bytes > block_limit) continue;
-            const Placed placed{offset, offset + bytes, uses[tensor]};
-            block.insert(std::upper_bound(
-                             block.begin(), block.end(), placed,
-                             [](const Placed& x, const Placed& y) { return x.begin < y.begin; }),
-                         placed);
-            plan.places[tensor] = {first_block + b, offset};
+            const auto offset = blocks[b].place(uses[tensor], bytes, block_limit);
+            if (!offset) continue;
+            plan.places[tensor] = {first_block + b, *offset};
             std::uint64_t& size = plan.block_bytes[first_block + b];
-            size = std::max(size, offset + bytes);
+            size = std::max(size, *offset + bytes);
             break;
         }
     }

@@ -8,7 +8,8 @@
 namespace quantsparse::program {
 
 Tensor Program::add(const std::string& name, std::uint64_t bytes, Lifetime lifetime) {
-    tensors_.push_back({name, std::max<std::uint64_t>(16, (bytes + 15) / 16 * 16), lifetime});
+    tensors_.push_back({name, std::max<std::uint64_t>(16, (bytes + 15) / 16 * 16), lifetime,
+                        lifetime == Lifetime::transient ? kNoGroup : open_group_});
     return {static_cast<std::uint32_t>(tensors_.size() - 1)};
 }
 
@@ -75,6 +76,11 @@ Limits limits_of(const DeviceInfo& info, std::uint64_t storage_alignment, Arithm
     limits.runs_on_cpu = info.kind == "cpu";
     limits.texel_bytes = info.texel_reads_are_faster ? info.max_texel_buffer_bytes : 0;
     limits.arithmetic = arithmetic;
+    limits.has_dot = info.integer_dot_product;
+    limits.matrix_int8 = info.matrix_int8;
+    limits.matrix_half = info.matrix_half;
+    limits.subgroup = info.subgroup_size;
+    limits.shared_bytes = info.shared_memory_bytes;
     return limits;
 }
 

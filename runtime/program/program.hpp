@@ -32,15 +32,36 @@ enum class Lifetime {
     constant,    ///< weights: written by the host, counted apart
 };
 
+/// Tensors that are used together and may live in host memory, visiting the device while they are
+/// used (residency.hpp). Groups of one kind take turns in the same two slots of device memory.
+struct StreamGroup {
+    enum class Kind {
+        weights,         ///< of a layer
+        prompt_weights,  ///< those that are used once a prompt
+        prompt,          ///< keys and values made from the prompt
+        residuals,       ///< of sparse attention
+    };
+    Kind kind = Kind::weights;
+    std::string name;  ///< "block 3"
+};
+inline constexpr std::size_t kStreamKinds = 4;
+inline constexpr std::uint32_t kNoGroup = 0xFFFFFFFF;
+
 /// What operations must respect of the device they will run on.
 struct Limits {
     std::uint64_t max_binding_bytes = 128ull << 20;
-    std::uint64_t max_block_bytes = 1ull << 30;  ///< one allocation
+    std::uint64_t max_block_bytes = 2ull << 30;  ///< one allocation
     std::uint64_t alignment = 256;               ///< of a binding's offset
     std::uint64_t texel_bytes = 0;  ///< a binding read through a texel buffer; 0: none are
     std::uint32_t max_invocations = 128;
     bool runs_on_cpu = false;
     Arithmetic arithmetic = Arithmetic::portable;
+    // With the matrix tier:
+    bool has_dot = false;  ///< few rows are left to the dot tier, which wastes less
+    MatrixShape matrix_int8, matrix_half;
+    std::uint32_t subgroup = 0;
+    std::uint32_t shared_bytes = 0;
+    int matrix_tile = -1;  ///< of kernels/matrix_tiles.hpp; -1: by the product's size
 };
 
 struct Binding {
@@ -89,6 +110,21 @@ class Program {
         std::string name;
         std::uint64_t bytes = 0;
         Lifetime lifetime = Lifetime::transient;
+        std::uint32_t group = kNoGroup;  ///< index into stream_groups()
+    };
+
+    /// While it lives, constant and persistent tensors are added to one stream group.
+    class Grouping {
+      public:
+        Grouping(Program& program, StreamGroup group) : program_(program) {
+            program_.groups_.push_back(std::move(group));
+            program_.open_group_ = static_cast<std::uint32_t>(program_.groups_.size() - 1);
+        }
+        ~Grouping() { program_.open_group_ = kNoGroup; }
+        Grouping(const Grouping&) = delete;
+
+      private:
+        Program& program_;
     };
 
     explicit Program(const Limits& limits, bool keep_intermediates = false)
@@ -128,6 +164,7 @@ class Program {
     const std::vector<Operation>& operations() const { return operations_; }
     const std::vector<std::string>& phases() const { return phases_; }
     std::uint64_t bytes_of(Tensor tensor) const { return tensors_[tensor.id].bytes; }
+    const std::vector<StreamGroup>& stream_groups() const { return groups_; }
 
   private:
     void append(Operation operation);  ///< checks ranges and limits
@@ -137,6 +174,8 @@ class Program {
     std::vector<TensorInfo> tensors_;
     std::vector<Operation> operations_;
     std::vector<std::string> phases_;
+    std::vector<StreamGroup> groups_;
+    std::uint32_t open_group_ = kNoGroup;
     std::map<std::string, Tensor> intermediates_;
 };
 

@@ -14,7 +14,8 @@ constexpr vk::MemoryPropertyFlags kMappable = Memory::eHostVisible | Memory::eHo
 
 }  // namespace
 
-Arena::Arena(Device& device, std::span<const std::uint64_t> block_bytes, bool force_staging)
+Arena::Arena(Device& device, std::span<const std::uint64_t> block_bytes, Home home,
+             bool force_staging)
     : device_(device), force_staging_(force_staging) {
     pool_ = vk::raii::CommandPool(
         device.logical(), vk::CommandPoolCreateInfo(vk::CommandPoolCreateFlagBits::eTransient,
@@ -23,6 +24,10 @@ Arena::Arena(Device& device, std::span<const std::uint64_t> block_bytes, bool fo
         vk::BufferUsageFlagBits::eStorageBuffer | vk::BufferUsageFlagBits::eUniformTexelBuffer |
         vk::BufferUsageFlagBits::eTransferSrc | vk::BufferUsageFlagBits::eTransferDst;
     for (const std::uint64_t bytes : block_bytes) {
+        if (home == Home::host) {
+            blocks_.push_back(allocate(bytes, usage, kMappable, Memory::eHostCached));
+            continue;
+        }
         // Mappable device-local memory is scarce on discrete cards without a resizable BAR, so it
         // is asked for only where it is the ordinary kind (integrated and CPU devices).
         const std::string& kind = device.capabilities().info.kind;
@@ -43,10 +48,16 @@ Arena::Block Arena::allocate(std::uint64_t bytes, vk::BufferUsageFlags usage,
         const auto memory = device_.physical().getMemoryProperties();
         int chosen = -1;
         for (const auto wanted : {required | preferred, required}) {
-            for (std::uint32_t i = 0; i < memory.memoryTypeCount && chosen < 0; ++i) {
-                const auto flags = memory.memoryTypes[i].propertyFlags;
-                if ((needs.memoryTypeBits >> i & 1) && (flags & wanted) == wanted) {
-                    chosen = static_cast<int>(i);
+            // What the host is to hold stays out of the device's memory where there is a choice.
+            for (const bool anywhere : {false, true}) {
+                for (std::uint32_t i = 0; i < memory.memoryTypeCount && chosen < 0; ++i) {
+                    const auto flags = memory.memoryTypes[i].propertyFlags;
+                    const bool elsewhere = !(wanted & Memory::eDeviceLocal) &&
+                                           (flags & Memory::eDeviceLocal) && !anywhere;
+                    if ((needs.memoryTypeBits >> i & 1) && (flags & wanted) == wanted &&
+                        !elsewhere) {
+                        chosen = static_cast<int>(i);
+                    }
                 }
             }
         }

@@ -15,9 +15,13 @@ namespace quantsparse::vulkan {
 /// allows it, through a staging buffer elsewhere.
 class Arena {
   public:
+    /// In memory of the device, or in the host's where the device can copy from.
+    enum class Home { device, host };
+
     /// Allocates one block per entry. Throws Error(out_of_memory). `force_staging` takes the path
     /// of a discrete GPU on any device, for the tests.
-    Arena(Device& device, std::span<const std::uint64_t> block_bytes, bool force_staging = false);
+    Arena(Device& device, std::span<const std::uint64_t> block_bytes, Home home = Home::device,
+          bool force_staging = false);
 
     vk::Buffer buffer(std::size_t block) const { return *blocks_[block].buffer; }
     void write(std::size_t block, std::uint64_t offset, std::span<const std::byte> data);

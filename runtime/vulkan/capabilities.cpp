@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "vulkan/cooperative_matrix.hpp"
+
 namespace quantsparse::vulkan {
 namespace {
 
@@ -30,9 +32,68 @@ int preference(const DeviceInfo& device) {
     return device.kind == "cpu" ? 0 : 1;
 }
 
+/// Whether a kernel can use the shape: operands are loaded from words of 16 bytes, sums in fours.
+bool usable(const VkCooperativeMatrixPropertiesKHR& shape) {
+    return shape.scope == VK_SCOPE_SUBGROUP_KHR && shape.CType == shape.ResultType &&
+           shape.AType == shape.BType && shape.saturatingAccumulation == VK_FALSE &&
+           shape.MSize >= 8 && shape.MSize <= 16 && shape.NSize % 8 == 0 && shape.NSize <= 16 &&
+           shape.KSize % 16 == 0 && shape.KSize <= 32;
+}
+
+/// The largest usable shape of one pair of types.
+MatrixShape choose(const std::vector<VkCooperativeMatrixPropertiesKHR>& shapes, int operand,
+                   int sum) {
+    MatrixShape best;
+    for (const auto& shape : shapes) {
+        if (!usable(shape) || shape.AType != operand || shape.CType != sum) continue;
+        if (shape.MSize * shape.NSize * shape.KSize > best.m * best.n * best.k) {
+            best = {shape.MSize, shape.NSize, shape.KSize};
+        }
+    }
+    return best;
+}
+
+/// Fills in the shapes if the device has all that the matrix tier needs.
+void read_matrix_units(const vk::raii::Instance& instance, const vk::raii::PhysicalDevice& physical,
+                       Capabilities& result) {
+    VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix{};
+    matrix.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR;
+    vk::PhysicalDeviceSubgroupSizeControlFeatures control;
+    control.pNext = &matrix;
+    vk::PhysicalDeviceVulkan12Features v12;
+    v12.pNext = &control;
+    vk::PhysicalDeviceFeatures2 features;
+    features.pNext = &v12;
+    (*physical).getFeatures2(&features, *physical.getDispatcher());
+    const auto properties =
+        physical.getProperties2<vk::PhysicalDeviceProperties2, vk::PhysicalDeviceVulkan11Properties,
+                                vk::PhysicalDeviceSubgroupSizeControlProperties>();
+    const auto& subgroup = properties.get<vk::PhysicalDeviceVulkan11Properties>();
+    const auto& sizes = properties.get<vk::PhysicalDeviceSubgroupSizeControlProperties>();
+    const auto needed = vk::SubgroupFeatureFlagBits::eBasic | vk::SubgroupFeatureFlagBits::eVote |
+                        vk::SubgroupFeatureFlagBits::eShuffle;
+    if (!matrix.cooperativeMatrix || !v12.vulkanMemoryModel || !v12.shaderInt8 ||
+        !v12.shaderFloat16 || !control.subgroupSizeControl || !control.computeFullSubgroups ||
+        (subgroup.subgroupSupportedOperations & needed) != needed ||
+        !(sizes.requiredSubgroupSizeStages & vk::ShaderStageFlagBits::eCompute) ||
+        (subgroup.subgroupSize != 32 && subgroup.subgroupSize != 64)) {
+        return;
+    }
+    const auto shapes = cooperative_matrix_properties(instance, physical);
+    const MatrixShape bytes =
+        choose(shapes, VK_COMPONENT_TYPE_SINT8_KHR, VK_COMPONENT_TYPE_SINT32_KHR);
+    const MatrixShape halves =
+        choose(shapes, VK_COMPONENT_TYPE_FLOAT16_KHR, VK_COMPONENT_TYPE_FLOAT32_KHR);
+    if (!bytes.m || !halves.m) return;
+    result.has_matrix_units = true;
+    result.info.matrix_int8 = bytes;
+    result.info.matrix_half = halves;
+}
+
 }  // namespace
 
-Capabilities read_capabilities(const vk::raii::PhysicalDevice& physical, int index) {
+Capabilities read_capabilities(const vk::raii::Instance& instance,
+                               const vk::raii::PhysicalDevice& physical, int index) {
     Capabilities result;
     DeviceInfo& info = result.info;
     const auto basic = physical.getProperties();
@@ -67,10 +128,12 @@ Capabilities read_capabilities(const vk::raii::PhysicalDevice& physical, int ind
     info.subgroup_size = v11.subgroupSize;
     for (const auto byte : v11.deviceUUID) info.uuid += fmt::format("{:02x}", byte);
 
-    bool dot_extension = false;
+    bool dot_extension = false, matrix_extension = false, size_extension = false;
     for (const auto& extension : physical.enumerateDeviceExtensionProperties()) {
         const char* name = extension.extensionName.data();
         if (!std::strcmp(name, "VK_KHR_shader_integer_dot_product")) dot_extension = true;
+        if (!std::strcmp(name, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME)) matrix_extension = true;
+        if (!std::strcmp(name, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME)) size_extension = true;
         if (!std::strcmp(name, "VK_EXT_memory_budget")) result.has_memory_budget = true;
     }
     // The instance asks for Vulkan 1.2, so the extension is needed even where 1.3 made it core.
@@ -91,6 +154,8 @@ Capabilities read_capabilities(const vk::raii::PhysicalDevice& physical, int ind
     const auto features12 =
         physical.getFeatures2<vk::PhysicalDeviceFeatures2, vk::PhysicalDeviceVulkan12Features>();
     info.half_arithmetic = features12.get<vk::PhysicalDeviceVulkan12Features>().shaderFloat16;
+
+    if (matrix_extension && size_extension) read_matrix_units(instance, physical, result);
 
     const auto memory = physical.getMemoryProperties();
     for (std::uint32_t i = 0; i < memory.memoryHeapCount; ++i) {

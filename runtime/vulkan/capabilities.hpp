@@ -18,11 +18,13 @@ struct Capabilities {
     std::uint64_t storage_alignment = 256;  ///< minStorageBufferOffsetAlignment
     bool has_dot_extension = false;         ///< VK_KHR_shader_integer_dot_product
     bool has_memory_budget = false;         ///< VK_EXT_memory_budget
+    bool has_matrix_units = false;  ///< all the matrix tier needs: extensions, features, shapes
 };
 
 /// Reads everything; never throws for a device that merely lacks something (info.usable,
 /// info.note).
-Capabilities read_capabilities(const vk::raii::PhysicalDevice& physical, int index);
+Capabilities read_capabilities(const vk::raii::Instance& instance,
+                               const vk::raii::PhysicalDevice& physical, int index);
 
 /// Marks the device that is taken when none is asked for and says why in its note: a discrete GPU
 /// before an integrated one before a virtual one; CPU devices only when there is nothing else.

@@ -8,6 +8,7 @@
 
 #include "quantsparse/error.hpp"
 #include "quantsparse/version.hpp"
+#include "vulkan/cooperative_matrix.hpp"
 #include "vulkan/pipeline_cache.hpp"
 
 namespace quantsparse::vulkan {
@@ -60,7 +61,7 @@ std::vector<DeviceInfo> read_all(const vk::raii::Instance& instance) {
     std::vector<DeviceInfo> devices;
     int index = 0;
     for (const auto& physical : vk::raii::PhysicalDevices(instance)) {
-        devices.push_back(read_capabilities(physical, index++).info);
+        devices.push_back(read_capabilities(instance, physical, index++).info);
     }
     choose_default(devices);
     return devices;
@@ -137,7 +138,7 @@ Device::Device(const DeviceOptions& options, bool inspect) : memory_limit_(optio
         const vk::raii::PhysicalDevices physical_devices(instance_);
         const int index = select(read_all(instance_), options.selector);
         physical_ = physical_devices[static_cast<std::size_t>(index)];
-        capabilities_ = read_capabilities(physical_, index);
+        capabilities_ = read_capabilities(instance_, physical_, index);
 
         if (options.arithmetic == Arithmetic::dot && !capabilities_.info.integer_dot_product) {
             throw Error(
@@ -145,14 +146,27 @@ Device::Device(const DeviceOptions& options, bool inspect) : memory_limit_(optio
                 fmt::format("device \"{}\" has no integer dot product: use --arithmetic portable",
                             capabilities_.info.name));
         }
-        // The drivers' "accelerated" bit is no guide: on lavapipe, which denies it, dot is faster.
-        const bool use_dot =
-            options.arithmetic == Arithmetic::dot ||
-            (options.arithmetic == Arithmetic::automatic && capabilities_.info.integer_dot_product);
-        arithmetic_ = use_dot ? Arithmetic::dot : Arithmetic::portable;
+        if (options.arithmetic == Arithmetic::matrix && !capabilities_.has_matrix_units) {
+            throw Error(ErrorCode::unsupported,
+                        fmt::format("device \"{}\" has no matrix units that its driver offers "
+                                    "(VK_KHR_cooperative_matrix): use --arithmetic auto",
+                                    capabilities_.info.name));
+        }
+        arithmetic_ = options.arithmetic;
+        if (arithmetic_ == Arithmetic::automatic) {
+            // The drivers' "accelerated" bit is no guide: on lavapipe, which denies it, dot is
+            // faster. Validation layers older than the extension reject its kernels.
+            const bool matrix = capabilities_.has_matrix_units && !options.validation &&
+                                !capabilities_.quirks.runs_on_cpu;
+            arithmetic_ = matrix                                   ? Arithmetic::matrix
+                          : capabilities_.info.integer_dot_product ? Arithmetic::dot
+                                                                   : Arithmetic::portable;
+        }
 
-        const float priority = 1.0f;
-        const vk::DeviceQueueCreateInfo queue({}, capabilities_.queue_family, 1, &priority);
+        const float priorities[] = {1.0f, 1.0f};
+        const std::uint32_t queues = std::min(
+            2u, physical_.getQueueFamilyProperties()[capabilities_.queue_family].queueCount);
+        const vk::DeviceQueueCreateInfo queue({}, capabilities_.queue_family, queues, priorities);
         std::vector<const char*> extensions;
         vk::PhysicalDeviceShaderIntegerDotProductFeatures dot_features(true);
         vk::DeviceCreateInfo create({}, queue);
@@ -161,12 +175,25 @@ Device::Device(const DeviceOptions& options, bool inspect) : memory_limit_(optio
             create.pNext = &dot_features;
         }
         vk::PhysicalDeviceShaderFloat16Int8Features half_features(true, false);
-        if (capabilities_.info.half_arithmetic) {
+        if (capabilities_.info.half_arithmetic && arithmetic_ != Arithmetic::matrix) {
             half_features.pNext = const_cast<void*>(create.pNext);
             create.pNext = &half_features;
         }
         if (capabilities_.has_memory_budget)
             extensions.push_back(VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+        VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix_features{};
+        matrix_features.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR;
+        matrix_features.cooperativeMatrix = VK_TRUE;
+        vk::PhysicalDeviceSubgroupSizeControlFeatures size_features(true, true, &matrix_features);
+        vk::PhysicalDeviceShaderFloat16Int8Features small_features(true, true, &size_features);
+        vk::PhysicalDeviceVulkanMemoryModelFeatures model_features(true, false, false,
+                                                                   &small_features);
+        if (arithmetic_ == Arithmetic::matrix) {
+            extensions.push_back(VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
+            extensions.push_back(VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME);
+            matrix_features.pNext = const_cast<void*>(create.pNext);
+            create.pNext = &model_features;
+        }
         vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR executable_features(true);
         if (inspect) {
             extensions.push_back(VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME);
@@ -176,10 +203,11 @@ Device::Device(const DeviceOptions& options, bool inspect) : memory_limit_(optio
         create.setPEnabledExtensionNames(extensions);
         device_ = vk::raii::Device(physical_, create);
         queue_ = device_.getQueue(capabilities_.queue_family, 0);
+        if (queues > 1) transfer_queue_ = device_.getQueue(capabilities_.queue_family, 1);
         // Mesa's devices without hardware compile, but have no fences.
         if (!inspect) fence_ = vk::raii::Fence(device_, vk::FenceCreateInfo());
         pipelines_ = std::make_unique<PipelineCache>(
-            physical_, device_,
+            physical_, device_, capabilities_.info.subgroup_size,
             inspect                           ? std::filesystem::path()
             : options.cache_directory.empty() ? default_cache_directory()
                                               : options.cache_directory,
@@ -214,10 +242,22 @@ std::uint64_t Device::memory_budget() const {
     return capabilities_.info.memory_bytes / 10 * 9;
 }
 
-void Device::submit_and_wait(const vk::raii::CommandBuffer& commands, const char* operation) {
+[[noreturn]] static void throw_lost(const char* operation, const char* reason) {
+    throw Error(ErrorCode::device,
+                fmt::format("the device failed during {}: {}; try a smaller size or another device",
+                            operation, reason));
+}
+
+void Device::submit(const vk::raii::CommandBuffer& commands, const char* operation) {
     try {
-        const vk::SubmitInfo submit({}, {}, *commands);
-        queue_.submit(submit, *fence_);
+        queue_.submit(vk::SubmitInfo({}, {}, *commands), *fence_);
+    } catch (const vk::SystemError& error) {
+        throw_lost(operation, error.what());
+    }
+}
+
+void Device::wait(const char* operation) {
+    try {
         const vk::Result result =
             device_.waitForFences(*fence_, true, std::numeric_limits<std::uint64_t>::max());
         device_.resetFences(*fence_);
@@ -226,11 +266,13 @@ void Device::submit_and_wait(const vk::raii::CommandBuffer& commands, const char
                         fmt::format("the device stopped answering during {}", operation));
         }
     } catch (const vk::SystemError& error) {
-        throw Error(
-            ErrorCode::device,
-            fmt::format("the device failed during {}: {}; try a smaller size or another device",
-                        operation, error.what()));
+        throw_lost(operation, error.what());
     }
+}
+
+void Device::submit_and_wait(const vk::raii::CommandBuffer& commands, const char* operation) {
+    submit(commands, operation);
+    wait(operation);
 }
 
 }  // namespace quantsparse::vulkan
@@ -246,6 +288,29 @@ std::vector<DeviceInfo> list_devices() {
     } catch (const std::exception& error) {
         vulkan::throw_no_loader(error.what());
     }
+}
+
+const char* arithmetic_name(Arithmetic arithmetic) {
+    switch (arithmetic) {
+        case Arithmetic::portable:
+            return "portable";
+        case Arithmetic::dot:
+            return "dot";
+        case Arithmetic::matrix:
+            return "matrix";
+        case Arithmetic::automatic:
+            break;
+    }
+    return "auto";
+}
+
+Arithmetic arithmetic_from(const std::string& name) {
+    for (const Arithmetic arithmetic :
+         {Arithmetic::automatic, Arithmetic::portable, Arithmetic::dot, Arithmetic::matrix}) {
+        if (name == arithmetic_name(arithmetic)) return arithmetic;
+    }
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("\"{}\" is no arithmetic: auto, portable, dot or matrix", name));
 }
 
 Device::Device(const DeviceOptions& options) : impl_(std::make_unique<vulkan::Device>(options)) {}

@@ -35,6 +35,15 @@ class Device {
     const vk::raii::Queue& queue() const { return queue_; }
     PipelineCache& pipelines() { return *pipelines_; }
 
+    /// For copies beside the computation: a second queue of the same family, where there is one.
+    const vk::raii::Queue& transfer_queue() const {
+        return *transfer_queue_ ? transfer_queue_ : queue_;
+    }
+
+    /// Submits; wait() blocks until it is done. Throw Error(device) naming `operation` when the
+    /// device is lost.
+    void submit(const vk::raii::CommandBuffer& commands, const char* operation);
+    void wait(const char* operation);
     /// Submits and waits. Throws Error(device) naming `operation` when the device is lost.
     void submit_and_wait(const vk::raii::CommandBuffer& commands, const char* operation);
 
@@ -51,6 +60,7 @@ class Device {
     std::uint64_t memory_limit_ = 0;
     vk::raii::Device device_{nullptr};
     vk::raii::Queue queue_{nullptr};
+    vk::raii::Queue transfer_queue_{nullptr};
     vk::raii::Fence fence_{nullptr};
     std::unique_ptr<PipelineCache> pipelines_;
 };

@@ -27,9 +27,9 @@ std::vector<char> read_file(const std::filesystem::path& path) {
 }  // namespace
 
 PipelineCache::PipelineCache(const vk::raii::PhysicalDevice& physical,
-                             const vk::raii::Device& device, const std::filesystem::path& directory,
-                             vk::PipelineCreateFlags flags)
-    : device_(device), flags_(flags) {
+                             const vk::raii::Device& device, std::uint32_t subgroup_size,
+                             const std::filesystem::path& directory, vk::PipelineCreateFlags flags)
+    : device_(device), subgroup_size_(subgroup_size), flags_(flags) {
     std::vector<char> data;
     if (!directory.empty()) {
         file_ = directory / file_name(physical.getProperties());
@@ -99,8 +99,13 @@ const Pipeline& PipelineCache::get(shaders::ShaderId shader,
         const vk::SpecializationInfo constants(static_cast<std::uint32_t>(entries.size()),
                                                entries.data(), specialization.size() * 4,
                                                specialization.data());
-        const vk::PipelineShaderStageCreateInfo stage({}, vk::ShaderStageFlagBits::eCompute,
-                                                      *module, "main", &constants);
+        vk::PipelineShaderStageCreateInfo stage({}, vk::ShaderStageFlagBits::eCompute, *module,
+                                                "main", &constants);
+        const vk::PipelineShaderStageRequiredSubgroupSizeCreateInfo size(subgroup_size_);
+        if (code.full_subgroups) {
+            stage.pNext = &size;
+            stage.flags = vk::PipelineShaderStageCreateFlagBits::eRequireFullSubgroups;
+        }
         // Dispatches are sliced with vkCmdDispatchBase to bound the length of a submission.
         made->pipeline = vk::raii::Pipeline(
             device_, cache_,

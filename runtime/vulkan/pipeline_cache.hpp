@@ -25,7 +25,8 @@ struct Pipeline {
 class PipelineCache {
   public:
     PipelineCache(const vk::raii::PhysicalDevice& physical, const vk::raii::Device& device,
-                  const std::filesystem::path& directory, vk::PipelineCreateFlags flags = {});
+                  std::uint32_t subgroup_size, const std::filesystem::path& directory,
+                  vk::PipelineCreateFlags flags = {});
     ~PipelineCache();  ///< writes the file when pipelines were added
 
     /// `specialization[i]` is the value of constant id i. The reference stays valid.
@@ -37,6 +38,7 @@ class PipelineCache {
 
     using Key = std::pair<shaders::ShaderId, std::vector<std::uint32_t>>;
     const vk::raii::Device& device_;
+    std::uint32_t subgroup_size_;
     vk::PipelineCreateFlags flags_;
     std::filesystem::path file_;
     vk::raii::PipelineCache cache_{nullptr};

@@ -6,6 +6,7 @@ namespace quantsparse::video {
 
 std::string devices_json(const std::vector<DeviceInfo>& devices) {
     using Json = nlohmann::ordered_json;
+    const auto shape = [](const MatrixShape& s) { return Json{s.m, s.n, s.k}; };
     Json list = Json::array();
     for (const DeviceInfo& device : devices) {
         list.push_back({{"index", device.index},
@@ -23,6 +24,8 @@ std::string devices_json(const std::vector<DeviceInfo>& devices) {
                         {"integer_dot_product", device.integer_dot_product},
                         {"integer_dot_accelerated", device.integer_dot_accelerated},
                         {"half_arithmetic", device.half_arithmetic},
+                        {"matrix_int8", shape(device.matrix_int8)},
+                        {"matrix_half", shape(device.matrix_half)},
                         {"timestamps", device.timestamps},
                         {"usable", device.usable},
                         {"is_default", device.is_default},

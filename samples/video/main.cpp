@@ -2,6 +2,7 @@
 // Uses the public headers of libquantsparse only.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <optional>
@@ -153,6 +154,13 @@ int generate(const Options& options) {
             write_png(options.preview, picture.width, picture.height, picture.rgb);
         };
     }
+    callbacks.plan = [&](const MemoryPlan& plan) {
+        const bool streams = std::any_of(plan.stages.begin(), plan.stages.end(),
+                                         [](const auto& stage) { return stage.host_bytes > 0; });
+        if (!options.quiet && (streams || options.device.memory_limit)) {
+            fmt::print(stderr, "memory: {}\n", plan.decision());
+        }
+    };
     callbacks.warning = [&](const std::string& text) {
         if (!options.quiet) {
             view.end_line();

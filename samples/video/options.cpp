@@ -256,7 +256,8 @@ ParseResult parse_options(int argc, char** argv) {
     add_choice<Arithmetic>(app, "--arithmetic", options.device.arithmetic,
                            {{"auto", Arithmetic::automatic},
                             {"portable", Arithmetic::portable},
-                            {"dot", Arithmetic::dot}},
+                            {"dot", Arithmetic::dot},
+                            {"matrix", Arithmetic::matrix}},
                            "how integer products are formed; same result")
         ->group(group);
     app.add_option("--memory-limit,--max-vram", memory_limit, "use no more than this, as 4G")

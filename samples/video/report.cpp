@@ -125,28 +125,23 @@ std::string devices_table(const std::vector<DeviceInfo>& devices) {
 std::string plan_table(const MemoryPlan& plan, const GenerationParameters& parameters) {
     std::string text =
         fmt::format("{}x{}, {} frames\n\n", parameters.width, parameters.height, parameters.frames);
-    text += fmt::format("{:<14}{:>12}{:>13}{:>12}{:>12}{:>17}{:>12}\n", "stage", "weights",
-                        "activations", "staging", "total", "largest binding", "operations");
+    text += fmt::format("{:<14}{:>12}{:>13}{:>12}{:>12}{:>12}{:>12}{:>17}{:>12}\n", "stage",
+                        "weights", "activations", "residuals", "staging", "total", "host",
+                        "largest binding", "operations");
     for (const StagePlan& stage : plan.stages) {
-        text += fmt::format("{:<14}{:>12}{:>13}{:>12}{:>12}{:>17}{:>12}\n", stage.stage,
+        text += fmt::format("{:<14}{:>12}{:>13}{:>12}{:>12}{:>12}{:>12}{:>17}{:>12}\n", stage.stage,
                             bytes_text(stage.weight_bytes), bytes_text(stage.activation_bytes),
-                            bytes_text(stage.staging_bytes), bytes_text(stage.total_bytes()),
+                            bytes_text(stage.residual_bytes), bytes_text(stage.staging_bytes),
+                            bytes_text(stage.total_bytes()), bytes_text(stage.host_bytes),
                             bytes_text(stage.largest_binding_bytes), stage.operations);
     }
-    for (const StagePlan& stage : plan.stages) {
-        if (stage.residual_bytes > 0) {
-            text += fmt::format("\nresiduals of sparse attention {} (part of stage {}'s total)\n",
-                                bytes_text(stage.residual_bytes), stage.stage);
-        }
+    text += fmt::format("\n{} (stages run one after another)\n", plan.decision());
+    if (plan.budget_bytes > 0) {
+        text += fmt::format("{}; the least that works is {}\n",
+                            plan.fits() ? "fits" : "does NOT fit: lower --size or --frames",
+                            bytes_text(plan.least_bytes));
     }
-    text += fmt::format("\npeak {} (stages run one after another)", bytes_text(plan.peak_bytes));
-    if (plan.budget_bytes == 0) {
-        return text + ", the device's budget is not known\n";
-    }
-    return text + fmt::format(", of {}: {}\n", bytes_text(plan.budget_bytes),
-                              plan.peak_bytes <= plan.budget_bytes
-                                  ? "fits"
-                                  : "does NOT fit: lower --size or --frames");
+    return text;
 }
 
 std::string plan_json(const MemoryPlan& plan, const GenerationParameters& parameters) {
@@ -158,6 +153,9 @@ std::string plan_json(const MemoryPlan& plan, const GenerationParameters& parame
                           {"residual_bytes", stage.residual_bytes},
                           {"staging_bytes", stage.staging_bytes},
                           {"total_bytes", stage.total_bytes()},
+                          {"peak_bytes", stage.total_bytes()},
+                          {"host_bytes", stage.host_bytes},
+                          {"residency", stage.residency},
                           {"largest_binding_bytes", stage.largest_binding_bytes},
                           {"operations", stage.operations}});
     }
@@ -166,7 +164,10 @@ std::string plan_json(const MemoryPlan& plan, const GenerationParameters& parame
                  {"frames", parameters.frames},
                  {"stages", stages},
                  {"peak_bytes", plan.peak_bytes},
-                 {"budget_bytes", plan.budget_bytes}},
+                 {"budget_bytes", plan.budget_bytes},
+                 {"least_bytes", plan.least_bytes},
+                 {"fits", plan.fits()},
+                 {"decision", plan.decision()}},
                 2) +
            '\n';
 }

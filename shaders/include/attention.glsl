@@ -14,7 +14,9 @@ layout(constant_id = 6) const uint kFrames = 0;
 layout(constant_id = 13) const uint kHeadMajor = 0;
 #endif
 #include "attention_operands.glsl"
-#ifdef SPARSE
+#if defined(SPARSE) && defined(HALVES)  // lanes change what others have written
+layout(set = 0, binding = 3, std430) workgroupcoherent buffer Out { float out_values[]; };
+#elif defined(SPARSE)
 layout(set = 0, binding = 3, std430) buffer Out { float out_values[]; };
 #else
 layout(set = 0, binding = 3, std430) writeonly buffer Out { float out_values[]; };

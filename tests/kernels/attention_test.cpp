@@ -100,7 +100,7 @@ class AttentionTest : public DeviceTest {
             }
         }
         expect_close(read_matrix<float>(executor, out), expected,
-                     2e-6 * std::max(1.0f, spread) + 3e-6, what);
+                     attention_tolerance(2e-6 * std::max(1.0f, spread) + 3e-6, spread), what);
         EXPECT_TRUE(padding_is_zero(executor, out)) << what;
     }
 };

@@ -30,10 +30,17 @@ class DeviceTest : public testing::Test {
     void SetUp() override;
     void TearDown() override;
 
+    /// The tier of tests that ask for none: QUANTSPARSE_TEST_ARITHMETIC, else portable.
+    static Arithmetic usual();
     /// The device with one arithmetic tier; the same object for the whole process.
-    static Device& device(Arithmetic arithmetic = Arithmetic::portable);
+    static Device& device(Arithmetic arithmetic = usual());
     static bool has_dot();
-    static program::Limits limits(Arithmetic arithmetic = Arithmetic::portable);
+    /// On a GPU; CPU drivers offer them for tests of other kinds.
+    static bool has_matrix_units();
+    static program::Limits limits(Arithmetic arithmetic = usual());
+    /// How far attention may be off: matrix units take its operands as halves.
+    /// `spread`: of the scores, whose rounding then weighs so much more.
+    static double attention_tolerance(double fp32, double spread = 1);
     /// Allocates and runs on the device of the program's own tier.
     static Executor executor_for(const Program& program);
 

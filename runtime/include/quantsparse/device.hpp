@@ -14,6 +14,17 @@ enum class Arithmetic {
     automatic,  ///< the fastest tier the device has
     portable,   ///< products summed in fp32, exact below 2^24
     dot,        ///< packed 4x8-bit dot product (OpSDot)
+    matrix,     ///< matrix units (VK_KHR_cooperative_matrix); attention and half weights use them too
+};
+
+/// "portable", "dot", "matrix" or "auto".
+const char* arithmetic_name(Arithmetic arithmetic);
+/// The inverse. Throws Error(invalid_argument).
+Arithmetic arithmetic_from(const std::string& name);
+
+/// Shape of one product of matrix units, [m, k] times [k, n]; zeros: there is none.
+struct MatrixShape {
+    std::uint32_t m = 0, n = 0, k = 0;
 };
 
 /// What a device is and can do; filled without creating a logical device.
@@ -35,6 +46,8 @@ struct DeviceInfo {
     bool integer_dot_product = false;   ///< the dot tier is available
     bool integer_dot_accelerated = false;  ///< what the driver claims of signed 4x8-bit packed
     bool half_arithmetic = false;       ///< shaderFloat16
+    MatrixShape matrix_int8;  ///< signed bytes summed in int32: the matrix tier is available
+    MatrixShape matrix_half;  ///< halves summed in fp32
     bool timestamps = false;
     bool usable = false;     ///< Vulkan 1.2, a compute queue, storage limits we need
     bool is_default = false;

@@ -55,12 +55,45 @@ struct Picture {
     std::vector<std::uint8_t> rgb;
 };
 
+/// One stage's memory, known before anything is allocated.
+struct StagePlan {
+    std::string stage;               ///< "text_encoder", "dit" or "vae"
+    std::uint64_t weight_bytes = 0;
+    std::uint64_t activation_bytes = 0;
+    std::uint64_t residual_bytes = 0;  ///< what SSAR keeps between steps; 0 without
+    std::uint64_t staging_bytes = 0;
+    std::uint64_t largest_binding_bytes = 0;
+    std::uint64_t operations = 0;    ///< dispatches of one pass
+    /// Of host memory, from which layers are streamed one after another when they don't all fit.
+    std::uint64_t host_bytes = 0;
+    std::string residency;  ///< "all resident", or what is streamed from host memory
+    /// Of the device.
+    std::uint64_t total_bytes() const {
+        return weight_bytes + activation_bytes + residual_bytes + staging_bytes;
+    }
+};
+
+struct MemoryPlan {
+    std::vector<StagePlan> stages;
+    std::uint64_t peak_bytes = 0;    ///< stages run one after another: the largest of them
+    std::uint64_t budget_bytes = 0;  ///< what the device (or --memory-limit) allows; 0: unknown
+    std::uint64_t resident_bytes = 0;  ///< what the transformer takes if nothing is streamed
+    std::uint64_t least_bytes = 0;     ///< the smallest budget that works
+    bool fits() const { return budget_bytes == 0 || peak_bytes <= budget_bytes; }
+    /// One line: how the clip is fitted into the budget, and why so.
+    std::string decision() const;
+    /// Throws Error(out_of_memory) naming the least that works.
+    void require_fit() const;
+};
+
 struct GenerationCallbacks {
     /// Called between submissions, at least once a second; returning false cancels.
     std::function<bool(const Progress&)> progress;
     /// Called every `preview_interval` steps with the first frame as the clip is heading.
     std::function<void(const Picture&, int step)> preview;
     int preview_interval = 0;
+    /// Called once, before anything is allocated.
+    std::function<void(const MemoryPlan&)> plan;
     /// Called with one line about something that was done differently from what was asked, for
     /// example a prompt that was cut.
     std::function<void(const std::string&)> warning;
@@ -74,24 +107,6 @@ struct Video {
     std::vector<std::uint8_t> rgb;  ///< [frames, height, width, 3]
     std::vector<float> latents;     ///< final latents [z, f, h, w], normalised as the DiT sees them
     std::vector<int> latent_shape;
-};
-
-/// One stage's memory, known before anything is allocated.
-struct StagePlan {
-    std::string stage;               ///< "text_encoder", "dit" or "vae"
-    std::uint64_t weight_bytes = 0;
-    std::uint64_t activation_bytes = 0;
-    std::uint64_t residual_bytes = 0;  ///< what SSAR keeps between steps; 0 without
-    std::uint64_t staging_bytes = 0;
-    std::uint64_t largest_binding_bytes = 0;
-    std::uint64_t operations = 0;    ///< dispatches of one pass
-    std::uint64_t total_bytes() const { return weight_bytes + activation_bytes + residual_bytes + staging_bytes; }
-};
-
-struct MemoryPlan {
-    std::vector<StagePlan> stages;
-    std::uint64_t peak_bytes = 0;    ///< stages run one after another: the largest of them
-    std::uint64_t budget_bytes = 0;  ///< what the device (or --memory-limit) allows; 0: unknown
 };
 
 struct OperationTime {

@@ -1,0 +1,117 @@
+#include "kernels/head_profile.hpp"
+
+#include <algorithm>
+
+#include "kernels/loads.hpp"
+
+namespace quantsparse::kernels {
+namespace {
+
+using program::read;
+using shaders::ShaderId;
+
+struct ProfilePush {
+    std::uint32_t tokens, places, q_stride, kv_stride, samples, split_keys;
+    float scale;
+};
+static_assert(sizeof(ProfilePush) == 28, "profile.glsl declares the same block");
+
+struct ErrorsPush {
+    std::uint32_t splits, first_head;
+};
+static_assert(sizeof(ErrorsPush) == 8, "profile_errors.comp declares the same block");
+
+struct TypesPush {
+    std::uint32_t heads, samples;
+};
+static_assert(sizeof(TypesPush) == 8, "profile_types.comp declares the same block");
+
+constexpr int kMasks = 3;  ///< as profile.glsl counts them
+
+/// How the samples of a head and its keys are shared out.
+struct Shape {
+    ShaderId shader = ShaderId::profile_heads;
+    std::uint32_t lanes = 32;
+    int samples = 8;        ///< of an invocation (private) or a work-group
+    int group_samples = 8;  ///< of a work-group
+    int split_keys = 0;     ///< of a work-group
+    int splits = 1;
+};
+
+/// Wider heads would unroll into too much code.
+constexpr int kWidestPrivate = 128;
+
+Shape shape_for(const Program& program, const HeadMatrix& q, int samples, bool texels) {
+    // Work-groups that fill the widest GPUs; CPU drivers run one a core.
+    const int wanted_groups = program.limits().runs_on_cpu ? 64 : 1024;
+    constexpr int kFewestKeys = 256;  // of a split: its results are written and read once
+    Shape shape;
+    if (texels && q.padded_dim <= kWidestPrivate) {
+        shape.shader = ShaderId::profile_heads_private;
+        shape.lanes = kPrivateLanes;
+        shape.samples = 2;
+        shape.group_samples = shape.samples * static_cast<int>(kPrivateLanes);
+    } else {
+        shape.lanes = program.limits().runs_on_cpu ? 8 : 32;
+        // An invocation holds three sums of each sample.
+        shape.samples = q.padded_dim > 256 ? 2 : q.padded_dim > 128 ? 4 : 8;
+        shape.group_samples = shape.samples;
+    }
+    const int groups = (samples + shape.group_samples - 1) / shape.group_samples * q.heads;
+    const int most = std::max(1, q.tokens / kFewestKeys);
+    const int splits = std::clamp((wanted_groups + groups - 1) / groups, 1, most);
+    // A tile, 4 keys a lane, doesn't pass a split's end.
+    const int tile = 4 * static_cast<int>(shape.lanes);
+    shape.split_keys = round_up((q.tokens + splits - 1) / splits, tile);
+    shape.splits = (q.tokens + shape.split_keys - 1) / shape.split_keys;
+    return shape;
+}
+
+}  // namespace
+
+Tensor profile_heads(Program& program, const std::string& name, const HeadMatrix& q,
+                     const HeadMatrix& k, const HeadMatrix& v, float scale, const BlockList& blocks,
+                     int frames, Tensor types, int samples) {
+    const auto u32 = [](int value) { return static_cast<std::uint32_t>(value); };
+    samples = std::min(samples, q.tokens);
+    const std::uint32_t lanes = row_lanes(program);
+    const Tensor errors =
+        program.add(name + ".errors",
+                    static_cast<std::uint64_t>(q.heads) * static_cast<std::uint64_t>(samples) * 8);
+    const Loads load = loads(program, {read(q.tensor), read(k.tensor), read(v.tensor)});
+    const Shape shape = shape_for(program, q, samples, load.texels);
+    const Loads operands{shape.shader == ShaderId::profile_heads_private};
+    const std::uint64_t partial_bytes = static_cast<std::uint64_t>(samples) *
+                                        static_cast<std::uint64_t>(shape.splits * kMasks) *
+                                        static_cast<std::uint64_t>(4 + q.padded_dim) * 4;
+    const int chunk = static_cast<int>(std::clamp<std::uint64_t>(
+        program.limits().max_binding_bytes / std::max(q.head_bytes(), partial_bytes), 1,
+        static_cast<std::uint64_t>(q.heads)));
+    for (int head = 0; head < q.heads; head += chunk) {
+        const int heads = std::min(chunk, q.heads - head);
+        const auto bind = [&](const HeadMatrix& m) {
+            return operands(read(m.tensor, m.head_bytes() * static_cast<std::uint64_t>(head),
+                                 m.head_bytes() * static_cast<std::uint64_t>(heads)));
+        };
+        const Tensor partials =
+            program.add(name + ".partials", partial_bytes * static_cast<std::uint64_t>(heads));
+        program.dispatch(
+            name, shape.shader,
+            {shape.lanes, u32(q.padded_dim / 4), shape.lanes, u32(shape.samples), u32(frames)},
+            {bind(q), bind(k), bind(v), read(blocks.sight), program::write(partials)},
+            ProfilePush{u32(q.tokens), u32(q.tokens / frames), u32(q.token_stride),
+                        u32(k.token_stride), u32(samples), u32(shape.split_keys), scale},
+            {ceil_div(u32(samples), u32(shape.group_samples)), u32(heads), u32(shape.splits)},
+            8.0 * samples * q.tokens * q.padded_dim * heads);
+        program.dispatch(name + ".errors", ShaderId::profile_errors, {lanes, u32(q.padded_dim / 4)},
+                         {read(partials), program::write(errors)},
+                         ErrorsPush{u32(shape.splits), u32(head)}, {u32(samples), u32(heads), 1},
+                         12.0 * samples * shape.splits * q.padded_dim * heads);
+    }
+    program.dispatch(name + ".types", ShaderId::profile_types, {lanes},
+                     {read(errors), program::write(types)}, TypesPush{u32(q.heads), u32(samples)},
+                     {ceil_div(u32(q.heads), lanes), 1, 1}, 2.0 * q.heads * samples);
+    return errors;
+}
+
+}  // namespace quantsparse::kernels

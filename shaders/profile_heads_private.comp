@@ -1,0 +1,94 @@
+// The same as profile_heads.comp, for drivers where loads and shared memory are dear (CPU drivers): an invocation
+// keeps kSamples samples and their outputs to itself and walks over the keys four at a time, as
+// attention_private.comp does.
+//
+// Group x: kLanes * kSamples samples, group y: heads, group z: splits of the keys.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#include "constants.glsl"
+#include "profile.glsl"
+
+const uint kTile = 4;
+
+void main() {
+    const uint lane = gl_LocalInvocationID.x;
+    const uint head = gl_WorkGroupID.y;
+    const uint sample0 = gl_WorkGroupID.x * kLanes * kSamples + lane;
+    const uint kv = head * p.kv_stride;
+    const uint last = p.tokens - 1;
+    const uint begin = gl_WorkGroupID.z * p.split_keys;
+    const uint end = min(begin + p.split_keys, p.tokens);
+    const uvec2 edges = sight[0];
+
+    uvec4 ranges[kSamples];
+    vec4 q[kSamples][kDim4];
+    vec4 sum[kSamples][kMasks][kDim4];
+    float maximum[kSamples][kMasks];
+    float denominator[kSamples][kMasks];
+    [[unroll]] for (uint t = 0; t < kSamples; ++t) {
+        // Those past the end repeat the last one, unwritten.
+        const uint query = sampled_query(min(sample0 + t * kLanes, p.samples - 1));
+        ranges[t] = seen_ranges(query);
+        [[unroll]] for (uint d = 0; d < kDim4; ++d) {
+            q[t][d] = load_q((head * p.q_stride + query) * kDim4 + d) * p.scale;
+        }
+        [[unroll]] for (uint m = 0; m < kMasks; ++m) {
+            maximum[t][m] = kMasked;
+            denominator[t][m] = 0.0;
+            [[unroll]] for (uint d = 0; d < kDim4; ++d) sum[t][m][d] = vec4(0.0);
+        }
+    }
+
+    for (uint first = begin; first < end; first += kTile) {
+        const uvec4 key = first + uvec4(0, 1, 2, 3);
+        const uvec4 row = (kv + min(key, uvec4(last))) * kDim4;
+        vec4 score[kSamples];
+        [[unroll]] for (uint t = 0; t < kSamples; ++t) score[t] = vec4(0.0);
+        [[unroll]] for (uint d = 0; d < kDim4; ++d) {
+            const vec4 k0 = load_k(row.x + d), k1 = load_k(row.y + d);
+            const vec4 k2 = load_k(row.z + d), k3 = load_k(row.w + d);
+            [[unroll]] for (uint t = 0; t < kSamples; ++t) {
+                score[t] += vec4(dot(q[t][d], k0), dot(q[t][d], k1), dot(q[t][d], k2), dot(q[t][d], k3));
+            }
+        }
+        const uvec4 by_place = uvec4(place_index(key.x), place_index(key.y), place_index(key.z), place_index(key.w));
+        vec4 weight[kSamples][kMasks];
+        float factor[kSamples][kMasks];
+        [[unroll]] for (uint t = 0; t < kSamples; ++t) {
+            const vec4 all = mix(vec4(kMasked), score[t], lessThan(key, uvec4(end)));
+            weight[t][0] = all;
+            weight[t][1] = masked(all, key, ranges[t].xy, edges);
+            weight[t][2] = masked(all, by_place, ranges[t].zw, edges);
+            [[unroll]] for (uint m = 0; m < kMasks; ++m) {
+                const vec4 s = weight[t][m];
+                const float now = max(maximum[t][m], max(max(s.x, s.y), max(s.z, s.w)));
+                const vec4 e = exp(s - now);
+                factor[t][m] = exp(maximum[t][m] - now);
+                maximum[t][m] = now;
+                denominator[t][m] = denominator[t][m] * factor[t][m] + (e.x + e.y) + (e.z + e.w);
+                weight[t][m] = e;
+            }
+        }
+        [[unroll]] for (uint d = 0; d < kDim4; ++d) {
+            const vec4 v0 = load_v(row.x + d), v1 = load_v(row.y + d);
+            const vec4 v2 = load_v(row.z + d), v3 = load_v(row.w + d);
+            [[unroll]] for (uint t = 0; t < kSamples; ++t) {
+                [[unroll]] for (uint m = 0; m < kMasks; ++m) {
+                    const vec4 e = weight[t][m];
+                    sum[t][m][d] = sum[t][m][d] * factor[t][m] + e.x * v0 + e.y * v1 + e.z * v2 + e.w * v3;
+                }
+            }
+        }
+    }
+
+    [[unroll]] for (uint t = 0; t < kSamples; ++t) {
+        const uint i = sample0 + t * kLanes;
+        if (i >= p.samples) continue;
+        [[unroll]] for (uint m = 0; m < kMasks; ++m) {
+            const uint at = partial_at(head, i, m);
+            partials[at] = vec4(maximum[t][m], denominator[t][m], 0.0, 0.0);
+            [[unroll]] for (uint d = 0; d < kDim4; ++d) partials[at + 1 + d] = sum[t][m][d];
+        }
+    }
+}
