@@ -13,9 +13,10 @@ namespace quantsparse::bench {
 /// known here. `device` must have been opened for inspection.
 ///
 /// Matrix products and attention: ACO's inverse throughput (cycles a SIMD is busy with 64 lanes)
-/// for each product it counts, times the products there are, over all SIMDs at boost clock; no less
-/// than the bytes of all operands at full bandwidth. Everything else: bytes at full bandwidth.
-/// Nothing overlaps, starting a kernel takes no time, caches hold what is read twice.
+/// for each product it counts, or issuing the hottest loop where that takes longer, times the
+/// products there are, over all SIMDs at boost clock; no less than the bytes of all operands at
+/// full bandwidth. Everything else: bytes at full bandwidth. Nothing overlaps, starting a kernel
+/// takes no time, caches hold what is read twice.
 Json predict_steps(vulkan::Device& device, const std::string& family);
 
 }  // namespace quantsparse::bench

@@ -175,7 +175,7 @@ Device::Device(const DeviceOptions& options, bool inspect) : memory_limit_(optio
             create.pNext = &dot_features;
         }
         vk::PhysicalDeviceShaderFloat16Int8Features half_features(true, false);
-        if (capabilities_.info.half_arithmetic) {
+        if (capabilities_.info.half_arithmetic && arithmetic_ != Arithmetic::matrix) {
             half_features.pNext = const_cast<void*>(create.pNext);
             create.pNext = &half_features;
         }

@@ -36,7 +36,7 @@ class BenchTest(CliTest):
         self.assertEqual([s["kind"] for s in one["steps"]], ["dense"])
         self.assertEqual(one["residual_bytes"], 0)
         _, all_of_them = self.done("model", "--config", MODEL, "--tokens", 64, "--repeats", 1, "--layers", 0)
-        self.assertGreater(all_of_them["weight_bytes"], 3 * one["weight_bytes"])
+        self.assertGreater(all_of_them["weight_bytes"], 1.5 * one["weight_bytes"])  # embeddings are in both
 
     def test_table4(self):
         html = self.folder / "out.html"
