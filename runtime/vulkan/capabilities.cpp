@@ -124,6 +124,9 @@ Capabilities read_capabilities(const vk::raii::Instance& instance,
     info.driver = fmt::format("{} {}", v12.driverName.data(), v12.driverInfo.data());
     result.quirks.texel_reads_are_faster = v12.driverID == vk::DriverId::eMesaLlvmpipe;
     info.texel_reads_are_faster = result.quirks.texel_reads_are_faster;
+    result.quirks.matrix_units_in_narrow_subgroups =
+        v12.driverID == vk::DriverId::eIntelOpenSourceMESA ||
+        v12.driverID == vk::DriverId::eIntelProprietaryWindows;
     info.max_allocation_bytes = v11.maxMemoryAllocationSize;
     info.subgroup_size = v11.subgroupSize;
     for (const auto byte : v11.deviceUUID) info.uuid += fmt::format("{:02x}", byte);
@@ -155,7 +158,9 @@ Capabilities read_capabilities(const vk::raii::Instance& instance,
         physical.getFeatures2<vk::PhysicalDeviceFeatures2, vk::PhysicalDeviceVulkan12Features>();
     info.half_arithmetic = features12.get<vk::PhysicalDeviceVulkan12Features>().shaderFloat16;
 
-    if (matrix_extension && size_extension) read_matrix_units(instance, physical, result);
+    if (matrix_extension && size_extension && !result.quirks.matrix_units_in_narrow_subgroups) {
+        read_matrix_units(instance, physical, result);
+    }
 
     const auto memory = physical.getMemoryProperties();
     for (std::uint32_t i = 0; i < memory.memoryHeapCount; ++i) {

@@ -15,6 +15,11 @@ struct Quirks {
     /// gather without branches. 512x1536x1536 on two cores, side by side: fp32 GEMM 5.1 against
     /// 18.0 GOPS, W4A8 20 against 30.
     bool texel_reads_are_faster = false;
+
+    /// Intel's drivers have cooperative matrices in subgroups of 8 or 16 lanes alone, while
+    /// subgroupSize says 32: the matrix tier, which asks for that size, is not offered. From their
+    /// documentation; not seen on a device.
+    bool matrix_units_in_narrow_subgroups = false;
 };
 
 }  // namespace quantsparse::vulkan
