@@ -30,8 +30,8 @@ std::array<bool, 3> cuttable_axes(shaders::ShaderId shader,
     const std::string_view name = shaders::shader_code(shader).name;
     // The last head, y, writes the padding.
     if (name.starts_with("attention")) return {true, false, true};
-    // Samples are spread by their number, x.
-    if (name.starts_with("profile_heads")) return {false, true, true};
+    // Partial results lie by the number of splits, z.
+    if (name.starts_with("profile_heads")) return {true, true, false};
     // Elements in order: y * gl_NumWorkGroups.x + x.
     if (name == "elementwise" || name == "permute") return {groups[1] == 1, true, true};
     return {false, false, false};

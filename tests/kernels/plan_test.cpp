@@ -386,7 +386,7 @@ TEST(Slices, KernelsThatReadTheGroupCountAreCutWhereTheyDoNotMind) {
                                   ShaderId::attention_private_dense}) {
         EXPECT_EQ(axes(shader, 5), (Axes{true, false, true}));
     }
-    EXPECT_EQ(axes(ShaderId::profile_heads, 5), (Axes{false, true, true}));
+    EXPECT_EQ(axes(ShaderId::profile_heads, 5), (Axes{true, true, false}));
     for (const ShaderId shader : {ShaderId::elementwise, ShaderId::permute}) {
         EXPECT_EQ(axes(shader, 5), (Axes{false, true, true}));
         EXPECT_EQ(axes(shader, 1), (Axes{true, true, true}));
