@@ -79,6 +79,14 @@ void add_choice(CLI::App& app, const std::string& name, T& value,
     app.add_option(name, value, description)->transform(CLI::CheckedTransformer(choices));
 }
 
+void add_arithmetic_option(CLI::App& app, DeviceOptions& device) {
+    app.add_option_function<std::string>(
+           "--arithmetic",
+           [&device](const std::string& text) { device.arithmetic = arithmetic_from(text); },
+           "Integer products: auto (default), portable, dot or matrix")
+        ->check(CLI::IsMember({"auto", "portable", "dot", "matrix"}));
+}
+
 /// The flags of quantsparse-video, as far as they change what a step costs.
 void add_attention_options(CLI::App& app, AttentionParameters& attention) {
     add_choice<AttentionKind>(app, "--attention", attention.kind,
@@ -132,13 +140,7 @@ void add_model_options(CLI::App& app, bench::ModelOptions& options, bool& plan) 
            "Float weights as fp32 (default) or half")
         ->check(CLI::IsMember({"fp32", "half"}));
     app.add_option("--device", options.device.selector, "Device number, UUID or part of its name");
-    app.add_option_function<std::string>(
-           "--arithmetic",
-           [&options](const std::string& text) {
-               options.device.arithmetic = arithmetic_from(text);
-           },
-           "Integer products: auto (default), portable, dot or matrix")
-        ->check(CLI::IsMember({"auto", "portable", "dot", "matrix"}));
+    add_arithmetic_option(app, options.device);
     app.add_option_function<std::string>(
         "--memory-limit",
         [&options](const std::string& text) {
@@ -220,6 +222,7 @@ void add_table4_options(CLI::App& app, bench::Table4Options& options) {
 
 void add_kernel_options(CLI::App& app, bench::KernelOptions& options) {
     app.add_option("--device", options.device.selector, "Device number, UUID or part of its name");
+    add_arithmetic_option(app, options.device);
     app.add_option("--repeats", options.repeats, "Measured runs, after one of warming up")
         ->check(CLI::Range(1, 10000))
         ->capture_default_str();
@@ -284,16 +287,6 @@ int main(int argc, char** argv) {
         ->add_option("--tile", kernel_options.matrix_tile,
                      "Tile of the matrix units' products, by number; -1: as the runtime chooses")
         ->check(CLI::Range(-1, 3));
-    for (CLI::App* command : {peak, kernels}) {
-        command
-            ->add_option_function<std::string>(
-                "--arithmetic",
-                [&](const std::string& text) {
-                    kernel_options.device.arithmetic = arithmetic_from(text);
-                },
-                "Integer products: auto (default), portable, dot or matrix")
-            ->check(CLI::IsMember({"auto", "portable", "dot", "matrix"}));
-    }
     kernels->add_option("--html", kernel_options.html, "Write a self-contained report here");
     kernels->add_option("--compare", kernel_options.compare,
                         "An earlier JSON of this command: print how much faster each is now");
