@@ -28,8 +28,11 @@ struct Shape {
     std::uint32_t lanes = 32;
     std::uint32_t queries = 8;
     std::uint32_t group_queries() const { return is_private ? lanes * queries : queries; }
-    shaders::ShaderId shader(bool sparse) const {
+    shaders::ShaderId shader(bool sparse, bool both) const {
         using shaders::ShaderId;
+        if (both) {
+            return is_private ? ShaderId::attention_private_both : ShaderId::attention_both;
+        }
         if (is_private) {
             return sparse ? ShaderId::attention_private_sparse : ShaderId::attention_private_dense;
         }
@@ -61,7 +64,7 @@ constexpr int kMaxRows = 65535 / 64 * 64;  // one work-group a row
 /// In the place of Residual::bindings.
 std::vector<program::Binding> no_residual(Tensor any, bool texels) {
     std::vector<program::Binding> bindings(5, program::unused(any));
-    bindings[1].texels = bindings[2].texels = texels;
+    bindings[0].texels = bindings[1].texels = bindings[2].texels = texels;
     return bindings;
 }
 
@@ -77,6 +80,7 @@ void merge_heads(Program& program, const std::string& name, const HeadMatrix& he
         residual ? residual->constants() : std::vector<std::uint32_t>{0, 1, 0, 0, 1, 4};
     constants.insert(constants.begin(), row_lanes(program));
     constants.push_back(static_cast<std::uint32_t>(options.order.frames));
+    constants.push_back(options.order.first_frame_apart);
     for (int head = 0; head < heads.heads; head += head_chunk) {
         const int count = std::min(head_chunk, heads.heads - head);
         const bool last = head + count == heads.heads;
@@ -103,7 +107,19 @@ void merge_heads(Program& program, const std::string& name, const HeadMatrix& he
     }
 }
 
+/// Rows of the tensor from `out`'s first to the last of `masked`.
+int rows_of_both(const Matrix& out, const Matrix& masked) {
+    return masked.first_row + masked.rows - out.first_row;
+}
+
 }  // namespace
+
+bool attends_both(const Program& program, const Matrix& out, const Matrix& masked) {
+    return out.tensor.id == masked.tensor.id && out.stride == masked.stride &&
+           out.rows == masked.rows && masked.first_row >= out.first_row + out.rows &&
+           static_cast<std::uint64_t>(rows_of_both(out, masked)) * out.row_bytes() <=
+               program.limits().max_binding_bytes;
+}
 
 void attention(Program& program, const std::string& name, const HeadMatrix& q, const HeadMatrix& k,
                const HeadMatrix& v, const Matrix& out, const AttentionOptions& options) {
@@ -116,16 +132,17 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
         heads_per_dispatch(program, std::max(q.head_bytes(), k.head_bytes()), q.heads);
     const Residual* correction = options.residual;
     const Loads operands = loads(program, {read(q.tensor), read(k.tensor), read(v.tensor)},
-                                 {correction ? correction->u.tensor : Tensor{},
+                                 {correction ? correction->rows : Tensor{},
+                                  correction ? correction->u.tensor : Tensor{},
                                   correction ? correction->v.tensor : Tensor{}});
     const Shape shape =
         shape_for(program, q.padded_dim, blocks ? blocks->block : 0, operands.texels);
     const std::uint64_t widest = std::max(
         out.row_bytes(), options.residual ? options.residual->row_bytes() : std::uint64_t{0});
     const int row_chunk = rows_per_dispatch(program, widest, out.rows);
-    // Heads that go place by place write all over `out`. Where that can't be bound at once they
-    // keep their own order first.
-    const bool head_major = ordered && row_chunk < out.rows;
+    // Heads that go place by place write all over `out`. Where that can't be bound at once, or
+    // their order is one that the kernel doesn't know, they keep it first.
+    const bool head_major = ordered && (row_chunk < out.rows || options.order.first_frame_apart);
     const HeadMatrix own =
         head_major ? add_head_matrix(program, name + ".heads", q.heads, q.tokens, q.head_dim)
                    : HeadMatrix{};
@@ -140,6 +157,10 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
             residual ? residual->constants() : std::vector<std::uint32_t>{0, 1, 0, 0, 1, 4};
         constants.insert(constants.end(), more.begin(), more.end());
         constants.push_back(head_major);
+        if (options.masked) {
+            constants.push_back(static_cast<std::uint32_t>(
+                (options.masked->first_row - out.first_row) * out.stride));
+        }
     }
     for (int head = 0; head < q.heads; head += head_chunk) {
         const int heads = std::min(head_chunk, q.heads - head);
@@ -154,6 +175,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
             const int rows = std::min(step, out.rows - first);
             program::Binding target = head_major ? bind(own) : write_rows(out, first, rows);
             if (head_major) std::swap(target.reads, target.writes);
+            if (options.masked) target = write_rows(out, 0, rows_of_both(out, *options.masked));
             std::vector<program::Binding> bindings = {
                 load(bind(q)), load(bind(k)), load(bind(v)), target,
                 options.bias.valid() ? read(options.bias) : unused(q.tensor)};
@@ -167,7 +189,8 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                 bindings.insert(bindings.end(), more.begin(), more.end());
             }
             program.dispatch(
-                name, shape.shader(blocks != nullptr), constants, bindings,
+                name, shape.shader(blocks != nullptr, options.masked != nullptr), constants,
+                bindings,
                 Push{static_cast<std::uint32_t>(rows), static_cast<std::uint32_t>(first),
                      static_cast<std::uint32_t>(keys), static_cast<std::uint32_t>(q.token_stride),
                      static_cast<std::uint32_t>(k.token_stride),
