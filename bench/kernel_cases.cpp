@@ -181,7 +181,7 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density, i
                 program.add("decided", static_cast<std::uint64_t>(heads) * 4);
             const auto by_frame = split({});
             kernels::profile_heads(program, "profile", by_frame[0], by_frame[1], by_frame[2],
-                                   options.scale, *list, kFrames, decided);
+                                   options.scale, *list, {decided, kFrames, places});
             options.order = {*types, kFrames, places};
             options.blocks = list.get();
         }

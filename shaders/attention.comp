@@ -13,6 +13,8 @@
 //   types      uint32 [heads]: heads of type 1 hold their tokens place by place, (p, f), p F + f (kFrames > 0);
 //              out has them frame by frame all the same
 //
+// Variant BOTH: under the mask and over all keys at once (attention_both.glsl).
+//
 // With kResidual the SSAR correction (residual.glsl) is added to what is written. With kHeadMajor `out` is
 // [heads, q_stride, padded_dim] in the heads' own order, for merge_heads.comp.
 //
@@ -29,6 +31,9 @@
 #include "constants.glsl"
 
 #include "attention.glsl"
+#ifdef BOTH
+#include "attention_both.glsl"
+#endif
 
 const uint kKeysPerLane = 4;
 const uint kTile = kLanes * kKeysPerLane;
@@ -58,7 +63,11 @@ void main() {
     }
 
 #ifdef SPARSE
-    const uint list = (p.first_head + head) * p.list_stride + row0 / kBlock;
+    uint list = (p.first_head + head) * p.list_stride + row0 / kBlock;
+#ifdef BOTH
+    list *= 2;
+    [[dont_unroll]] for (uint pass = 0; pass < 2; ++pass, ++list) {
+#endif
     const uint entry = row_ptr[list];
     const uint per_block = kBlock / kTile;
     const uint tiles = (row_ptr[list + 1] - entry) * per_block;
@@ -101,6 +110,11 @@ void main() {
                 const bool partial = false;
 #endif
                 const uvec4 sees = partial ? load_sight(row) : uvec4(0);
+#ifdef BOTH
+                if (partial && pass != 0) {
+                    scores[t][lane] = unseen_scores(s, key0, sees);
+                } else
+#endif
                 scores[t][lane] = masked_scores(s, key0, partial, sees);
             }
         }
@@ -146,7 +160,10 @@ void main() {
     [[unroll]] for (uint t = 0; t < kQueries; ++t) {
         if (query0 + t < p.queries) {
             const uint token = token_of(row0 + t, p.first_head + head);
-            const uint out_base = out_row(token, row0 + t, head);
+            uint out_base = out_row(token, row0 + t, head);
+#ifdef BOTH
+            if (pass == 0) out_base += kMaskedBase;
+#endif
             // Zero for a query whose list is empty.
             const float normalise = denominator[t] > 0.0 ? 1.0 / denominator[t] : 0.0;
             [[unroll]] for (uint i = 0; i < kVectors; ++i) {
@@ -161,7 +178,9 @@ void main() {
             }
         }
     }
-#ifdef SPARSE
+#ifdef BOTH
+    }
+#elif defined(SPARSE)
     if (kResidual == kNoResidual) return;
     // A loop of its own over what this invocation has just written: unrolled into the one above, the
     // correction's code is there kQueries * kVectors times, and llvmpipe compiled it for 16 s.

@@ -11,6 +11,12 @@
 
 const uint kTile = 4;
 #include "attention.glsl"
+#ifdef BOTH
+#include "attention_both.glsl"
+#elif defined(SPARSE)
+#define CORRECTED
+const uint kFactors = kFactor4 > 0 ? kFactor4 : 1;
+#endif
 
 void main() {
     const uint lane = gl_LocalInvocationID.x;
@@ -38,7 +44,11 @@ void main() {
     }
 
 #ifdef SPARSE
-    const uint list = (p.first_head + head) * p.list_stride + (p.query_base + query0) / kBlock;
+    uint list = (p.first_head + head) * p.list_stride + (p.query_base + query0) / kBlock;
+#ifdef BOTH
+    list *= 2;
+    [[dont_unroll]] for (uint pass = 0; pass < 2; ++pass, ++list) {
+#endif
     const uint entry_end = row_ptr[list + 1];
     for (uint entry = row_ptr[list]; entry < entry_end; ++entry) {
     const uint block = columns[entry];
@@ -68,6 +78,11 @@ void main() {
         [[unroll]] for (uint t = 0; t < kQueries; ++t) {
             vec4 s = score[t];
             if (kHasBias != 0) s += position_bias(head, row[t], first);
+#ifdef BOTH
+            if (partial && pass != 0) {
+                s = unseen_scores(s, first, sees[t]);
+            } else
+#endif
             s = masked_scores(s, first, partial, sees[t]);
             const float now = max(maximum[t], max(max(s.x, s.y), max(s.z, s.w)));
             const vec4 e = exp(s - now);
@@ -89,14 +104,67 @@ void main() {
     }
 #endif
 
+#ifdef CORRECTED
+    // Beside the sums, in an array that stays in memory: unrolled into what follows, its code is there kQueries * kDim4
+    // times and compiles for long; added to what has been written, it reads that back, which is dear.
+    vec4 correction[kQueries * kDim4];
+    if (kResidual != kNoResidual) {
+        const uint corrected = p.first_head + head;
+        const vec4 weight = residual_weight(corrected);
+        uint residual_row[kQueries];
+        float scale[kQueries][kSlots];
+        vec4 u[kQueries][kFactors];
+        [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+            const uint token = token_of(row[t], corrected);
+            residual_row[t] = token - p.query_base;
+            [[unroll]] for (uint slot = 0; slot < kSlots; ++slot) {
+                scale[t][slot] = weight[slot] * residual_scale(residual_row[t], slot, corrected);
+            }
+            [[unroll]] for (uint k = 0; k < kFactor4; ++k) u[t][k] = residual_u(token * kFactor4 + k);
+        }
+        [[dont_unroll]] for (uint d = 0; d < kDim4; ++d) {
+            const uvec4 v = residual_v_rows(corrected, d);
+            vec4 stored[kQueries];  // U V^T of D itself, then of the difference
+            vec4 difference[kQueries];
+            [[unroll]] for (uint t = 0; t < kQueries; ++t) stored[t] = difference[t] = vec4(0.0);
+            [[unroll]] for (uint k = 0; k < kFactor4; ++k) {
+                const vec4 a = residual_v(v.x + k), b = residual_v(v.y + k);
+                const vec4 c = residual_v(v.z + k), e = residual_v(v.w + k);
+                [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+                    const vec4 y = vec4(dot(u[t][k], a), dot(u[t][k], b), dot(u[t][k], c), dot(u[t][k], e));
+                    if (k < kDelta4) stored[t] += y; else difference[t] += y;
+                }
+            }
+            [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+                // What has no weight may hold anything, NaN too.
+                vec4 y = vec4(0.0);
+                if (kResidual == kStoredLowRank) {
+                    if (weight.x != 0.0) y += weight.x * stored[t];
+                } else {
+                    [[unroll]] for (uint slot = 0; slot < kSlots; ++slot) {
+                        if (weight[slot] != 0.0) y += scale[t][slot] * residual_codes(residual_row[t], slot, corrected, d);
+                    }
+                }
+                if (kDifference4 > 0 && weight.w != 0.0) y += weight.w * difference[t];
+                correction[t * kDim4 + d] = y;
+            }
+        }
+    }
+#endif
     [[unroll]] for (uint t = 0; t < kQueries; ++t) {
         if (query0 + t * kLanes + lane < p.queries) {
             const uint token = token_of(row[t], p.first_head + head);
-            const uint out_base = out_row(token, row[t], head);
+            uint out_base = out_row(token, row[t], head);
+#ifdef BOTH
+            if (pass == 0) out_base += kMaskedBase;
+#endif
             // Zero for a query whose list is empty.
             const float normalise = denominator[t] > 0.0 ? 1.0 / denominator[t] : 0.0;
             [[unroll]] for (uint d = 0; d < kDim4; ++d) {
-                const vec4 y = sum[t][d] * normalise;
+                vec4 y = sum[t][d] * normalise;
+#ifdef CORRECTED
+                if (kResidual != kNoResidual) y += correction[t * kDim4 + d];
+#endif
                 for (uint c = 0; c < 4; ++c) {
                     if (4 * d + c < p.head_dim) out_values[out_base + 4 * d + c] = y[c];
                 }
@@ -106,20 +174,7 @@ void main() {
             }
         }
     }
-#ifdef SPARSE
-    if (kResidual == kNoResidual) return;
-    const vec4 weight = residual_weight(p.first_head + head);
-    for (uint n = 0; n < kQueries * kDim4; ++n) {
-        const uint t = n / kDim4;
-        const uint d4 = n % kDim4;
-        const uint query = query0 + t * kLanes + lane;
-        if (query >= p.queries) continue;
-        const uint token = token_of(p.query_base + query, p.first_head + head);
-        const uint out_base = out_row(token, p.query_base + query, head);
-        const vec4 y = residual_at(token - p.query_base, token, p.first_head + head, d4, weight);
-        for (uint c = 0; c < 4; ++c) {
-            if (4 * d4 + c < p.head_dim) out_values[out_base + 4 * d4 + c] += y[c];
-        }
+#ifdef BOTH
     }
 #endif
 }

@@ -14,8 +14,17 @@
 
 const uint kVectors = 2;
 
+#ifdef TEXELS  // for drivers that read texel buffers faster: Quirks::texel_reads_are_faster
+layout(set = 0, binding = 0) uniform usamplerBuffer a_texels;
+layout(set = 0, binding = 1) uniform usamplerBuffer b_texels;
+vec4 load_a(uint i) { return uintBitsToFloat(texelFetch(a_texels, int(i))); }
+vec4 load_b(uint i) { return uintBitsToFloat(texelFetch(b_texels, int(i))); }
+#else
 layout(set = 0, binding = 0, std430) readonly buffer A { vec4 a_values[]; };
 layout(set = 0, binding = 1, std430) readonly buffer B { vec4 b_values[]; };
+vec4 load_a(uint i) { return a_values[i]; }
+vec4 load_b(uint i) { return b_values[i]; }
+#endif
 layout(set = 0, binding = 2, std430) writeonly buffer Partial { vec4 partials[]; };
 
 layout(push_constant) uniform Push {
@@ -39,9 +48,9 @@ void main() {
         [[unroll]] for (uint j = 0; j < kVectors; ++j) sum[c][j] = vec4(0.0);
     }
     for (uint t = begin; t < end; ++t) {
-        const vec4 a = a_values[t * p.a_stride4 + column];
+        const vec4 a = load_a(t * p.a_stride4 + column);
         [[unroll]] for (uint j = 0; j < kVectors; ++j) {
-            const vec4 b = b_values[t * p.b_stride4 + min(j0 + j, p.b4 - 1)];
+            const vec4 b = load_b(t * p.b_stride4 + min(j0 + j, p.b4 - 1));
             [[unroll]] for (uint c = 0; c < 4; ++c) sum[c][j] += a[c] * b;
         }
     }

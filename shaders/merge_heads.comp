@@ -2,8 +2,8 @@
 //
 //   out[t, h head_dim + c] = heads[h, position(t), c] + SSAR correction (residual.glsl, kResidual)
 //
-// where position(f, p) = p F + f for heads of type 1 and the token itself for others. The attention kernel
-// writes rows by itself where all of them can be bound at once.
+// where the position is that of token_order.glsl for heads of type 1 and the token itself for others. The attention
+// kernel writes rows by itself where all of them can be bound at once and frame 0 is not held apart.
 //
 //   heads  fp32 [heads, token_stride, padded_dim]
 //   out    fp32 [rows, out_stride]
@@ -15,6 +15,7 @@
 #include "constants.glsl"
 
 layout(constant_id = 7) const uint kFrames = 1;
+layout(constant_id = 8) const uint kFrame0Apart = 0;
 
 layout(set = 0, binding = 0, std430) readonly buffer Heads { float head_values[]; };
 layout(set = 0, binding = 1, std430) writeonly buffer Out { float out_values[]; };
@@ -35,6 +36,7 @@ layout(push_constant) uniform Push {
 #define RESIDUAL_CONSTANT 1
 #define RESIDUAL_BINDING 3
 #include "residual.glsl"
+#include "token_order.glsl"
 
 void main() {
     const uint row = gl_WorkGroupID.x;
@@ -44,7 +46,7 @@ void main() {
         const uint head = p.first_head + i / head4;
         const uint d4 = i % head4;
         const uint position =
-            head_types[head] != 0 ? token % p.places * kFrames + token / p.places : token;
+            head_types[head] != 0 ? position_by_place(token, kFrames, p.places, kFrame0Apart != 0) : token;
         const uint base = (i / head4 * p.token_stride + position) * p.padded_dim + 4 * d4;
         vec4 y = vec4(head_values[base], head_values[base + 1], head_values[base + 2], head_values[base + 3]);
         if (kResidual != kNoResidual) y += residual_at(row, token, head, d4, residual_weight(head));

@@ -1,6 +1,6 @@
 // How much each mask would change a head's output, on a few queries: attention of sampled queries to all keys, to
-// those that the query sees, and to those for which the same holds of the indices place by place, p F + f. The
-// last two are the masks that the sparse kernel will apply. Scores are computed once; the three softmaxes differ
+// those that the query sees, and to those for which the same holds of the indices place by place
+// (token_order.glsl). The last two are the masks that the sparse kernel will apply. Scores are computed once; the three softmaxes differ
 // in which of them they take.
 //
 //   q, k, v    fp32 [heads, *_stride, padded_dim], frame by frame

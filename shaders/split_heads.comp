@@ -8,8 +8,7 @@
 //   out    fp32 [heads, token_stride, padded_dim]; columns head_dim .. padded_dim-1 are set to zero
 //   table  (cos, sin) [positions, head_dim / 2]: angle(position, pair), built in fp64 on the host
 //
-// Heads of type 1 (kFrames > 0) are written place by place instead of frame by frame: token (f, p) at
-// position p F + f.
+// Heads of type 1 (kFrames > 0) are written place by place instead of frame by frame (token_order.glsl).
 //
 //   types  uint32 [heads]: 0 spatial, 1 temporal
 //
@@ -22,6 +21,7 @@
 layout(constant_id = 1) const uint kNorm = 0;
 layout(constant_id = 2) const uint kRope = 0;
 layout(constant_id = 3) const uint kFrames = 0;
+layout(constant_id = 4) const uint kFrame0Apart = 0;
 
 layout(set = 0, binding = 0, std430) readonly buffer In { float in_values[]; };
 layout(set = 0, binding = 1, std430) writeonly buffer Out { float out_values[]; };
@@ -47,6 +47,7 @@ layout(push_constant) uniform Push {
 } p;
 
 #include "reduce.glsl"
+#include "token_order.glsl"
 
 void main() {
     const uint row = gl_WorkGroupID.x;
@@ -88,7 +89,7 @@ void main() {
         }
         uint position_out = token;
         if (kFrames > 0 && head_types[p.first_head + head] != 0) {
-            position_out = token % p.places * kFrames + token / p.places;
+            position_out = position_by_place(token, kFrames, p.places, kFrame0Apart != 0);
         }
         const uint out_base = (head * p.token_stride + position_out) * p.padded_dim + 2 * pair;
         out_values[out_base] = y.x;

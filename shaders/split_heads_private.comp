@@ -3,10 +3,12 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
+#include "token_order.glsl"
 
 layout(constant_id = 1) const uint kNorm = 0;
 layout(constant_id = 2) const uint kRope = 0;
 layout(constant_id = 3) const uint kFrames = 0;
+layout(constant_id = 4) const uint kFrame0Apart = 0;
 
 layout(set = 0, binding = 0) uniform usamplerBuffer in_texels;
 layout(set = 0, binding = 1, std430) writeonly buffer Out { vec4 out_values[]; };
@@ -58,7 +60,7 @@ void main() {
     for (uint head = 0; head < p.heads; ++head) {
         uint position_out = token;
         if (kFrames > 0 && head_types[p.first_head + head] != 0) {
-            position_out = token % p.places * kFrames + token / p.places;
+            position_out = position_by_place(token, kFrames, p.places, kFrame0Apart != 0);
         }
         const uint out_base = (head * p.token_stride + position_out) * dim4;
         const uint first = (p.first_head + head) * dim4;

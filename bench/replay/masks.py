@@ -1,7 +1,8 @@
 """The static masks of SparseVideoGen on a grid of F frames of P tokens, in floating-point-free token arithmetic.
 
 Spatial heads see a band of neighbouring tokens in frame-major order (f * P + p), temporal heads the same band in
-token-major order (p * F + f); both see a prefix of `sink` tokens of their own order ("first-frame sink").
+token-major order (p * F + f); both see a prefix of `sink` tokens of their own order ("first-frame sink"), which with
+`sink` "frame0" is the first frame in temporal heads too: they hold it as it is, then the other frames place by place.
 """
 from __future__ import annotations
 
@@ -47,13 +48,16 @@ class Masks:
 
 
 def make_masks(frames: int, tokens_per_frame: int, density: float, mode: str = "exact",
-               sink_frames: int = 1) -> Masks:
+               sink_kind: str = "frame") -> Masks:
     length = frames * tokens_per_frame
-    sink = sink_frames * tokens_per_frame
+    sink = 0 if sink_kind == "none" else tokens_per_frame
     band = exact_band(length, sink, density) if mode == "exact" else svg_band(length, density)
     index = torch.arange(length)
     own = ((index[:, None] - index[None, :]).abs() <= band) | (index[None, :] < sink)
-    place = index.reshape(frames, tokens_per_frame).t().reshape(-1)  # token at each token-major position
+    grid = index.reshape(frames, tokens_per_frame)
+    place = grid.t().reshape(-1)  # token at each token-major position
+    if sink_kind == "frame0":
+        place = torch.cat([grid[0], grid[1:].t().reshape(-1)])
     position = torch.empty_like(place)
     position[place] = index
     return Masks(own, own[position][:, position], pair_density(length, band, sink))

@@ -168,7 +168,8 @@ def choices() -> list[Choice]:
     base = Choice("svd r=16 (paper: refs, gain one, per layer)")
     out = [Choice("none", "none"), Choice("first", "first"), Choice("second", "second"), Choice("third", "third"), base]
     out += [replace(base, name=f"svd r={r}", rank=r) for r in (4, 8, 32, 64)]
-    out += [replace(base, name="svd r=16 per head", per_head=True)]
+    out += [replace(base, name=f"svd r={r} per head", rank=r, per_head=True) for r in (4, 16)]
+    out += [replace(base, name=f"svd r={r} per head gain linear", rank=r, per_head=True, gain="linear") for r in (4, 16)]
     out += [replace(base, name=f"svd r=16 gain {g}", gain=g) for g in ("linear", "sigma", "measured")]
     out += [Choice(f"second gain {g}", "second", gain=g) for g in ("linear", "sigma", "measured")]
     out += [replace(base, name=f"svd r=16 adjacent gain {g}", span="adjacent", gain=g) for g in ("one", "linear", "sigma")]
@@ -224,6 +225,8 @@ def main() -> None:
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--density", type=float, default=0.25)
     p.add_argument("--mask", choices=("exact", "svg"), default="exact")
+    p.add_argument("--sink", choices=("none", "frame", "frame0"), default="frame")
+    p.add_argument("--only", nargs="+", help="names of choices; default: all")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--json", type=Path, required=True)
     a = p.parse_args()
@@ -232,7 +235,7 @@ def main() -> None:
     if a.quantized:
         quantize_dit(bundle.dit, a.quantized)
     heads = bundle.dit.c.num_heads
-    masks = make_masks(FRAMES, SIDE * SIDE, a.density, a.mask)
+    masks = make_masks(FRAMES, SIDE * SIDE, a.density, a.mask, a.sink)
     start = time.monotonic()
     with torch.no_grad():
         outputs = record(Recorder(bundle), masks, a.prompt, a.steps, a.seed)
@@ -240,12 +243,14 @@ def main() -> None:
         levels = sigmas(a.steps)
         rows = []
         for choice in choices():
+            if a.only and choice.name not in a.only:
+                continue
             results = [replay(o, choice, levels, heads) for layer in outputs for o in layer]
             error = float(np.mean([r[0] for r in results]))
             rows.append({"choice": choice.name, "relative_error": round(error, 5), "dense_steps": results[0][1]})
             print(f"{choice.name:48} {error:.5f}   {results[0][1]} dense steps of {a.steps}", flush=True)
         result = {"command": "python3 bench/replay/replay.py", "prompt": a.prompt, "steps": a.steps, "seed": a.seed,
-                  "density": a.density, "mask": a.mask, "mask_density": round(masks.density, 4),
+                  "density": a.density, "mask": a.mask, "sink": a.sink, "mask_density": round(masks.density, 4),
                   "weights": a.quantized.name if a.quantized else "unquantised", "rows": rows,
                   "residual_norms": residual_curves(outputs, heads, 5),
                   "explained_energy": explained_energy(outputs, heads, 5)}

@@ -1,9 +1,13 @@
 #include "attention/block_mask.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <span>
 #include <utility>
+
+#include "quantsparse/error.hpp"
 
 namespace quantsparse::attention {
 
@@ -53,7 +57,29 @@ Sight band_sight(int tokens, int band, int sink) {
     return sight;
 }
 
-BlockMask make_block_mask(Sight sight, int block) {
+namespace {
+
+/// What the queries of a block see together, in whole blocks.
+void widen_to_blocks(Sight& sight, int block) {
+    const int tokens = sight.tokens();
+    sight.prefix = std::min(tokens, (sight.prefix + block - 1) / block * block);
+    if (sight.suffix < tokens) sight.suffix = sight.suffix / block * block;
+    for (int q0 = 0; q0 < tokens; q0 += block) {
+        const std::span<KeyRange> rows(sight.ranges.data() + q0,
+                                       static_cast<std::size_t>(std::min(block, tokens - q0)));
+        KeyRange all{tokens, 0};
+        for (const KeyRange& row : rows) {
+            all = {std::min(all.begin, row.begin), std::max(all.end, row.end)};
+        }
+        all = {all.begin / block * block, std::min(tokens, (all.end + block - 1) / block * block)};
+        std::fill(rows.begin(), rows.end(), all);
+    }
+}
+
+}  // namespace
+
+BlockMask make_block_mask(Sight sight, int block, MaskGranularity granularity) {
+    if (granularity == MaskGranularity::block) widen_to_blocks(sight, block);
     BlockMask mask{std::move(sight), block, 0, 0, {0}, {}};
     const int tokens = mask.sight.tokens();
     const int prefix = mask.sight.prefix, suffix = mask.sight.suffix;
@@ -91,12 +117,37 @@ BlockMask make_block_mask(Sight sight, int block) {
     return mask;
 }
 
+BlockMask complete_list(const BlockMask& mask) {
+    BlockMask all{mask.sight, mask.block, 1, 1, {0}, {}};
+    const std::size_t blocks = mask.row_ptr.size() - 1;
+    const auto end_row = [&] {
+        all.row_ptr.push_back(static_cast<std::uint32_t>(all.columns.size()));
+    };
+    for (std::size_t b = 0; b < blocks; ++b) {
+        const std::span<const std::uint32_t> listed(mask.columns.data() + mask.row_ptr[b],
+                                                    mask.row_ptr[b + 1] - mask.row_ptr[b]);
+        all.columns.insert(all.columns.end(), listed.begin(), listed.end());
+        end_row();
+        auto next = listed.begin();
+        for (std::uint32_t column = 0; column < blocks; ++column) {
+            const bool is_listed = next != listed.end() && (*next & ~BlockList::kPartial) == column;
+            if (!is_listed || (*next & BlockList::kPartial)) {
+                all.columns.push_back(is_listed ? *next : column);
+            }
+            if (is_listed) ++next;
+        }
+        end_row();
+    }
+    return all;
+}
+
 kernels::BlockList declare_block_list(program::Program& program, const std::string& name,
-                                      const BlockMask& mask) {
+                                      const BlockMask& mask, std::uint64_t most_entries) {
     using program::Lifetime;
     BlockList list;
     list.row_ptr = program.add(name + ".row_ptr", mask.row_ptr.size() * 4, Lifetime::persistent);
-    list.columns = program.add(name + ".columns", mask.columns.size() * 4, Lifetime::persistent);
+    list.most_entries = std::max<std::uint64_t>(mask.columns.size(), most_entries);
+    list.columns = program.add(name + ".columns", list.most_entries * 4, Lifetime::persistent);
     list.sight =
         program.add(name + ".sight", (mask.sight.ranges.size() + 1) * 8, Lifetime::persistent);
     list.block = mask.block;
@@ -106,6 +157,16 @@ kernels::BlockList declare_block_list(program::Program& program, const std::stri
 }
 
 void write_block_list(program::Executor& executor, const BlockList& list, const BlockMask& mask) {
+    const auto rows = static_cast<int>(mask.row_ptr.size()) - 1;
+    if (mask.block != list.block || rows != list.query_blocks ||
+        mask.columns.size() > list.most_entries) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("a mask of {} rows of blocks of {} with {} entries doesn't fit a "
+                                "list of {} rows of blocks of {} with room for {}: declare the "
+                                "list with more entries",
+                                rows, mask.block, mask.columns.size(), list.query_blocks,
+                                list.block, list.most_entries));
+    }
     std::vector<std::uint32_t> sight = {static_cast<std::uint32_t>(mask.sight.prefix),
                                         static_cast<std::uint32_t>(mask.sight.suffix)};
     for (const KeyRange& range : mask.sight.ranges) {

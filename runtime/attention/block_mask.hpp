@@ -50,12 +50,22 @@ int band_width(int tokens, int sink, double density, MaskMode mode);
 /// Pairs of a band and a sink, out of tokens^2.
 std::uint64_t count_pairs(int tokens, int band, int sink);
 
-/// Lists every block that holds a pair that is seen.
-BlockMask make_block_mask(Sight sight, int block);
+/// Lists every block that holds a pair that is seen. `block` granularity: computes them whole, so
+/// that each query sees what any of its block does.
+BlockMask make_block_mask(Sight sight, int block,
+                          MaskGranularity granularity = MaskGranularity::token);
 
-/// Declares the device's copy.
+/// The mask with everything else: of each query block first the mask's blocks, then, as a row of
+/// its own, all others. Partial blocks are in both rows; in the second they stand for what the mask
+/// leaves out of them. For kernels::AttentionOptions::masked.
+BlockMask complete_list(const BlockMask& mask);
+
+/// Declares the device's copy. `most_entries`: blocks that masks written to it later may list, if
+/// more than those of this one; at most the square of the query blocks.
 kernels::BlockList declare_block_list(program::Program& program, const std::string& name,
-                                      const BlockMask& mask);
+                                      const BlockMask& mask, std::uint64_t most_entries = 0);
+/// Writes a mask of as many tokens and the same block size: the one declared or, between two runs,
+/// another. Nothing is compiled or recorded anew. Throws Error if it lists more blocks than fit.
 void write_block_list(program::Executor& executor, const kernels::BlockList& list,
                       const BlockMask& mask);
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "kernels/loads.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::attention {
@@ -142,11 +143,14 @@ class Projection {
                                                  static_cast<std::uint64_t>(b4) * 64);
         const std::uint32_t lanes = lanes_for(program_);
         constexpr int kVectors = 2;  // low_rank_products.comp
+        const kernels::Loads load = kernels::loads(program_, {read(a.tensor), read(b.tensor)});
         for (int first = 0; first < a.rows; first += range) {
             const int rows = std::min(range, a.rows - first);
             program_.dispatch(
-                name_ + ".products", ShaderId::low_rank_products, {lanes},
-                {read_rows(a, first, rows), read_rows(b, first, rows), write(partial)},
+                name_ + ".products",
+                load.texels ? ShaderId::low_rank_products_texels : ShaderId::low_rank_products,
+                {lanes},
+                {load(read_rows(a, first, rows)), load(read_rows(b, first, rows)), write(partial)},
                 ProductsPush{u32(rows), u32(chunk_rows), u32(a4), u32(b4), u32(a.stride / 4),
                              u32(b.stride / 4), u32(first / chunk_rows)},
                 {ceil_div(u32(a4), lanes), ceil_div(u32(rows), u32(chunk_rows)),

@@ -35,7 +35,7 @@ struct Shape {
     std::uint32_t queries = 8;
     int unit_dim = 0;  ///< matrix/attention_matrix.comp, for heads of so many columns
     std::uint32_t group_queries() const { return is_private ? lanes * queries : queries; }
-    shaders::ShaderId shader(bool sparse) const {
+    shaders::ShaderId shader(bool sparse, bool both) const {
         using shaders::ShaderId;
         if (unit_dim == 64) {
             return sparse ? ShaderId::attention_matrix_sparse_64
@@ -44,6 +44,9 @@ struct Shape {
         if (unit_dim) {
             return sparse ? ShaderId::attention_matrix_sparse_128
                           : ShaderId::attention_matrix_dense_128;
+        }
+        if (both) {
+            return is_private ? ShaderId::attention_private_both : ShaderId::attention_both;
         }
         if (is_private) {
             return sparse ? ShaderId::attention_private_sparse : ShaderId::attention_private_dense;
@@ -121,7 +124,7 @@ constexpr int kMaxRows = 65535 / 64 * 64;  // one work-group a row
 /// In the place of Residual::bindings.
 std::vector<program::Binding> no_residual(Tensor any, bool texels) {
     std::vector<program::Binding> bindings(5, program::unused(any));
-    bindings[1].texels = bindings[2].texels = texels;
+    bindings[0].texels = bindings[1].texels = bindings[2].texels = texels;
     return bindings;
 }
 
@@ -137,6 +140,7 @@ void merge_heads(Program& program, const std::string& name, const HeadMatrix& he
         residual ? residual->constants() : std::vector<std::uint32_t>{0, 1, 0, 0, 1, 4};
     constants.insert(constants.begin(), row_lanes(program));
     constants.push_back(static_cast<std::uint32_t>(options.order.frames));
+    constants.push_back(options.order.first_frame_apart);
     for (int head = 0; head < heads.heads; head += head_chunk) {
         const int count = std::min(head_chunk, heads.heads - head);
         const bool last = head + count == heads.heads;
@@ -163,10 +167,24 @@ void merge_heads(Program& program, const std::string& name, const HeadMatrix& he
     }
 }
 
+/// Rows of the tensor from `out`'s first to the last of `masked`.
+int rows_of_both(const Matrix& out, const Matrix& masked) {
+    return masked.first_row + masked.rows - out.first_row;
+}
+
 }  // namespace
 
 int default_block(const program::Limits& limits, int tokens) {
+    if (limits.runs_on_cpu) return 32;
     return limits.arithmetic == Arithmetic::matrix && tokens >= 4096 ? 128 : 64;
+}
+
+bool attends_both(const Program& program, const Matrix& out, const Matrix& masked) {
+    return program.limits().arithmetic != Arithmetic::matrix && out.tensor.id == masked.tensor.id &&
+           out.stride == masked.stride && out.rows == masked.rows &&
+           masked.first_row >= out.first_row + out.rows &&
+           static_cast<std::uint64_t>(rows_of_both(out, masked)) * out.row_bytes() <=
+               program.limits().max_binding_bytes;
 }
 
 void attention(Program& program, const std::string& name, const HeadMatrix& q, const HeadMatrix& k,
@@ -179,9 +197,10 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
     const int head_chunk =
         heads_per_dispatch(program, std::max(q.head_bytes(), k.head_bytes()), q.heads);
     const Residual* correction = options.residual;
-    const Loads operands = loads(program, {read(q.tensor), read(k.tensor), read(v.tensor)},
-                                 {correction ? correction->u.tensor : Tensor{},
-                                  correction ? correction->v.tensor : Tensor{}});
+    const Loads operands = loads(
+        program, {read(q.tensor), read(k.tensor), read(v.tensor)},
+        {correction ? correction->rows : Tensor{}, correction ? correction->u.tensor : Tensor{},
+         correction ? correction->v.tensor : Tensor{}});
     const bool units = uses_units(program, q, out, options);
     const Shape shape =
         units ? unit_shape(program.limits(), q.head_dim, blocks ? blocks->block : 0)
@@ -192,9 +211,9 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
     const std::uint64_t widest = std::max(
         out.row_bytes(), options.residual ? options.residual->row_bytes() : std::uint64_t{0});
     const int row_chunk = rows_per_dispatch(program, widest, out.rows);
-    // Heads that go place by place write all over `out`. Where that can't be bound at once they
-    // keep their own order first.
-    const bool head_major = ordered && row_chunk < out.rows;
+    // Heads that go place by place write all over `out`. Where that can't be bound at once, or
+    // their order is one that the kernel doesn't know, they keep it first.
+    const bool head_major = ordered && (row_chunk < out.rows || options.order.first_frame_apart);
     const HeadMatrix own =
         head_major ? add_head_matrix(program, name + ".heads", q.heads, q.tokens, q.head_dim)
                    : HeadMatrix{};
@@ -209,6 +228,10 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
             residual ? residual->constants() : std::vector<std::uint32_t>{0, 1, 0, 0, 1, 4};
         constants.insert(constants.end(), more.begin(), more.end());
         constants.push_back(head_major);
+        if (options.masked) {
+            constants.push_back(static_cast<std::uint32_t>(
+                (options.masked->first_row - out.first_row) * out.stride));
+        }
     }
     if (units) {
         constants.resize(14);  // the dense kernel has none of the list's and the correction's
@@ -233,6 +256,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
             const int rows = std::min(step, out.rows - first);
             program::Binding target = head_major ? bind(own) : write_rows(out, first, rows);
             if (head_major) std::swap(target.reads, target.writes);
+            if (options.masked) target = write_rows(out, 0, rows_of_both(out, *options.masked));
             std::vector<program::Binding> bindings = {
                 operand(q, halves[0]), operand(k, halves[1]), operand(v, halves[2]), target,
                 options.bias.valid() ? read(options.bias) : unused(q.tensor)};
@@ -246,7 +270,8 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                 bindings.insert(bindings.end(), more.begin(), more.end());
             }
             program.dispatch(
-                name, shape.shader(blocks != nullptr), constants, bindings,
+                name, shape.shader(blocks != nullptr, options.masked != nullptr), constants,
+                bindings,
                 Push{static_cast<std::uint32_t>(rows), static_cast<std::uint32_t>(first),
                      static_cast<std::uint32_t>(keys), static_cast<std::uint32_t>(q.token_stride),
                      static_cast<std::uint32_t>(k.token_stride),

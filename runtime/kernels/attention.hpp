@@ -16,7 +16,8 @@ struct BlockList {
     int lists = 1;   ///< 1: shared by all heads, else one a head
     int block = 64;  ///< queries and keys of a block: 32, 64 or 128
     int query_blocks = 0;
-    double density = 1;  ///< share of pairs that is computed, to estimate the work
+    double density = 1;              ///< share of pairs that is computed, to estimate the work
+    std::uint64_t most_entries = 0;  ///< that `columns` has room for
 };
 
 struct AttentionOptions {
@@ -27,11 +28,20 @@ struct AttentionOptions {
     const BlockList* blocks = nullptr;   ///< nullptr: dense, and nothing below applies
     TokenOrder order;                    ///< in which q, k and v are; `out` is frame by frame
     const Residual* residual = nullptr;  ///< added to the output
+    /// Where attention under the mask goes while `out` gets that over all keys, in one pass:
+    /// `blocks` is a complete list (attention::complete_list), and attends_both() holds.
+    const Matrix* masked = nullptr;
 };
 
-/// Tokens of a block of a list where nobody asks for a size. Matrix units are fast when 128 queries
-/// share what is staged of the keys; for short clips such blocks would hold too many hidden pairs.
+/// Tokens of a block of a list where nobody asks for a size. Smaller blocks follow the band closer
+/// (1,296 tokens, 25 %: 31 % of the pairs in blocks of 32, 35 % in those of 64), wider ones share
+/// more between the queries of a GPU's work-group: matrix units are fast when 128 share what is
+/// staged of the keys; for short clips such blocks would hold too many hidden pairs.
 int default_block(const program::Limits& limits, int tokens);
+
+/// Whether one pass can write both results: they are slices of one tensor, `masked` behind `out`,
+/// that is bound at once. The matrix units' kernel has no such form.
+bool attends_both(const Program& program, const Matrix& out, const Matrix& masked);
 
 /// out[t, h * head_dim + c], token-major. Any token count; head dimensions up to 512.
 void attention(Program& program, const std::string& name, const HeadMatrix& q, const HeadMatrix& k,

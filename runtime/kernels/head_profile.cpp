@@ -73,7 +73,7 @@ Shape shape_for(const Program& program, const HeadMatrix& q, int samples, bool t
 
 Tensor profile_heads(Program& program, const std::string& name, const HeadMatrix& q,
                      const HeadMatrix& k, const HeadMatrix& v, float scale, const BlockList& blocks,
-                     int frames, Tensor types, int samples) {
+                     const TokenOrder& order, int samples) {
     const auto u32 = [](int value) { return static_cast<std::uint32_t>(value); };
     samples = std::min(samples, q.tokens);
     const std::uint32_t lanes = row_lanes(program);
@@ -99,9 +99,10 @@ Tensor profile_heads(Program& program, const std::string& name, const HeadMatrix
             program.add(name + ".partials", partial_bytes * static_cast<std::uint64_t>(heads));
         program.dispatch(
             name, shape.shader,
-            {shape.lanes, u32(q.padded_dim / 4), shape.lanes, u32(shape.samples), u32(frames)},
+            {shape.lanes, u32(q.padded_dim / 4), shape.lanes, u32(shape.samples), u32(order.frames),
+             order.first_frame_apart},
             {bind(q), bind(k), bind(v), read(blocks.sight), program::write(partials)},
-            ProfilePush{u32(q.tokens), u32(q.tokens / frames), u32(q.token_stride),
+            ProfilePush{u32(q.tokens), u32(order.tokens_per_frame), u32(q.token_stride),
                         u32(k.token_stride), u32(samples), u32(shape.split_keys), scale},
             {ceil_div(u32(samples), u32(shape.group_samples)), u32(heads), u32(shape.splits)},
             8.0 * samples * q.tokens * q.padded_dim * heads);
@@ -111,8 +112,9 @@ Tensor profile_heads(Program& program, const std::string& name, const HeadMatrix
                          12.0 * samples * shape.splits * q.padded_dim * heads);
     }
     program.dispatch(name + ".types", ShaderId::profile_types, {lanes},
-                     {read(errors), program::write(types)}, TypesPush{u32(q.heads), u32(samples)},
-                     {ceil_div(u32(q.heads), lanes), 1, 1}, 2.0 * q.heads * samples);
+                     {read(errors), program::write(order.head_types)},
+                     TypesPush{u32(q.heads), u32(samples)}, {ceil_div(u32(q.heads), lanes), 1, 1},
+                     2.0 * q.heads * samples);
     return errors;
 }
 

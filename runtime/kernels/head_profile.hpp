@@ -6,10 +6,11 @@
 namespace quantsparse::kernels {
 
 /// Decides each head's type on `samples` queries: the one whose mask changes their output less,
-/// spatial when equal. q, k and v frame by frame; writes uint32 [heads] to `types`. Returns the
+/// spatial when equal. q, k and v frame by frame; `order` is the one that its types would have, and
+/// uint32 [heads] are written there. Returns the
 /// squared changes, fp32 [heads, samples, 2] for the spatial and the temporal mask (transient).
 Tensor profile_heads(Program& program, const std::string& name, const HeadMatrix& q,
                      const HeadMatrix& k, const HeadMatrix& v, float scale, const BlockList& blocks,
-                     int frames, Tensor types, int samples = 64);
+                     const TokenOrder& order, int samples = 64);
 
 }  // namespace quantsparse::kernels

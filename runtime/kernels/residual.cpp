@@ -41,9 +41,16 @@ std::vector<program::Binding> Residual::bindings(int first, int count, bool chan
         return texels ? program::as_texels(binding) : binding;
     };
     program::Binding history = unused(state);
+    history.texels = texels;
     if (rows.valid()) {
-        history = {rows, row_bytes() * static_cast<std::uint64_t>(first),
-                   row_bytes() * static_cast<std::uint64_t>(count), true, change_rows};
+        // Whole texels: tensors are padded to them, and only the last chunk may end inside of one.
+        const std::uint64_t bytes = row_bytes() * static_cast<std::uint64_t>(count);
+        history = {rows,
+                   row_bytes() * static_cast<std::uint64_t>(first),
+                   (bytes + 15) / 16 * 16,
+                   true,
+                   change_rows,
+                   texels};
     }
     return {history, optional(u.tensor), optional(v.tensor), read(state), read(control)};
 }

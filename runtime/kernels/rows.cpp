@@ -95,7 +95,8 @@ void split_heads(Program& program, const std::string& name, const Matrix& input,
                 {lanes, transform.norm_weight.valid(), transform.rope_table.valid(),
                  transform.order.head_types.valid()
                      ? static_cast<std::uint32_t>(transform.order.frames)
-                     : 0},
+                     : 0,
+                 transform.order.first_frame_apart},
                 {load(read_rows(input, first, rows)),
                  program::write(out.tensor, out.head_bytes() * static_cast<std::uint64_t>(head),
                                 out.head_bytes() * static_cast<std::uint64_t>(heads)),

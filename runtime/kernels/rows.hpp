@@ -46,6 +46,7 @@ struct TokenOrder {
     Tensor head_types;  ///< uint32 [heads]; invalid: all of type 0
     int frames = 0;
     int tokens_per_frame = 0;
+    bool first_frame_apart = false;  ///< type 1 holds frame 0 as it is, the others after it
 };
 
 /// What happens to the rows on the way (split_heads.comp).

@@ -34,14 +34,19 @@ void WanDit::declare_attention() {
     const AttentionParameters& parameters = options_.attention;
     if (!has_step(StepKind::sparse) && !has_step(StepKind::refresh)) return;
     const auto& c = options_.config;
-    const int sink = parameters.sink ? grid_rows_ * grid_columns_ : 0;
+    const int sink = parameters.sink == Sink::none ? 0 : grid_rows_ * grid_columns_;
     mask_ = attention::make_block_mask(
         attention::band_sight(
             tokens_, attention::band_width(tokens_, sink, parameters.density, parameters.mask),
             sink),
         parameters.block_size ? parameters.block_size
-                              : kernels::default_block(program_.limits(), tokens_));
+                              : kernels::default_block(program_.limits(), tokens_),
+        parameters.granularity);
     blocks_list_ = attention::declare_block_list(program_, "mask", mask_);
+    if (has_step(StepKind::refresh) && corrects(parameters)) {
+        complete_list_ = attention::declare_block_list(program_, "complete_mask",
+                                                       attention::complete_list(mask_));
+    }
     if (corrects(parameters)) {
         residuals_ = std::make_unique<attention::ResidualState>(
             program_,
@@ -61,10 +66,13 @@ void WanDit::reset(program::Executor& executor) const {
     if (residuals_) residuals_->reset(executor);
     for (const Tensor types : head_types_) executor.clear(types);
     if (blocks_list_.row_ptr.valid()) write_block_list(executor, blocks_list_, mask_);
+    if (complete_list_.row_ptr.valid()) {
+        write_block_list(executor, complete_list_, attention::complete_list(mask_));
+    }
 }
 
-void WanDit::build_self_attention(int index, int branch, StepKind kind, const LinearInput& input,
-                                  const Matrix& out) {
+Matrix WanDit::build_self_attention(int index, int branch, StepKind kind,
+                                    const LinearInput& input) {
     const auto& c = options_.config;
     const AttentionParameters& parameters = options_.attention;
     const Block& block = blocks_[static_cast<std::size_t>(index)];
@@ -99,6 +107,12 @@ void WanDit::build_self_attention(int index, int branch, StepKind kind, const Li
 
     kernels::AttentionOptions dense;
     dense.scale = scale;
+    // A refresh computes two results, one behind the other so that one pass can write both.
+    const bool twice = kind == StepKind::refresh && residuals_;
+    const int behind = kernels::round_up(tokens_, 64);
+    const Matrix results =
+        add_matrix(program_, "self_attn", twice ? behind + tokens_ : tokens_, c.dim);
+    const Matrix out = results.slice(0, tokens_);
     if (kind == StepKind::dense) {
         const Operands heads = split({});
         kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, dense);
@@ -107,24 +121,28 @@ void WanDit::build_self_attention(int index, int branch, StepKind kind, const Li
             keep(program_, mid + "self_attn.q_rope", heads.q);
             keep(program_, mid + "self_attn.k_rope", heads.k);
         }
-        return;
+        return out;
     }
 
     const kernels::TokenOrder order{head_types_[static_cast<std::size_t>(branch * layers_ + index)],
-                                    options_.latent_frames, grid_rows_ * grid_columns_};
+                                    options_.latent_frames, grid_rows_ * grid_columns_,
+                                    parameters.sink == Sink::frame0};
     // Types belong to the residuals, so they are decided when those are: at a refresh. Without
     // refreshes every step decides anew.
     const bool refresh = kind == StepKind::refresh;
+    const Matrix masked = twice ? results.slice(behind, tokens_) : Matrix{};
+    const bool one_pass =
+        twice && !order.first_frame_apart && kernels::attends_both(program_, out, masked);
     if (refresh || parameters.ssar == SsarMode::off) {
         const Operands heads = split({});
         profile_heads(program_, "self_attn.profile", heads.q, heads.k, heads.v, scale, blocks_list_,
-                      options_.latent_frames, order.head_types);
-        if (refresh) {
+                      order);
+        if (refresh && !one_pass) {
             kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out,
                                dense);
         }
     }
-    if (refresh && !residuals_) return;
+    if (refresh && !residuals_) return out;
 
     const Operands heads = split(order);
     kernels::AttentionOptions sparse = dense;
@@ -133,11 +151,18 @@ void WanDit::build_self_attention(int index, int branch, StepKind kind, const Li
     if (!refresh) {
         if (residuals_) sparse.residual = &residuals_->at(index, branch);
         kernels::attention(program_, "self_attn.sparse", heads.q, heads.k, heads.v, out, sparse);
-        return;
+        return out;
     }
-    const Matrix masked = add_matrix(program_, "self_attn.masked", tokens_, c.dim);
-    kernels::attention(program_, "self_attn.sparse", heads.q, heads.k, heads.v, masked, sparse);
+    if (one_pass) {
+        kernels::AttentionOptions both = sparse;
+        both.blocks = &complete_list_;
+        both.masked = &masked;
+        kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, both);
+    } else {
+        kernels::attention(program_, "self_attn.sparse", heads.q, heads.k, heads.v, masked, sparse);
+    }
     residuals_->refresh("self_attn.residual", index, branch, out, masked, order.head_types);
+    return out;
 }
 
 }  // namespace quantsparse::models

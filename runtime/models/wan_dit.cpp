@@ -331,8 +331,8 @@ void WanDit::build_block(int index, int branch, attention::StepKind kind, const 
         norm.shift_offset = offset(kShift1);
         norm.scale_offset = offset(kScale1);
         normalize_rows(program_, "norm1", x, u, norm);
-        const Matrix out = add_matrix(program_, "self_attn", tokens_, c.dim);
-        build_self_attention(index, branch, kind, prepare_input(program_, block.self_q, u), out);
+        const Matrix out =
+            build_self_attention(index, branch, kind, prepare_input(program_, block.self_q, u));
         if (kept) keep(program_, mid + "self_attn.attn", out);
         Epilogue add;
         add.residual = &x;

@@ -91,8 +91,8 @@ class WanDit {
     // wan_attention.cpp
     bool has_step(attention::StepKind kind) const;
     void declare_attention();
-    void build_self_attention(int index, int branch, attention::StepKind kind,
-                              const LinearInput& input, const Matrix& out);
+    Matrix build_self_attention(int index, int branch, attention::StepKind kind,
+                                const LinearInput& input);
 
     WanDitOptions options_;
     Program& program_;
@@ -120,6 +120,7 @@ class WanDit {
 
     attention::BlockMask mask_;
     kernels::BlockList blocks_list_;
+    kernels::BlockList complete_list_;  ///< of refreshes that compute both results in one pass
     std::vector<Tensor> head_types_;  ///< uint32 [heads] for [branch, layer]
     std::unique_ptr<attention::ResidualState> residuals_;
 };

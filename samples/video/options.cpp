@@ -200,14 +200,21 @@ ParseResult parse_options(int argc, char** argv) {
                                    "share of query-key pairs that is computed; default 0.25")
                         ->group(group);
     auto* block = app.add_option("--block-size", attention.block_size,
-                                 "tokens of a block of the mask; default 64")
+                                 "tokens of a block of the mask; default 64, on CPU drivers 32")
                       ->group(group);
     add_choice<MaskMode>(app, "--mask", attention.mask,
                          {{"exact", MaskMode::exact}, {"svg", MaskMode::svg}},
                          "exact counts the first frame into the density; default: exact")
         ->group(group);
-    add_choice<bool>(app, "--sink", attention.sink, {{"frame", true}, {"none", false}},
-                     "whether every query sees the first frame; default: frame")
+    add_choice<MaskGranularity>(
+        app, "--mask-granularity", attention.granularity,
+        {{"token", MaskGranularity::token}, {"block", MaskGranularity::block}},
+        "block computes blocks on the mask's edge whole; default: token")
+        ->group(group);
+    add_choice<Sink>(app, "--sink", attention.sink,
+                     {{"none", Sink::none}, {"frame", Sink::frame}, {"frame0", Sink::frame0}},
+                     "what every query sees: frame is the first frame, for temporal heads as many "
+                     "first places, frame0 the first frame for all; default: frame")
         ->group(group);
     add_choice<SsarMode>(app, "--ssar", attention.ssar,
                          {{"off", SsarMode::off},

@@ -42,6 +42,11 @@ const char* name_of(ResidualStorage storage) {
     return kNames[static_cast<std::size_t>(storage)];
 }
 
+const char* name_of(Sink sink) {
+    constexpr std::array kNames = {"none", "frame", "frame0"};
+    return kNames[static_cast<std::size_t>(sink)];
+}
+
 // What matters of the attention: a dense clip has nothing to say but that.
 Json attention_record(const AttentionParameters& a) {
     if (a.kind == AttentionKind::dense) {
@@ -51,7 +56,8 @@ Json attention_record(const AttentionParameters& a) {
                    {"density", a.density},
                    {"block_size", a.block_size},
                    {"mask", a.mask == MaskMode::exact ? "exact" : "svg"},
-                   {"sink", a.sink ? "frame" : "none"},
+                   {"granularity", a.granularity == MaskGranularity::token ? "token" : "block"},
+                   {"sink", name_of(a.sink)},
                    {"dense_steps", a.dense_steps},
                    {"dense_layers", a.dense_layers},
                    {"ssar", name_of(a.ssar)}};

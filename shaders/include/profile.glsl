@@ -8,8 +8,10 @@ layout(constant_id = 1) const uint kDim4 = 16;     // padded_dim / 4
 layout(constant_id = 2) const uint kLanes = 16;    // the work-group's width again: sizes arrays
 layout(constant_id = 3) const uint kSamples = 4;   // of a work-group, or of an invocation
 layout(constant_id = 4) const uint kFrames = 1;
+layout(constant_id = 5) const uint kFrame0Apart = 0;
 
 #include "attention_operands.glsl"
+#include "token_order.glsl"
 layout(set = 0, binding = 3, std430) readonly buffer Sight { uvec2 sight[]; };
 layout(set = 0, binding = 4, std430) writeonly buffer Partials { vec4 partials[]; };
 
@@ -40,7 +42,7 @@ uint sampled_query(uint i) {
 }
 
 uint place_index(uint token) {
-    return token % p.places * kFrames + token / p.places;
+    return position_by_place(token, kFrames, p.places, kFrame0Apart != 0);
 }
 
 /// Keys that a query sees in either order: [x, y) frame by frame, [z, w) place by place, beside what all see.

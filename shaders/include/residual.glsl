@@ -44,13 +44,16 @@ const uint kHasScales = kResidual == kStoredInt8 || kResidual == kStoredInt4 ? 1
 const uint kSlotWords = kResidualHeads * (kHeadWords + kHasScales);
 const uint kFactor4 = kDelta4 + kDifference4;
 
-layout(set = 0, binding = RESIDUAL_BINDING, std430) RESIDUAL_ACCESS buffer ResidualRows { uint residual_rows[]; };
 #ifdef TEXELS
+layout(set = 0, binding = RESIDUAL_BINDING) uniform usamplerBuffer residual_rows_texels;
+uint residual_word(uint i) { return texelFetch(residual_rows_texels, int(i / 4))[i % 4]; }
 layout(set = 0, binding = RESIDUAL_BINDING + 1) uniform usamplerBuffer residual_u_texels;
 layout(set = 0, binding = RESIDUAL_BINDING + 2) uniform usamplerBuffer residual_v_texels;
 vec4 residual_u(uint i) { return uintBitsToFloat(texelFetch(residual_u_texels, int(i))); }
 vec4 residual_v(uint i) { return uintBitsToFloat(texelFetch(residual_v_texels, int(i))); }
 #else
+layout(set = 0, binding = RESIDUAL_BINDING, std430) RESIDUAL_ACCESS buffer ResidualRows { uint residual_rows[]; };
+uint residual_word(uint i) { return residual_rows[i]; }
 layout(set = 0, binding = RESIDUAL_BINDING + 1, std430) readonly buffer ResidualU { vec4 u_values[]; };
 layout(set = 0, binding = RESIDUAL_BINDING + 2, std430) readonly buffer ResidualV { vec4 v_factors[]; };
 vec4 residual_u(uint i) { return u_values[i]; }
@@ -64,31 +67,44 @@ layout(set = 0, binding = RESIDUAL_BINDING + 4, std430) readonly buffer Residual
     uint reference;
 } residual_control;
 
-/// D_slot; `row` counts from the first row that is bound.
-vec4 residual_stored(uint row, uint slot, uint head, uint d4) {
-    const uint base = (row * kSlots + slot) * kSlotWords;
-    const uint codes = base + head * kHeadWords;
+/// What the codes of D_slot are multiplied with; `row` counts from the first row that is bound.
+float residual_scale(uint row, uint slot, uint head) {
+    if (kHasScales == 0) return 1.0;
+    return uintBitsToFloat(residual_word((row * kSlots + slot) * kSlotWords + kResidualHeads * kHeadWords + head));
+}
+
+/// D_slot over its scale.
+vec4 residual_codes(uint row, uint slot, uint head, uint d4) {
+    const uint codes = (row * kSlots + slot) * kSlotWords + head * kHeadWords;
     if (kResidual == kStoredHalf) {
-        return vec4(unpackHalf2x16(residual_rows[codes + 2 * d4]),
-                    unpackHalf2x16(residual_rows[codes + 2 * d4 + 1]));
+        return vec4(unpackHalf2x16(residual_word(codes + 2 * d4)),
+                    unpackHalf2x16(residual_word(codes + 2 * d4 + 1)));
     }
-    const float scale = uintBitsToFloat(residual_rows[base + kResidualHeads * kHeadWords + head]);
     if (kResidual == kStoredInt8) {
-        const int word = int(residual_rows[codes + d4]);
-        return scale * vec4(bitfieldExtract(word, 0, 8), bitfieldExtract(word, 8, 8),
-                            bitfieldExtract(word, 16, 8), bitfieldExtract(word, 24, 8));
+        const int word = int(residual_word(codes + d4));
+        return vec4(bitfieldExtract(word, 0, 8), bitfieldExtract(word, 8, 8),
+                    bitfieldExtract(word, 16, 8), bitfieldExtract(word, 24, 8));
     }
-    const int word = int(residual_rows[codes + d4 / 2] >> (16 * (d4 & 1)));
-    return scale * vec4(bitfieldExtract(word, 0, 4), bitfieldExtract(word, 4, 4),
-                        bitfieldExtract(word, 8, 4), bitfieldExtract(word, 12, 4));
+    const int word = int(residual_word(codes + d4 / 2) >> (16 * (d4 & 1)));
+    return vec4(bitfieldExtract(word, 0, 4), bitfieldExtract(word, 4, 4),
+                bitfieldExtract(word, 8, 4), bitfieldExtract(word, 12, 4));
+}
+
+vec4 residual_stored(uint row, uint slot, uint head, uint d4) {
+    return residual_scale(row, slot, head) * residual_codes(row, slot, head, d4);
+}
+
+/// Where the factors of four columns begin in V; those past the last repeat it.
+uvec4 residual_v_rows(uint head, uint d4) {
+    const uint column = head * kResidualDim + 4 * d4;
+    const uint last = kResidualHeads * kResidualDim - 1;
+    return min(column + uvec4(0, 1, 2, 3), uvec4(last)) * kFactor4;
 }
 
 /// U V^T over the factors first .. first + count - 1 (in fours).
 vec4 residual_low_rank(uint token, uint head, uint d4, uint first, uint count) {
-    const uint column = head * kResidualDim + 4 * d4;
-    const uint last = kResidualHeads * kResidualDim - 1;
     const uint u = token * kFactor4 + first;
-    const uvec4 v = uvec4(min(uvec4(column) + uvec4(0, 1, 2, 3), uvec4(last))) * kFactor4 + first;
+    const uvec4 v = residual_v_rows(head, d4) + first;
     vec4 y = vec4(0.0);
     for (uint k = 0; k < count; ++k) {
         const vec4 a = residual_u(u + k);

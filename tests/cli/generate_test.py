@@ -83,10 +83,11 @@ class Generate(CliTest):
                       ["--ssar", "second", "--residual", "int4"],
                       ["--ssar", "third", "--residual", "half"], ["--ssar", "svd"],
                       ["--residual", "lowrank", "--ssar-rank", "4"],
-                      ["--ssar-span", "adjacent", "--ssar-gain", "sigma"]):
+                      ["--ssar-span", "adjacent", "--ssar-gain", "sigma"],
+                      ["--sink", "frame0"], ["--mask-granularity", "block"]):
             self.clip(*long, "-o", "a.y4m", "--attention", "sparse", "--block-size", "32", *extra)
             clips.add((self.folder / "a.y4m").read_bytes())
-        self.assertEqual(len(clips), 8)
+        self.assertEqual(len(clips), 10)
 
     def test_sparse_attention_is_recorded(self) -> None:
         self.clip("-o", "a.mp4", "--attention", "sparse", "--steps", "3", "--refresh-interval", "2",

@@ -9,6 +9,7 @@
 #include "format/safetensors.hpp"
 #include "kernels/copy.hpp"
 #include "kernels/head_profile.hpp"
+#include "quantsparse/error.hpp"
 #include "support.hpp"
 
 namespace quantsparse::tests {
@@ -22,9 +23,14 @@ class SparseAttentionTest : public DeviceTest {
   protected:
     struct Shape {
         int heads, head_dim, frames, places;
+        bool apart = false;  ///< temporal heads hold frame 0 as it is, then the others
         int tokens() const { return frames * places; }
         std::size_t count() const { return at(heads * tokens(), 0, head_dim); }
-        int place_index(int token) const { return token % places * frames + token / places; }
+        int place_index(int token) const {
+            if (!apart) return token % places * frames + token / places;
+            if (token < places) return token;
+            return places + token % places * (frames - 1) + token / places - 1;
+        }
     };
     /// Values [heads, tokens, head_dim], frame by frame.
     struct Operands {
@@ -119,7 +125,7 @@ class SparseAttentionTest : public DeviceTest {
         kernels::AttentionOptions options;
         options.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
         options.blocks = &list;
-        options.order = {types_tensor, s.frames, s.places};
+        options.order = {types_tensor, s.frames, s.places, s.apart};
         kernels::attention(program, "attention", q, k, v, out, options);
         Executor executor = executor_for(program);
         const Operands x = random_operands(s);
@@ -159,6 +165,120 @@ TEST_F(SparseAttentionTest, RaggedShapes) {
     check({5, 18, 13, 10}, 30, 10, 32);
     check({2, 64, 1, 130}, 20, 0, 64);
     check({2, 64, 130, 1}, 20, 1, 64);
+}
+
+TEST_F(SparseAttentionTest, TheFirstFrameApart) {
+    check({3, 64, 5, 60, true}, 40, 60, 64);
+    check({2, 20, 7, 23, true}, 11, 23, 32);
+    check({2, 6, 1, 9, true}, 2, 9, 32);
+    check({4, 20, 5, 60, true}, 40, 60, 64, 32 << 10);
+}
+
+TEST_F(SparseAttentionTest, OnePassOverTheKeysGivesBothResults) {
+    struct Case {
+        Shape shape;
+        int band, sink, block;
+    };
+    for (const Case& c : {Case{{3, 64, 5, 60}, 40, 60, 32}, Case{{2, 20, 7, 23}, 11, 0, 64},
+                          Case{{2, 6, 1, 50}, 0, 1, 32}, Case{{1, 136, 3, 50}, 9, 50, 64},
+                          Case{{2, 64, 4, 40}, 160, 0, 32}}) {
+        const Shape& s = c.shape;
+        const std::string what = fmt::format("{} heads of {}, {} tokens, band {}", s.heads,
+                                             s.head_dim, s.tokens(), c.band);
+        Program program(limits());
+        const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
+                   v = add_heads(program, "v", s);
+        const int behind = kernels::round_up(s.tokens(), 64);
+        const Matrix results =
+            add_kept_matrix(program, "results", behind + s.tokens(), s.heads * s.head_dim);
+        const Matrix out = results.slice(0, s.tokens()), masked = results.slice(behind, s.tokens());
+        ASSERT_TRUE(kernels::attends_both(program, out, masked));
+        const Tensor types_tensor =
+            program.add("types", static_cast<std::uint64_t>(s.heads) * 4, Lifetime::persistent);
+        const BlockMask mask = band_mask(s.tokens(), c.band, c.sink, c.block);
+        const BlockMask complete = attention::complete_list(mask);
+        const BlockList list = attention::declare_block_list(program, "list", complete);
+        kernels::AttentionOptions options;
+        options.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
+        options.blocks = &list;
+        options.order = {types_tensor, s.frames, s.places, false};
+        options.masked = &masked;
+        kernels::attention(program, "attention", q, k, v, out, options);
+        Executor executor = executor_for(program);
+        const Operands x = random_operands(s);
+        std::vector<std::uint32_t> types;
+        for (int h = 0; h < s.heads; ++h) types.push_back(static_cast<std::uint32_t>(h) % 2);
+        write_heads(executor, s, q, x.q, types);
+        write_heads(executor, s, k, x.k, types);
+        write_heads(executor, s, v, x.v, types);
+        write_block_list(executor, list, complete);
+        write_types(executor, types_tensor, types);
+        executor.run(0);
+        const auto all = read_matrix<float>(executor, results);
+        const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(s.count());
+        expect_close(std::vector<float>(all.begin(), all.begin() + count),
+                     reference(s, x, options.scale, [](int, int, int) { return true; }), 5e-6,
+                     what + ", all keys");
+        const auto expected = reference(s, x, options.scale, [&](int h, int i, int j) {
+            if (types[static_cast<std::size_t>(h)]) {
+                i = s.place_index(i);
+                j = s.place_index(j);
+            }
+            return std::abs(i - j) <= c.band || j < c.sink;
+        });
+        expect_close(std::vector<float>(all.end() - count, all.end()), expected, 5e-6,
+                     what + ", under the mask");
+    }
+}
+
+TEST_F(SparseAttentionTest, MasksChangeBetweenRunsAndBlocksCanBeWhole) {
+    const Shape s{2, 64, 5, 50};
+    Program program(limits());
+    const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
+               v = add_heads(program, "v", s);
+    const Matrix out = add_kept_matrix(program, "out", s.tokens(), s.heads * s.head_dim);
+    const int blocks = (s.tokens() + 31) / 32;
+    const auto band_of = [&](double density) {
+        return attention::band_width(s.tokens(), s.places, density, MaskMode::exact);
+    };
+    const BlockMask first = band_mask(s.tokens(), band_of(0.3), s.places, 32);
+    const BlockList list = attention::declare_block_list(
+        program, "list", first, static_cast<std::uint64_t>(blocks * blocks));
+    kernels::AttentionOptions options;
+    options.scale = 0.125f;
+    options.blocks = &list;
+    kernels::attention(program, "attention", q, k, v, out, options);
+    Executor executor = executor_for(program);
+    const Operands x = random_operands(s);
+    for (const auto& [m, values] : {std::pair{&q, &x.q}, {&k, &x.k}, {&v, &x.v}}) {
+        write_heads(executor, s, *m, *values, {0, 0});
+    }
+    for (const double density : {0.3, 0.6, 0.25, 1.0}) {
+        for (const auto granularity : {MaskGranularity::token, MaskGranularity::block}) {
+            const int band = band_of(density);
+            const BlockMask mask = attention::make_block_mask(
+                attention::band_sight(s.tokens(), band, s.places), 32, granularity);
+            write_block_list(executor, list, mask);
+            executor.run(0);
+            const auto expected = reference(s, x, 0.125f, [&](int, int i, int j) {
+                if (granularity == MaskGranularity::token) {
+                    return std::abs(i - j) <= band || j < s.places;
+                }
+                // The blocks are close enough, or the key's holds a token of the first frame.
+                const int nearest = std::max(0, (std::abs(i / 32 - j / 32) - 1) * 32 + 1);
+                return i / 32 == j / 32 || nearest <= band || j / 32 * 32 < s.places;
+            });
+            expect_close(read_matrix<float>(executor, out), expected, 5e-6,
+                         fmt::format("density {}, {} granularity", density,
+                                     granularity == MaskGranularity::token ? "token" : "block"));
+        }
+    }
+
+    Program tight(limits());
+    const BlockList small = attention::declare_block_list(tight, "list", first);
+    Executor other = executor_for(tight);
+    EXPECT_THROW(write_block_list(other, small, band_mask(s.tokens(), 250, s.places, 32)), Error);
+    EXPECT_THROW(write_block_list(other, small, band_mask(s.tokens(), 1, s.places, 64)), Error);
 }
 
 TEST_F(SparseAttentionTest, ListsOfTheirOwnForEachHead) {
@@ -309,7 +429,7 @@ TEST_F(SparseAttentionTest, TheCorrectionIsAddedInTheOrderOfTokens) {
         kernels::AttentionOptions options;
         options.scale = 0.2f;
         options.blocks = &list;
-        options.order = {types_tensor, s.frames, s.places};
+        options.order = {types_tensor, s.frames, s.places, s.apart};
         kernels::attention(program, "plain", q, k, v, plain, options);
         options.residual = &residual;
         kernels::attention(program, "attention", q, k, v, out, options);
@@ -366,27 +486,29 @@ TEST_F(SparseAttentionTest, TheCorrectionIsAddedInTheOrderOfTokens) {
 }
 
 TEST_F(SparseAttentionTest, SplitHeadsWritesTemporalHeadsPlaceByPlace) {
-    const Shape s{3, 20, 5, 14};
-    Program program(limits());
-    const Matrix in = add_kept_matrix(program, "in", s.tokens(), s.heads * s.head_dim);
-    const auto out = add_heads(program, "out", s);
-    kernels::HeadTransform transform;
-    const Tensor types = program.add("types", 16, Lifetime::persistent);
-    transform.order = {types, s.frames, s.places};
-    split_heads(program, "split", in, out, transform);
-    Executor executor = executor_for(program);
-    const auto values = random(s.tokens(), s.heads * s.head_dim);
-    write_matrix(executor, in, values);
-    write_types(executor, types, {0, 1, 0, 0});
-    executor.run(0);
-    const auto heads = executor.read_values<float>(out.tensor, out.head_bytes() / 4 * 3);
-    for (int h = 0; h < s.heads; ++h) {
-        for (int t = 0; t < s.tokens(); ++t) {
-            const int position = h == 1 ? s.place_index(t) : t;
-            for (int c = 0; c < s.head_dim; ++c) {
-                ASSERT_EQ(heads[at(h * out.token_stride + position, c, out.padded_dim)],
-                          values[at(t, h * s.head_dim + c, s.heads * s.head_dim)])
-                    << h << ", " << t << ", " << c;
+    for (const Shape& s :
+         {Shape{3, 20, 5, 14}, Shape{3, 20, 5, 14, true}, Shape{3, 6, 1, 9, true}}) {
+        Program program(limits());
+        const Matrix in = add_kept_matrix(program, "in", s.tokens(), s.heads * s.head_dim);
+        const auto out = add_heads(program, "out", s);
+        kernels::HeadTransform transform;
+        const Tensor types = program.add("types", 16, Lifetime::persistent);
+        transform.order = {types, s.frames, s.places, s.apart};
+        split_heads(program, "split", in, out, transform);
+        Executor executor = executor_for(program);
+        const auto values = random(s.tokens(), s.heads * s.head_dim);
+        write_matrix(executor, in, values);
+        write_types(executor, types, {0, 1, 0, 0});
+        executor.run(0);
+        const auto heads = executor.read_values<float>(out.tensor, out.head_bytes() / 4 * 3);
+        for (int h = 0; h < s.heads; ++h) {
+            for (int t = 0; t < s.tokens(); ++t) {
+                const int position = h == 1 ? s.place_index(t) : t;
+                for (int c = 0; c < s.head_dim; ++c) {
+                    ASSERT_EQ(heads[at(h * out.token_stride + position, c, out.padded_dim)],
+                              values[at(t, h * s.head_dim + c, s.heads * s.head_dim)])
+                        << h << ", " << t << ", " << c;
+                }
             }
         }
     }
@@ -403,7 +525,7 @@ TEST_F(SparseAttentionTest, ProfilingPicksTheMaskThatChangesTheOutputLess) {
     const Tensor types = program.add("types", 32, Lifetime::persistent);
     const BlockMask mask = band_mask(s.tokens(), band, sink, 64);
     const BlockList list = attention::declare_block_list(program, "list", mask);
-    profile_heads(program, "profile", q, k, v, 1.0f, list, s.frames, types, s.tokens());
+    profile_heads(program, "profile", q, k, v, 1.0f, list, {types, s.frames, s.places}, s.tokens());
     Executor executor = executor_for(program);
     Operands x = random_operands(s);
     for (int t = 0; t < s.tokens(); ++t) {
@@ -477,8 +599,8 @@ TEST_F(SparseAttentionTest, ProfiledErrorsAreThoseOfTheSampledQueries) {
         const BlockMask mask = band_mask(s.tokens(), band, sink, 64);
         const BlockList list = attention::declare_block_list(program, "list", mask);
         const float scale = 3.0f / std::sqrt(static_cast<float>(s.head_dim));
-        const Tensor errors =
-            profile_heads(program, "profile", q, k, v, scale, list, s.frames, types, c.samples);
+        const Tensor errors = profile_heads(program, "profile", q, k, v, scale, list,
+                                            {types, s.frames, s.places, s.apart}, c.samples);
         kernels::keep_bits(program, errors, kept, static_cast<int>(count));
         Executor executor = executor_for(program);
         const Operands x = random_operands(s);

@@ -86,9 +86,10 @@ TEST_F(SparseDitTest, ARefreshIsADenseStepAndASparseOneReproducesItOnTheSameInpu
         const attention::StepSchedule schedule(sparse(row.mode, row.storage),
                                                std::vector<float>(4, 0.5f));
         const auto v = run(&schedule, {0, 0, 0, 0});  // no change: no difference to extrapolate
-        EXPECT_EQ(v[0], dense_[0]) << what;
+        // One pass over the keys, in another order than the dense kernel's.
+        EXPECT_LT(distance(v[0], dense_[0]), 1e-5) << what;
         EXPECT_LT(distance(v[1], dense_[0]), row.tolerance) << what;
-        EXPECT_EQ(v[2], dense_[0]) << what;
+        EXPECT_LT(distance(v[2], dense_[0]), 1e-5) << what;
         EXPECT_LT(distance(v[3], dense_[0]), row.tolerance) << what;
     }
 }

@@ -65,6 +65,46 @@ TEST(BlockMask, ListsExactlyTheBlocksWithAllowedPairs) {
     }
 }
 
+TEST(BlockMask, ACompleteListNamesEveryPairOnce) {
+    for (const auto& [tokens, band, sink] :
+         {std::array{150, 20, 33}, {150, 0, 0}, {64, 64, 0}, {1, 0, 1}}) {
+        const BlockMask mask = make_block_mask(band_sight(tokens, band, sink), 32);
+        const BlockMask all = complete_list(mask);
+        const std::size_t blocks = mask.row_ptr.size() - 1;
+        ASSERT_EQ(all.row_ptr.size(), 2 * blocks + 1);
+        for (std::size_t b = 0; b < blocks; ++b) {
+            const auto row = [&](std::size_t r) {
+                return std::vector<std::uint32_t>(all.columns.begin() + all.row_ptr[r],
+                                                  all.columns.begin() + all.row_ptr[r + 1]);
+            };
+            const auto listed = row(2 * b), rest = row(2 * b + 1);
+            EXPECT_EQ(listed,
+                      std::vector<std::uint32_t>(mask.columns.begin() + mask.row_ptr[b],
+                                                 mask.columns.begin() + mask.row_ptr[b + 1]));
+            std::vector<int> times(blocks, 0);
+            for (const std::uint32_t column : listed) ++times[column & ~kPartial];
+            for (const std::uint32_t column : rest) {
+                EXPECT_EQ((column & kPartial) != 0, times[column & ~kPartial] == 1);
+                if (!(column & kPartial)) ++times[column];
+            }
+            EXPECT_EQ(times, std::vector<int>(blocks, 1));
+        }
+    }
+}
+
+TEST(BlockMask, BlockGranularityListsTheSameBlocksWhole) {
+    for (const auto& [tokens, band, sink] : {std::array{300, 40, 50}, {77, 0, 0}, {257, 70, 1}}) {
+        const BlockMask token = make_block_mask(band_sight(tokens, band, sink), 32);
+        const BlockMask block =
+            make_block_mask(band_sight(tokens, band, sink), 32, MaskGranularity::block);
+        EXPECT_EQ(block.row_ptr, token.row_ptr);
+        std::vector<std::uint32_t> whole;
+        for (const std::uint32_t column : token.columns) whole.push_back(column & ~kPartial);
+        EXPECT_EQ(block.columns, whole);
+        EXPECT_DOUBLE_EQ(block.token_density, token.block_density);
+    }
+}
+
 TEST(BlockMask, SvgWidthsAndDensitiesAreThePublishedOnes) {
     struct Row {
         int places;

@@ -11,6 +11,14 @@ enum class AttentionKind { dense, sparse };
 /// is SparseVideoGen's own formula, which comes out denser than asked.
 enum class MaskMode { exact, svg };
 
+/// Which keys every query sees beside its band. Temporal heads hold tokens place by place: `frame`
+/// gives them as many first places over all frames, as SparseVideoGen does, `frame0` the first
+/// frame, which their order then holds apart.
+enum class Sink { none, frame, frame0 };
+
+/// What a block on the mask's edge computes: the pairs that the mask names, or all.
+enum class MaskGranularity { token, block };
+
 /// What is added to sparse attention between two refreshes; D_n are the last full-minus-sparse
 /// residuals, newest first.
 enum class SsarMode {
@@ -37,11 +45,10 @@ enum class ResidualStorage { half, int8, int4, low_rank };
 struct AttentionParameters {
     AttentionKind kind = AttentionKind::dense;
     double density = 0.25;  ///< of query-key pairs inside the mask
-    int block_size = 0;     ///< queries and keys of a block; 0: the default
+    int block_size = 0;     ///< queries and keys of a block; 0: 64, 32 on CPU drivers
     MaskMode mask = MaskMode::exact;
-    /// Whether every query sees the first frame (a temporal head: as many first places, as in
-    /// SparseVideoGen).
-    bool sink = true;
+    MaskGranularity granularity = MaskGranularity::token;
+    Sink sink = Sink::frame;
     SsarMode ssar = SsarMode::svd;
     int ssar_rank = 16;  ///< 1..32
     SsarSpan ssar_span = SsarSpan::references;
