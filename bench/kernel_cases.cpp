@@ -142,7 +142,7 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density, i
             attention::band_sight(
                 tokens, attention::band_width(tokens, places, density, MaskMode::exact), places),
             block);
-        c.dense = name("dense");
+        c.dense = std::make_shared<KernelCase>(attention_path(tokens, heads, head_dim, 1, block));
         c.block_density = mask->block_density;
         c.operations *= mask->block_density;
         c.prepare = [=](program::Executor& executor) {
@@ -217,7 +217,6 @@ std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double dens
         cases.push_back(normalize(m, 1536));
         cases.push_back(dense_attention(m, 12, 128));
         cases.push_back(dense_attention(m, 3, 64));
-        cases.push_back(attention_path(m, path_heads, 128, 1, block));
         cases.push_back(attention_path(m, path_heads, 128, density, block));
     }
     return cases;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,8 +20,9 @@ struct KernelCase {
     double operations = 0;
     double bytes = 0;                                           ///< read and written at least
     std::function<void(program::Executor&)> prepare = nullptr;  ///< after operands hold noise
-    std::string dense;         ///< of sparse attention: the case that it is compared with
-    double block_density = 0;  ///< and the share of that one's work that it does
+    /// Of sparse attention: what it is measured beside, run by run.
+    std::shared_ptr<const KernelCase> dense = nullptr;
+    double block_density = 0;  ///< the share of that one's work that it does
 };
 
 /// Of all kinds, for each count of tokens; sparse attention at `density`.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <fstream>
 #include <map>
+#include <memory>
 
 #include "html_report.hpp"
 #include "kernel_cases.hpp"
@@ -35,82 +36,131 @@ std::map<std::string, double> earlier_times(const std::filesystem::path& file) {
     return times;
 }
 
-Timing time_case(Device& device, const KernelCase& c, const KernelOptions& options) {
+std::unique_ptr<program::Executor> make_executor(Device& device, const KernelCase& c,
+                                                 const KernelOptions& options) {
     program::Limits limits = pipeline::device_limits(device.internal());
     limits.matrix_tile = options.matrix_tile;
     Program program(limits);
     c.build(program);
-    program::Executor executor(device.internal(), program, true);
+    auto executor = std::make_unique<program::Executor>(device.internal(), program, true);
     for (std::uint32_t id = 0; id < program.tensors().size(); ++id) {
         if (program.tensors()[id].lifetime != Lifetime::transient) {
-            fill_with_noise(executor, {id});
+            fill_with_noise(*executor, {id});
         }
     }
-    if (c.prepare) c.prepare(executor);
-    return time_phase(executor, options.repeats, c.operation);
+    if (c.prepare) c.prepare(*executor);
+    return executor;
+}
+
+/// The kernels' lines on the terminal, their entries in the JSON and their bars in the report.
+class Table {
+  public:
+    Table(double peak, std::map<std::string, double> earlier)
+        : peak_(peak), earlier_(std::move(earlier)) {
+        fmt::print("{:<50}{:>10}{:>10}{:>9}{:>8}{:>8}{}\n", "kernel", "min ms", "median", "GOP/s",
+                   "GB/s", "share", earlier_.empty() ? "" : "   earlier");
+    }
+
+    Json& add(const KernelCase& c, const Timing& timing) {
+        const double rate = c.operations / timing.min_ms * 1e3;
+        const double bandwidth = c.bytes / timing.min_ms * 1e3;
+        const auto before = earlier_.find(c.name);
+        fmt::print("{:<50}{:>10.2f}{:>10.2f}{:>9.1f}{:>8.2f}{:>7.2f}{}\n", c.name, timing.min_ms,
+                   timing.median_ms, rate * 1e-9, bandwidth * 1e-9, rate / peak_,
+                   before == earlier_.end()
+                       ? std::string()
+                       : fmt::format("   x{:.2f}", before->second / timing.min_ms));
+        Json entry = timing_json(timing);
+        entry["name"] = c.name;
+        entry["kind"] = c.kind;
+        entry["bytes_a_second"] = bandwidth;
+        if (c.operations > 0) {
+            entry["operations_a_second"] = rate;
+            entry["share_of_peak"] = rate / peak_;
+            bars_.push_back(
+                {c.name, rate / peak_,
+                 fmt::format("{:.1f} GOP/s, {:.2f} of the peak", rate * 1e-9, rate / peak_)});
+        }
+        if (timing.parts.size() > 1) {
+            std::string line;
+            for (const auto& [part, ms] : timing.parts) {
+                line += fmt::format("{}{} {:.1f}", line.empty() ? "" : ", ", part, ms);
+                entry["parts_min_ms"][part] = ms;
+            }
+            fmt::print("{:<50}{} ms\n", "", line);
+        }
+        return json_.emplace_back(std::move(entry));
+    }
+
+    const Json& json() const { return json_; }
+    const std::vector<Bar>& bars() const { return bars_; }
+
+  private:
+    double peak_;
+    std::map<std::string, double> earlier_;
+    Json json_ = Json::array();
+    std::vector<Bar> bars_;
+};
+
+/// Dense and sparse attention in turns, and what part of the time is left.
+void add_comparison(Table& table, Device& device, const KernelCase& c,
+                    const KernelOptions& options) {
+    const auto dense = make_executor(device, *c.dense, options);
+    const auto sparse = make_executor(device, c, options);
+    const auto timings = time_in_turns({dense.get(), sparse.get()}, options.repeats);
+    table.add(*c.dense, timings[0]);
+    Json& entry = table.add(c, timings[1]);
+    std::vector<double> ratios;
+    for (std::size_t i = 0; i < timings[0].runs_ms.size(); ++i) {
+        ratios.push_back(timings[1].runs_ms[i] / timings[0].runs_ms[i]);
+    }
+    std::sort(ratios.begin(), ratios.end());
+    const double median = ratios[ratios.size() / 2];
+    fmt::print(
+        "{:<50}{:.3f} of the dense time ({:.3f} to {:.3f}), {:.2f} x the block density "
+        "{:.4f}\n",
+        "", median, ratios.front(), ratios.back(), median / c.block_density, c.block_density);
+    entry["of_dense_time"] = median;
+    entry["of_dense_time_range"] = {ratios.front(), ratios.back()};
+    entry["block_density"] = c.block_density;
+    entry["of_block_density"] = median / c.block_density;
 }
 
 }  // namespace
 
 void run_kernels(const KernelOptions& options) {
-    const auto earlier = earlier_times(options.compare);
+    auto earlier = earlier_times(options.compare);
     Device device(options.device);
     const Peaks peaks = measure_peaks(device, options.repeats);
     fmt::print("device {} ({}), arithmetic {}, best peak {:.1f} GOP/s\n", device.info().name,
                device.info().driver, arithmetic_name(device.arithmetic()),
                peaks.best_operations * 1e-9);
-    fmt::print("{:<50}{:>10}{:>10}{:>9}{:>8}{:>8}{}\n", "kernel", "min ms", "median", "GOP/s",
-               "GB/s", "share", earlier.empty() ? "" : "   earlier");
-    HtmlReport html("Kernels on " + device.info().name);
-    std::vector<Bar> bars;
-    Json document = device_json(device);
-    document["best_peak_operations_a_second"] = peaks.best_operations;
-    std::map<std::string, double> fastest;
+    Table table(peaks.best_operations, std::move(earlier));
     const program::Limits limits = pipeline::device_limits(device.internal());
     for (const KernelCase& c : kernel_cases(options.tokens, options.density, limits)) {
         if (!options.only.empty() &&
             std::find(options.only.begin(), options.only.end(), c.kind) == options.only.end()) {
             continue;
         }
-        const Timing timing = time_case(device, c, options);
-        const double rate = c.operations / timing.min_ms * 1e3;
-        const double share = rate / peaks.best_operations;
-        const double bandwidth = c.bytes / timing.min_ms * 1e3;
-        const auto before = earlier.find(c.name);
-        fastest[c.name] = timing.min_ms;
-        fmt::print("{:<50}{:>10.2f}{:>10.2f}{:>9.1f}{:>8.2f}{:>7.2f}{}\n", c.name, timing.min_ms,
-                   timing.median_ms, rate * 1e-9, bandwidth * 1e-9, share,
-                   before == earlier.end()
-                       ? std::string()
-                       : fmt::format("   x{:.2f}", before->second / timing.min_ms));
-        Json entry = timing_json(timing);
-        if (!c.dense.empty()) {
-            const double ratio = timing.min_ms / fastest.at(c.dense);
-            fmt::print("{:<50}{:.3f} of the dense time, {:.2f} x the block density {:.4f}\n", "",
-                       ratio, ratio / c.block_density, c.block_density);
-            entry["of_dense_time"] = ratio;
-            entry["block_density"] = c.block_density;
-            entry["of_block_density"] = ratio / c.block_density;
+        if (c.dense) {
+            add_comparison(table, device, c, options);
+            continue;
         }
-        entry["name"] = c.name;
-        entry["kind"] = c.kind;
-        if (c.operations > 0) {
-            entry["operations_a_second"] = rate;
-            entry["share_of_peak"] = share;
-            bars.push_back({c.name, share,
-                            fmt::format("{:.1f} GOP/s, {:.2f} of the peak", rate * 1e-9, share)});
-        }
-        entry["bytes_a_second"] = bandwidth;
-        document["kernels"].push_back(entry);
+        const auto executor = make_executor(device, c, options);
+        table.add(c, time_phase(*executor, options.repeats, c.operation));
     }
+    Json document = device_json(device);
+    document["best_peak_operations_a_second"] = peaks.best_operations;
+    document["kernels"] = table.json();
     if (!options.json.empty()) write_json(options.json, document);
     if (!options.html.empty()) {
+        HtmlReport html("Kernels on " + device.info().name);
         html.paragraph(
             fmt::format("{}, {} arithmetic; shortest of {} runs; the peak is the best of "
                         "quantsparse-bench peak in the same run, {:.1f} GOP/s.",
                         device.info().driver, arithmetic_name(device.arithmetic()), options.repeats,
                         peaks.best_operations * 1e-9));
-        html.bar_chart("Share of the arithmetic peak", bars);
+        html.bar_chart("Share of the arithmetic peak", table.bars());
         html.write(options.html);
     }
 }

@@ -6,28 +6,48 @@
 namespace quantsparse::bench {
 namespace {
 
-double collected_ms(const program::Executor& executor, const std::string& name) {
-    double sum = 0;
+/// Of all runs so far, in ms by name.
+std::map<std::string, double> collected(const program::Executor& executor,
+                                        const std::string& name) {
+    std::map<std::string, double> sums;
     for (const auto& operation : executor.profile()) {
-        if (name.empty() || operation.name == name) sum += operation.milliseconds;
+        if (name.empty() || operation.name == name) sums[operation.name] += operation.milliseconds;
     }
-    return sum;
+    return sums;
 }
 
 }  // namespace
 
 Timing time_phase(program::Executor& executor, int repeats, const std::string& operation) {
-    executor.run(0);
-    std::vector<double> times;
-    double before = collected_ms(executor, operation);
+    return time_in_turns({&executor}, repeats, operation).front();
+}
+
+std::vector<Timing> time_in_turns(const std::vector<program::Executor*>& executors, int repeats,
+                                  const std::string& operation) {
+    std::vector<Timing> timings(executors.size());
+    for (program::Executor* executor : executors) executor->run(0);
     for (int i = 0; i < repeats; ++i) {
-        executor.run(0);
-        const double now = collected_ms(executor, operation);
-        times.push_back(now - before);
-        before = now;
+        for (std::size_t e = 0; e < executors.size(); ++e) {
+            auto before = collected(*executors[e], operation);
+            executors[e]->run(0);
+            double sum = 0;
+            for (const auto& [name, total] : collected(*executors[e], operation)) {
+                const double time = total - before[name];
+                sum += time;
+                const auto [shortest, first] = timings[e].parts.emplace(name, time);
+                if (!first) shortest->second = std::min(shortest->second, time);
+            }
+            timings[e].runs_ms.push_back(sum);
+        }
     }
-    std::sort(times.begin(), times.end());
-    return {times.front(), times[times.size() / 2], repeats};
+    for (Timing& timing : timings) {
+        std::vector<double> sorted = timing.runs_ms;
+        std::sort(sorted.begin(), sorted.end());
+        timing.min_ms = sorted.front();
+        timing.median_ms = sorted[sorted.size() / 2];
+        timing.repeats = repeats;
+    }
+    return timings;
 }
 
 void fill_with_noise(program::Executor& executor, program::Tensor tensor) {

@@ -11,6 +11,9 @@
 
 const uint kTile = 4;
 #include "attention.glsl"
+#ifdef SPARSE
+const uint kTilesOfBlock = kBlock / kTile;
+#endif
 #ifdef BOTH
 #include "attention_both.glsl"
 #elif defined(SPARSE)
@@ -27,14 +30,20 @@ void main() {
     const uint kv_head = head * p.kv_stride;
 
     uint row[kQueries];  // those past the end repeat the last one, unwritten
-    uvec4 sees[kQueries];  // read once: loads are dear in the loop over the keys
+#ifdef SPARSE
+    uvec2 sees[kQueries];  // in partial blocks: the first key and how many, and those all queries see
+    const uvec2 all_see = sight[0];
+#endif
     vec4 q[kQueries][kDim4];
     vec4 sum[kQueries][kDim4];
     float maximum[kQueries];
     float denominator[kQueries];
     [[unroll]] for (uint t = 0; t < kQueries; ++t) {
         row[t] = min(p.query_base + query0 + t * kLanes + lane, last_row);
-        sees[t] = load_sight(row[t]);
+#ifdef SPARSE
+        const uvec2 range = sight[1 + row[t]];
+        sees[t] = uvec2(range.x, range.y - range.x);
+#endif
         maximum[t] = kMasked;
         denominator[t] = 0.0;
         [[unroll]] for (uint d = 0; d < kDim4; ++d) {
@@ -49,18 +58,16 @@ void main() {
     list *= 2;
     [[dont_unroll]] for (uint pass = 0; pass < 2; ++pass, ++list) {
 #endif
-    const uint entry_end = row_ptr[list + 1];
-    for (uint entry = row_ptr[list]; entry < entry_end; ++entry) {
-    const uint block = columns[entry];
-    const bool partial = (block & kPartial) != 0;
-    const uint begin = (block & ~kPartial) * kBlock;
-    const uint end = min(begin + kBlock, p.keys);
+    // One loop over the tiles of all blocks: nested ones carry the sums through memory at each block's end.
+    const uint entry = row_ptr[list];
+    const uint tiles = (row_ptr[list + 1] - entry) * kTilesOfBlock;
+    for (uint tile = 0; tile < tiles; ++tile) {
+        const uint block = columns[entry + tile / kTilesOfBlock];
+        const bool partial = (block & kPartial) != 0;
+        const uint first = (block & ~kPartial) * kBlock + tile % kTilesOfBlock * kTile;
 #else
-    const bool partial = false;
-    const uint begin = 0;
-    const uint end = p.keys;
+    for (uint first = 0; first < p.keys; first += kTile) {
 #endif
-    for (uint first = begin; first < end; first += kTile) {
         const uint last = p.keys - 1;
         uint key[4];
         [[unroll]] for (uint j = 0; j < 4; ++j) key[j] = (kv_head + min(first + j, last)) * kDim4;
@@ -74,16 +81,28 @@ void main() {
                 score[t] += vec4(dot(q[t][d], k0), dot(q[t][d], k1), dot(q[t][d], k2), dot(q[t][d], k3));
             }
         }
+        // Drivers that run lanes as a vector run both sides of a branch: what queries share of the mask comes first.
+        const uvec4 keys = first + uvec4(0, 1, 2, 3);
+        const uvec4 exist = uvec4(lessThan(keys, uvec4(p.keys)));
+#ifdef SPARSE
+        const uvec4 seen_by_all = uvec4(lessThan(keys, uvec4(all_see.x))) | uvec4(greaterThanEqual(keys, uvec4(all_see.y))) |
+                                  uvec4(!partial);
+#endif
         float factor[kQueries];
         [[unroll]] for (uint t = 0; t < kQueries; ++t) {
             vec4 s = score[t];
             if (kHasBias != 0) s += position_bias(head, row[t], first);
+            uvec4 seen = exist;
+#ifdef SPARSE
+            // In the range if the distance from its begin, which wraps around below it, is short.
+            const uvec4 listed = seen_by_all | uvec4(lessThan(keys - sees[t].x, uvec4(sees[t].y)));
 #ifdef BOTH
-            if (partial && pass != 0) {
-                s = unseen_scores(s, first, sees[t]);
-            } else
+            seen &= listed ^ uvec4(partial && pass != 0);
+#else
+            seen &= listed;
 #endif
-            s = masked_scores(s, first, partial, sees[t]);
+#endif
+            s = mix(vec4(kMasked), s, notEqual(seen, uvec4(0)));
             const float now = max(maximum[t], max(max(s.x, s.y), max(s.z, s.w)));
             const vec4 e = exp(s - now);
             factor[t] = exp(maximum[t] - now);
@@ -100,9 +119,6 @@ void main() {
             }
         }
     }
-#ifdef SPARSE
-    }
-#endif
 
 #ifdef CORRECTED
     // Beside the sums, in an array that stays in memory: unrolled into what follows, its code is there kQueries * kDim4
