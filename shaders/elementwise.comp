@@ -3,6 +3,7 @@
 //   kOperation 1: out = SiLU(a)
 //   kOperation 2: out = a * b[channel] + c[channel], channel = (i / inner) % b_count  (VAE latents)
 //   kOperation 3: out = a                                                             (copy)
+//   kOperation 4: out = a - b
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
@@ -32,6 +33,8 @@ void main() {
     } else if (kOperation == 2) {
         const uint channel = (i / p.inner) % p.b_count;
         out_values[i] = a * b_values[channel] + c_values[channel];
+    } else if (kOperation == 4) {
+        out_values[i] = a - b_values[i];
     } else {
         out_values[i] = a;
     }

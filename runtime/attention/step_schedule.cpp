@@ -25,29 +25,38 @@ int resolved_dense_steps(const AttentionParameters& parameters, int steps) {
     return static_cast<int>(std::lround(0.2 * steps));
 }
 
-StepSchedule::StepSchedule(const AttentionParameters& parameters, std::span<const float> sigmas)
+StepSchedule::StepSchedule(const AttentionParameters& parameters, std::span<const float> sigmas,
+                           const std::vector<bool>& reused)
     : parameters_(parameters), sigmas_(sigmas.begin(), sigmas.end()) {
     const int steps = static_cast<int>(sigmas_.size());
     const int dense_steps = resolved_dense_steps(parameters_, steps);
+    const int computed =
+        steps - static_cast<int>(std::count(reused.begin(), reused.end(), true));
+    int index = 0;
     for (int step = 0; step < steps; ++step) {
+        if (!reused.empty() && reused[static_cast<std::size_t>(step)]) {
+            kinds_.push_back(StepKind::reused);
+            continue;
+        }
         StepKind kind = StepKind::sparse;
         if (parameters_.kind == AttentionKind::dense) {
             kind = StepKind::dense;
-        } else if (is_refresh(step)) {
+        } else if (is_refresh(index, computed)) {
             kind = StepKind::refresh;  // also among the dense steps: later ones need references
         } else if (step < dense_steps) {
             kind = StepKind::dense;
         }
         kinds_.push_back(kind);
+        ++index;
     }
 }
 
-bool StepSchedule::is_refresh(int step) const {
+bool StepSchedule::is_refresh(int index, int computed) const {
     if (parameters_.ssar == SsarMode::off) return false;
     const int interval = parameters_.refresh_interval;
-    if (step % interval == 0) return true;
-    return parameters_.ssar_span == SsarSpan::adjacent && (step + 1) % interval == 0 &&
-           step + 1 < static_cast<int>(sigmas_.size());
+    if (index % interval == 0) return true;
+    return parameters_.ssar_span == SsarSpan::adjacent && (index + 1) % interval == 0 &&
+           index + 1 < computed;
 }
 
 bool StepSchedule::layer_is_dense(int layer) const {
@@ -55,7 +64,7 @@ bool StepSchedule::layer_is_dense(int layer) const {
 }
 
 StepKind StepSchedule::kind(int step, int layer) const {
-    return layer_is_dense(layer) ? StepKind::dense : kind(step);
+    return kind(step) != StepKind::reused && layer_is_dense(layer) ? StepKind::dense : kind(step);
 }
 
 bool StepSchedule::has(StepKind wanted) const {

@@ -15,6 +15,7 @@ enum class StepKind {
     dense,    ///< full attention, nothing else
     refresh,  ///< full attention; its difference to sparse attention becomes the newest reference
     sparse,   ///< sparse attention plus the correction
+    reused,   ///< none: what the transformer's blocks last added is added again
 };
 
 /// What the device needs to know about a step (shaders/include/residual.glsl declares the same).
@@ -34,8 +35,10 @@ int history_slots(SsarMode mode);
 
 class StepSchedule {
   public:
-    /// `sigmas`: the sampler's noise levels, one a step (more are ignored).
-    StepSchedule(const AttentionParameters& parameters, std::span<const float> sigmas);
+    /// `sigmas`: the sampler's noise levels, one a step. `reused`: of as many steps, those that do
+    /// without attention; none when empty. Refreshes count the others.
+    StepSchedule(const AttentionParameters& parameters, std::span<const float> sigmas,
+                 const std::vector<bool>& reused = {});
 
     const AttentionParameters& parameters() const { return parameters_; }
     int steps() const { return static_cast<int>(kinds_.size()); }
@@ -50,7 +53,8 @@ class StepSchedule {
     Correction correction(int step) const;
 
   private:
-    bool is_refresh(int step) const;
+    /// `index` among the `computed` steps that aren't reused.
+    bool is_refresh(int index, int computed) const;
 
     AttentionParameters parameters_;
     std::vector<float> sigmas_;

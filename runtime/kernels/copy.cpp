@@ -13,7 +13,7 @@ struct ElementwisePush {
     std::uint32_t count, b_count, inner;
 };
 
-enum class Operation : std::uint32_t { add = 0, silu = 1, scale_channels = 2, copy = 3 };
+enum class Operation : std::uint32_t { add = 0, silu = 1, scale_channels = 2, copy = 3, subtract = 4 };
 
 /// One invocation an element, in two group dimensions: one alone may be limited to 65,535 groups.
 std::array<std::uint32_t, 3> groups_for(std::uint64_t count, std::uint32_t lanes) {
@@ -32,6 +32,19 @@ void elementwise(Program& program, const std::string& name, Operation operation,
     program.dispatch(name, shaders::ShaderId::elementwise,
                      {lanes_of(program), static_cast<std::uint32_t>(operation)}, {a, b, c, out},
                      push, groups_for(push.count, lanes_of(program)), 8.0 * push.count);
+}
+
+/// All elements of matrices of one shape, padding included, as many rows at a time as can be bound.
+void on_rows(Program& program, const std::string& name, Operation operation, const Matrix& a,
+             const Matrix* b, const Matrix& out) {
+    const int step = rows_per_dispatch(program, out.row_bytes(), out.rows);
+    for (int first = 0; first < out.rows; first += step) {
+        const int rows = std::min(step, out.rows - first);
+        const auto count = static_cast<std::uint32_t>(rows * out.stride);
+        elementwise(program, name, operation, read_rows(a, first, rows),
+                    b ? read_rows(*b, first, rows) : program::unused(a.tensor),
+                    program::unused(a.tensor), write_rows(out, first, rows), {count, count, 1});
+    }
 }
 
 void keep_permuted(Program& program, const std::string& name, Tensor tensor, const Permutation& p,
@@ -92,6 +105,20 @@ void copy(Program& program, const std::string& name, Tensor a, Tensor out, int c
                 program::unused(a), program::unused(a),
                 program::write(out, static_cast<std::uint64_t>(out_offset) * 4, bytes),
                 {static_cast<std::uint32_t>(count), 1, 1});
+}
+
+void copy(Program& program, const std::string& name, const Matrix& a, const Matrix& out) {
+    on_rows(program, name, Operation::copy, a, nullptr, out);
+}
+
+void add(Program& program, const std::string& name, const Matrix& a, const Matrix& b,
+         const Matrix& out) {
+    on_rows(program, name, Operation::add, a, &b, out);
+}
+
+void subtract(Program& program, const std::string& name, const Matrix& a, const Matrix& b,
+              const Matrix& out) {
+    on_rows(program, name, Operation::subtract, a, &b, out);
 }
 
 void keep(Program& program, const std::string& name, Tensor tensor, int count) {

@@ -31,6 +31,13 @@ void copy(Program& program, const std::string& name, Tensor a, Tensor out, int c
           int a_offset = 0,
           int out_offset = 0);  ///< offsets in floats, multiples of 64
 
+/// The same on whole matrices of equal shape and stride; `out` may be an operand.
+void copy(Program& program, const std::string& name, const Matrix& a, const Matrix& out);
+void add(Program& program, const std::string& name, const Matrix& a, const Matrix& b,
+         const Matrix& out);
+void subtract(Program& program, const std::string& name, const Matrix& a, const Matrix& b,
+              const Matrix& out);  ///< a - b
+
 /// Copies a tensor aside, densely, under `name` when the program keeps intermediates (tests);
 /// otherwise does nothing.
 void keep(Program& program, const std::string& name, Tensor tensor, int count);

@@ -58,6 +58,18 @@ std::vector<float> make_rope_table(int head_dim, int positions) {
 
 }  // namespace
 
+std::vector<float> time_sinusoid(const format::WanDitConfig& config, double timestep) {
+    const int half = config.freq_dim / 2;
+    std::vector<float> values(static_cast<std::size_t>(round_up(config.freq_dim, 4)),
+                              0.0f);
+    for (int j = 0; j < half; ++j) {
+        const double angle = timestep * std::pow(10000.0, -static_cast<double>(j) / half);
+        values[static_cast<std::size_t>(j)] = static_cast<float>(std::cos(angle));
+        values[static_cast<std::size_t>(half + j)] = static_cast<float>(std::sin(angle));
+    }
+    return values;
+}
+
 WanDit::WanDit(Program& program, const WanDitOptions& options)
     : options_(options), program_(program), weights_(program, options.half) {
     const auto& config = options_.config;
@@ -98,6 +110,12 @@ WanDit::WanDit(Program& program, const WanDitOptions& options)
     watch_ = program_.add("watch", static_cast<std::uint64_t>(1 + kSitesPerBlock * layers_) * 4,
                           Lifetime::persistent);
     declare_attention();
+    if (has_step(attention::StepKind::reused)) {
+        for (int b = 0; b < options_.branches; ++b) {
+            added_.push_back(add_matrix(program_, fmt::format("blocks_added.{}", b), tokens_,
+                                        config.dim, Lifetime::persistent));
+        }
+    }
     for (int b = 0; b < options_.branches; ++b) build_text(b);
     for (const attention::StepKind kind : options_.step_kinds) {
         for (int b = 0; b < options_.branches; ++b) build_step(b, kind);
@@ -241,7 +259,7 @@ std::string WanDit::non_finite_site(const program::Executor& executor) const {
 
 void WanDit::build_step(int branch, attention::StepKind kind) {
     const auto& c = options_.config;
-    constexpr const char* kNames[] = {"step", "refresh", "sparse"};
+    constexpr const char* kNames[] = {"step", "refresh", "sparse", "reused"};
     step_phase_[{branch, kind}] =
         program_.begin_phase(fmt::format("{}.{}", kNames[static_cast<int>(kind)], branch));
     const bool first = branch == 0 && kind == options_.step_kinds.front();
@@ -256,12 +274,14 @@ void WanDit::build_step(int branch, attention::StepKind kind) {
     silu.activation = Activation::silu;
     matmul(program_, "time_embedding.0", sinusoid, time_0_, time_hidden, silu);
     matmul(program_, "time_embedding.2", time_hidden, time_2_, time_e);
-    kernels::apply_silu(program_, "time_silu", time_e.tensor, time_silu.tensor, dim_stride_);
-    matmul(program_, "time_projection", time_silu, time_projection_, time_e0);
     const Tensor modulation =
         program_.add("modulation", static_cast<std::uint64_t>(layers_ * 6 * dim_stride_) * 4);
-    kernels::add_repeated(program_, "modulation", modulation_tables_, time_e0.tensor, modulation,
-                          layers_ * 6 * dim_stride_, 6 * dim_stride_);
+    if (kind != attention::StepKind::reused) {
+        kernels::apply_silu(program_, "time_silu", time_e.tensor, time_silu.tensor, dim_stride_);
+        matmul(program_, "time_projection", time_silu, time_projection_, time_e0);
+        kernels::add_repeated(program_, "modulation", modulation_tables_, time_e0.tensor,
+                              modulation, layers_ * 6 * dim_stride_, 6 * dim_stride_);
+    }
     const Tensor head_modulation =
         program_.add("head_modulation", static_cast<std::uint64_t>(2 * dim_stride_) * 4);
     kernels::add_repeated(program_, "head_modulation", head_modulation_, time_e.tensor,
@@ -289,7 +309,14 @@ void WanDit::build_step(int branch, attention::StepKind kind) {
         keep(program_, "patch_embedding", x);
     }
 
-    for (int i = 0; i < layers_; ++i) build_block(i, branch, kind, x, modulation);
+    const Matrix* added = reuses() ? &added_[static_cast<std::size_t>(branch)] : nullptr;
+    if (kind == attention::StepKind::reused) {
+        kernels::add(program_, "blocks_added.reuse", x, *added, x);
+    } else {
+        if (added) kernels::copy(program_, "blocks_added.before", x, *added);
+        for (int i = 0; i < layers_; ++i) build_block(i, branch, kind, x, modulation);
+        if (added) kernels::subtract(program_, "blocks_added.keep", x, *added, *added);
+    }
 
     const Matrix normed = add_matrix(program_, "head_norm", tokens_, c.dim);
     Norm norm = watched(layers_ ? fmt::format("block {}, after the feed-forward", layers_ - 1)
@@ -394,18 +421,6 @@ void WanDit::build_block(int index, int branch, attention::StepKind kind, const 
               add);
     }
     if (kept) keep(program_, mid + "after_ffn", x);
-}
-
-std::vector<float> WanDit::time_sinusoid(double timestep) const {
-    const int half = options_.config.freq_dim / 2;
-    std::vector<float> values(static_cast<std::size_t>(round_up(options_.config.freq_dim, 4)),
-                              0.0f);
-    for (int j = 0; j < half; ++j) {
-        const double angle = timestep * std::pow(10000.0, -static_cast<double>(j) / half);
-        values[static_cast<std::size_t>(j)] = static_cast<float>(std::cos(angle));
-        values[static_cast<std::size_t>(half + j)] = static_cast<float>(std::sin(angle));
-    }
-    return values;
 }
 
 }  // namespace quantsparse::models

@@ -33,6 +33,10 @@ struct WanDitOptions {
         attention::StepKind::dense};  ///< phases to build
 };
 
+/// Sinusoidal embedding of a timestep on the 0..1000 scale: cosines, then sines (fact 2), zeros up
+/// to a multiple of four. Computed in fp64.
+std::vector<float> time_sinusoid(const format::WanDitConfig& config, double timestep);
+
 /// Appends all operations to `program` and keeps the handles the host needs.
 class WanDit {
   public:
@@ -66,9 +70,9 @@ class WanDit {
     const WeightSet& weights() const { return weights_; }
     int tokens() const { return tokens_; }
 
-    /// Sinusoidal embedding of a timestep on the 0..1000 scale: cosines, then sines (fact 2), in
-    /// fp64.
-    std::vector<float> time_sinusoid(double timestep) const;
+    std::vector<float> time_sinusoid(double timestep) const {
+        return models::time_sinusoid(options_.config, timestep);
+    }
 
   private:
     struct Block {
@@ -83,6 +87,8 @@ class WanDit {
     void build_step(int branch, attention::StepKind kind);
     void build_block(int index, int branch, attention::StepKind kind, const Matrix& x,
                      Tensor modulation);
+    /// Whether some steps do without the blocks, so that computed ones keep what the blocks added.
+    bool reuses() const { return !added_.empty(); }
     /// Norm of tokens that are watched for values that aren't finite; `site` says what made them.
     kernels::Norm watched(const std::string& site);
 
@@ -114,6 +120,8 @@ class WanDit {
     std::vector<Tensor> velocity_;
     std::vector<std::uint32_t> text_phase_;
     std::map<std::pair<int, attention::StepKind>, std::uint32_t> step_phase_;
+
+    std::vector<Matrix> added_;  ///< per branch: what the blocks last added to x [tokens, dim]
 
     Tensor watch_;  ///< uint32 [sites]
     std::vector<std::string> sites_;

@@ -125,7 +125,8 @@ models::WanDitOptions dit_options(const format::ModelBundle& bundle, const Laten
         using attention::StepKind;
         options.attention = schedule->parameters();
         options.step_kinds.clear();
-        for (const StepKind kind : {StepKind::dense, StepKind::refresh, StepKind::sparse}) {
+        for (const StepKind kind :
+             {StepKind::dense, StepKind::refresh, StepKind::sparse, StepKind::reused}) {
             if (schedule->has(kind)) options.step_kinds.push_back(kind);
         }
     }
@@ -178,7 +179,8 @@ bool Denoiser::set_context(int branch, std::span<const float> hidden, const Betw
 void Denoiser::begin_step(int step) {
     if (!schedule_) return;
     kind_ = schedule_->kind(step);
-    if (const auto* residuals = dit_->residuals()) {
+    const auto* residuals = dit_->residuals();
+    if (residuals && kind_ != attention::StepKind::reused) {
         const attention::Correction correction = schedule_->correction(step);
         for (int b = 0; b < residuals->branches(); ++b) {
             residuals->write(*executor_, b, correction);

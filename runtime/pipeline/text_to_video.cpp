@@ -9,10 +9,12 @@
 #include "format/checkpoint.hpp"
 #include "format/model_file.hpp"
 #include "format/tokenizer.hpp"
+#include "models/wan_step_changes.hpp"
 #include "pipeline/stages.hpp"
 #include "quantsparse/error.hpp"
 #include "quantsparse/pipeline.hpp"
 #include "sampling/scheduler.hpp"
+#include "sampling/step_cache.hpp"
 #include "vulkan/device.hpp"
 
 namespace quantsparse {
@@ -180,6 +182,11 @@ struct TextToVideo::Impl {
         if (!(p.flow_shift > 0) || p.flow_shift > 1000) {
             fail(fmt::format("flow shift {} makes no sense: choose 1 to 20", p.flow_shift));
         }
+        if (!(p.step_cache >= 0) || p.step_cache > 100) {
+            fail(fmt::format("a step cache threshold of {} makes no sense: choose 0 (off) or a "
+                             "little more, for example 0.08",
+                             p.step_cache));
+        }
         check_attention(p.attention);
         if (p.attention.kind == AttentionKind::sparse) {
             p.attention.dense_steps = attention::resolved_dense_steps(p.attention, p.steps);
@@ -190,9 +197,17 @@ struct TextToVideo::Impl {
     static std::unique_ptr<sampling::Scheduler> scheduler(const GenerationParameters& p) {
         return sampling::make_scheduler(kind_of(p.sampler), p.steps, p.flow_shift);
     }
-    static attention::StepSchedule schedule(const GenerationParameters& p) {
-        const auto sigmas = scheduler(p)->sigmas();  // one more than steps: the last is clean data
-        return attention::StepSchedule(p.attention, std::span(sigmas).first(sigmas.size() - 1));
+    attention::StepSchedule schedule(const GenerationParameters& p) const {
+        const auto sampler = scheduler(p);
+        const auto& sigmas = sampler->sigmas();  // one more than steps: the last is clean data
+        std::vector<bool> reused;
+        if (p.step_cache > 0) {
+            const auto changes = models::wan_step_changes(
+                {bundle.transformer.get(), 0}, bundle.transformer_config, sampler->timesteps());
+            reused = sampling::reused_steps(changes, p.step_cache);
+        }
+        return attention::StepSchedule(p.attention, std::span(sigmas).first(sigmas.size() - 1),
+                                       reused);
     }
 
     pipeline::LatentShape latent_shape(const GenerationParameters& p) const {
@@ -437,6 +452,12 @@ const ModelSummary& TextToVideo::summary() const {
 }
 GenerationParameters TextToVideo::resolve(const GenerationParameters& parameters) const {
     return impl_->resolve(parameters);
+}
+StepCounts TextToVideo::step_counts(const GenerationParameters& parameters) const {
+    using attention::StepKind;
+    const attention::StepSchedule steps = impl_->schedule(impl_->resolve(parameters));
+    return {steps.count(StepKind::dense), steps.count(StepKind::refresh),
+            steps.count(StepKind::sparse), steps.count(StepKind::reused)};
 }
 MemoryPlan TextToVideo::plan(const GenerationParameters& parameters) const {
     return impl_->plan(impl_->resolve(parameters)).memory;

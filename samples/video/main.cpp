@@ -132,7 +132,9 @@ int generate(const Options& options) {
     const GenerationParameters parameters = pipeline.resolve(options.generation);
     if (options.plan) {
         const MemoryPlan plan = pipeline.plan(parameters);
-        fmt::print("{}", options.json ? plan_json(plan, parameters) : plan_table(plan, parameters));
+        const StepCounts steps = pipeline.step_counts(parameters);
+        fmt::print("{}", options.json ? plan_json(plan, steps, parameters)
+                                      : plan_table(plan, steps, parameters));
         return kDone;
     }
     ClipProperties properties{parameters.width, parameters.height, parameters.frames};

@@ -189,6 +189,12 @@ ParseResult parse_options(int argc, char** argv) {
     auto* shift = app.add_option("--flow-shift", generation.flow_shift,
                                  "higher spends more steps on the layout")
                       ->group(group);
+    auto* step_cache =
+        app.add_option("--step-cache,--teacache", generation.step_cache,
+                       "reuse the transformer's result while it is expected to change by less "
+                       "than this in all (TeaCache), for example 0.08; default 0: never")
+            ->type_name("T")
+            ->group(group);
 
     group = "Attention";
     AttentionParameters& attention = generation.attention;
@@ -363,6 +369,12 @@ ParseResult parse_options(int argc, char** argv) {
             !(generation.guidance_scale >= 0 && std::isfinite(generation.guidance_scale))) {
             wrong_usage(fmt::format("--guidance-scale is {}: it must be 0 or more",
                                     generation.guidance_scale));
+        }
+        if (step_cache->count() > 0 &&
+            !(generation.step_cache >= 0 && generation.step_cache <= 100)) {
+            wrong_usage(fmt::format("--step-cache is {}: it must be 0 (off) or more, usually 0.05 "
+                                    "to 0.3",
+                                    generation.step_cache));
         }
         if (!seed.empty()) {
             generation.seed = parse_seed(seed);

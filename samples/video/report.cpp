@@ -128,9 +128,16 @@ std::string devices_table(const std::vector<DeviceInfo>& devices) {
     return text;
 }
 
-std::string plan_table(const MemoryPlan& plan, const GenerationParameters& parameters) {
-    std::string text =
-        fmt::format("{}x{}, {} frames\n\n", parameters.width, parameters.height, parameters.frames);
+std::string plan_table(const MemoryPlan& plan, const StepCounts& steps,
+                       const GenerationParameters& parameters) {
+    std::string kinds;
+    for (const auto& [count, kind] :
+         {std::pair{steps.dense, "dense"}, std::pair{steps.refresh, "refreshing"},
+          std::pair{steps.sparse, "sparse"}, std::pair{steps.reused, "reused"}}) {
+        if (count) kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", count, kind);
+    }
+    std::string text = fmt::format("{}x{}, {} frames, {} steps: {}\n\n", parameters.width,
+                                   parameters.height, parameters.frames, parameters.steps, kinds);
     text += fmt::format("{:<14}{:>12}{:>13}{:>12}{:>12}{:>12}{:>12}{:>17}{:>12}\n", "stage",
                         "weights", "activations", "residuals", "staging", "total", "host",
                         "largest binding", "operations");
@@ -150,7 +157,8 @@ std::string plan_table(const MemoryPlan& plan, const GenerationParameters& param
     return text;
 }
 
-std::string plan_json(const MemoryPlan& plan, const GenerationParameters& parameters) {
+std::string plan_json(const MemoryPlan& plan, const StepCounts& steps,
+                      const GenerationParameters& parameters) {
     Json stages = Json::array();
     for (const StagePlan& stage : plan.stages) {
         stages.push_back({{"stage", stage.stage},
@@ -168,6 +176,11 @@ std::string plan_json(const MemoryPlan& plan, const GenerationParameters& parame
     return dump({{"width", parameters.width},
                  {"height", parameters.height},
                  {"frames", parameters.frames},
+                 {"steps",
+                  {{"dense", steps.dense},
+                   {"refresh", steps.refresh},
+                   {"sparse", steps.sparse},
+                   {"reused", steps.reused}}},
                  {"stages", stages},
                  {"peak_bytes", plan.peak_bytes},
                  {"budget_bytes", plan.budget_bytes},
@@ -260,6 +273,7 @@ std::string generation_record(const GenerationParameters& parameters, const Mode
                  {"sampler", sampler_name(parameters.sampler)},
                  {"guidance_scale", parameters.guidance_scale},
                  {"flow_shift", parameters.flow_shift},
+                 {"step_cache", parameters.step_cache},
                  {"attention", attention_record(parameters.attention)},
                  {"tool", fmt::format("quantsparse {}", kVersion)}},
                 -1);

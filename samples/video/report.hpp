@@ -10,8 +10,10 @@ namespace quantsparse::video {
 
 std::string devices_table(const std::vector<DeviceInfo>& devices);
 
-std::string plan_table(const MemoryPlan& plan, const GenerationParameters& parameters);
-std::string plan_json(const MemoryPlan& plan, const GenerationParameters& parameters);
+std::string plan_table(const MemoryPlan& plan, const StepCounts& steps,
+                       const GenerationParameters& parameters);
+std::string plan_json(const MemoryPlan& plan, const StepCounts& steps,
+                      const GenerationParameters& parameters);
 
 std::string profile_table(const std::vector<OperationTime>& operations,
                           const std::vector<StageTime>& stages,

@@ -18,6 +18,33 @@ class CopyTest : public DeviceTest {
     }
 };
 
+TEST_F(CopyTest, WholeMatricesInPlaceAndInChunks) {
+    const int rows = 200, columns = 37;  // rows of 160 bytes, 64 of which fit the smaller binding
+    for (const std::uint64_t binding : {std::uint64_t{1} << 20, std::uint64_t{12} << 10}) {
+        program::Limits few = limits();
+        few.max_binding_bytes = binding;
+        Program program(few);
+        const Matrix a = add_kept_matrix(program, "a", rows, columns),
+                     before = add_kept_matrix(program, "before", rows, columns),
+                     difference = add_kept_matrix(program, "difference", rows, columns);
+        kernels::copy(program, "copy", a, before);
+        kernels::subtract(program, "subtract", a, difference, difference);
+        kernels::add(program, "add", a, before, a);
+        EXPECT_EQ(program.operations().size(), binding == 1 << 20 ? 3u : 12u);
+        Executor executor = executor_for(program);
+        const auto x = random(rows, columns), y = random(rows, columns);
+        write_matrix(executor, a, x);
+        write_matrix(executor, difference, y);
+        executor.run(0);
+        EXPECT_EQ(read_matrix<float>(executor, before), x);
+        auto doubled = x, expected = x;
+        for (float& value : doubled) value *= 2;
+        for (std::size_t i = 0; i < x.size(); ++i) expected[i] -= y[i];
+        EXPECT_EQ(read_matrix<float>(executor, a), doubled);
+        EXPECT_EQ(read_matrix<float>(executor, difference), expected);
+    }
+}
+
 TEST_F(CopyTest, PermuteTransposesRandomShapes) {
     for (int repeat = 0; repeat < 12; ++repeat) {
         kernels::Permutation p;

@@ -126,5 +126,26 @@ TEST_F(SparseDitTest, StaticSparsityIsDenseWhereEverythingIsListed) {
     EXPECT_GT(distance(run(&some, {0})[0], dense_[0]), 2e-2);
 }
 
+TEST_F(SparseDitTest, AReusedStepAddsWhatTheBlocksLastAdded) {
+    AttentionParameters parameters;
+    const std::vector<float> sigmas(4, 0.5f);
+    const attention::StepSchedule schedule(parameters, sigmas, {false, true, true, false});
+    const auto v = run(&schedule, {0, 0, 1, 1});
+    EXPECT_EQ(v[0], dense_[0]);
+    EXPECT_LT(distance(v[1], dense_[0]), 1e-5) << "the same latent: the sum is rounded once more";
+    EXPECT_GT(distance(v[2], dense_[1]), 1e-2) << "another latent: the blocks did not see it";
+    EXPECT_EQ(v[3], dense_[1]);
+}
+
+TEST_F(SparseDitTest, StepsMayBeReusedBetweenRefreshes) {
+    const std::vector<float> sigmas(6, 0.5f);
+    const auto parameters = sparse(SsarMode::first, ResidualStorage::half);
+    const attention::StepSchedule schedule(parameters, sigmas,
+                                           {false, true, false, false, true, false});
+    const auto v = run(&schedule, {0, 0, 0, 1, 1, 1});  // R - s R - s
+    for (const std::size_t i : {1u, 2u}) EXPECT_LT(distance(v[i], dense_[0]), 2e-3) << i;
+    for (const std::size_t i : {3u, 4u, 5u}) EXPECT_LT(distance(v[i], dense_[1]), 2e-3) << i;
+}
+
 }  // namespace
 }  // namespace quantsparse::tests

@@ -25,7 +25,7 @@ AttentionParameters sparse(SsarMode mode, int interval = 5) {
 
 std::string letters(const StepSchedule& schedule) {
     std::string text;
-    for (int i = 0; i < schedule.steps(); ++i) text += "DRs"[static_cast<int>(schedule.kind(i))];
+    for (int i = 0; i < schedule.steps(); ++i) text += "DRs-"[static_cast<int>(schedule.kind(i))];
     return text;
 }
 
@@ -47,6 +47,23 @@ TEST(StepSchedule, AdjacentSpanComputesTheStepBeforeARefreshDenselyToo) {
     parameters.ssar_span = SsarSpan::adjacent;
     EXPECT_EQ(letters(parameters, 13), "RsssRRsssRRss");
     EXPECT_EQ(letters(parameters, 5), "Rssss") << "no refresh follows the last step";
+}
+
+TEST(StepSchedule, RefreshesCountTheStepsThatAreNotReused) {
+    std::vector<bool> reused(12, false);
+    for (const std::size_t step : {1u, 2u, 5u, 7u}) reused[step] = true;
+    const StepSchedule schedule(sparse(SsarMode::svd, 3), falling(12), reused);
+    EXPECT_EQ(letters(schedule), "R--ss-R-ssRs");
+    EXPECT_EQ(schedule.count(StepKind::reused), 4);
+    EXPECT_EQ(schedule.kind(1, 0), StepKind::reused) << "the layers that are else always dense too";
+    // The correction's gain is of time, not of computed steps.
+    auto parameters = sparse(SsarMode::second, 3);
+    parameters.ssar_gain = SsarGain::linear;
+    const auto correction = StepSchedule(parameters, falling(12), reused).correction(9);
+    EXPECT_FLOAT_EQ(correction.coefficients[2][1], 1 + 3.0f / 6);
+    EXPECT_FLOAT_EQ(correction.coefficients[2][0], -3.0f / 6);
+    parameters.kind = AttentionKind::dense;
+    EXPECT_EQ(letters(StepSchedule(parameters, falling(12), reused)), "D--DD-D-DDDD");
 }
 
 TEST(StepSchedule, StaticSparsityKeepsAFifthOfTheStepsDenseAndNeverRefreshes) {

@@ -30,6 +30,9 @@ struct GenerationParameters {
     Sampler sampler = Sampler::unipc;
     double guidance_scale = -1;   ///< 1 switches guidance off; negative: the model's default
     double flow_shift = 0;        ///< 0: the model's default
+    /// Steps whose transformer is expected to change by less than this since it was last computed
+    /// reuse what it gave then (TeaCache); 0: none does.
+    double step_cache = 0;
     AttentionParameters attention;
 };
 
@@ -131,6 +134,14 @@ struct StageTime {
     double seconds = 0;
 };
 
+/// How many of a clip's steps are computed in which way.
+struct StepCounts {
+    int dense = 0;    ///< attention over all keys
+    int refresh = 0;  ///< the same, and SSAR's residual is renewed
+    int sparse = 0;
+    int reused = 0;   ///< the transformer's blocks are not run
+};
+
 struct ModelSummary {
     std::string architecture;   ///< "wan2.1-t2v"
     std::string quantization;   ///< "none" or "w4a8", "w6a6", ...
@@ -155,6 +166,9 @@ class TextToVideo {
     /// Fills the zeros in with the model's defaults; throws Error(invalid_argument) for values the
     /// model can't do, saying the nearest ones it can.
     GenerationParameters resolve(const GenerationParameters& parameters) const;
+
+    /// How `generate` will compute its steps. Throws as resolve() does.
+    StepCounts step_counts(const GenerationParameters& parameters) const;
 
     /// What `generate` will allocate. Needs no free memory itself.
     MemoryPlan plan(const GenerationParameters& parameters) const;
