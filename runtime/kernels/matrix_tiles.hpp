@@ -35,7 +35,7 @@ inline constexpr std::array<MatrixTile, 4> kMatrixTiles = {
     {{4, 2, 4}, {8, 4, 4}, {8, 4, 2}, {4, 2, 2}}};
 
 /// The tile of a product of `m` rows and `n` columns: `limits.matrix_tile` where it fits, else the
-/// first that gives the device enough work-groups.
+/// first that gives the device enough work-groups, the one it was measured to prefer before others.
 inline MatrixTile matrix_tile(const program::Limits& limits, const MatrixShape& shape, bool half,
                               int m, int n) {
     constexpr std::uint64_t kEnoughGroups = 160;
@@ -47,7 +47,13 @@ inline MatrixTile matrix_tile(const program::Limits& limits, const MatrixShape& 
         const MatrixTile& tile = kMatrixTiles[static_cast<std::size_t>(limits.matrix_tile)];
         if (fits(tile)) return tile;
     }
-    for (const MatrixTile& tile : kMatrixTiles) {
+    std::vector<MatrixTile> tiles(kMatrixTiles.begin(), kMatrixTiles.end());
+    if (limits.preferred_matrix_tile >= 0 &&
+        limits.preferred_matrix_tile < static_cast<int>(kMatrixTiles.size())) {
+        tiles.insert(tiles.begin(),
+                     kMatrixTiles[static_cast<std::size_t>(limits.preferred_matrix_tile)]);
+    }
+    for (const MatrixTile& tile : tiles) {
         const std::uint64_t groups =
             std::uint64_t{ceil_div(static_cast<std::uint64_t>(m), tile.rows(shape))} *
             ceil_div(static_cast<std::uint64_t>(n), tile.columns(shape));

@@ -68,6 +68,16 @@ ShaderId matrix_gemm_shader(int bits, const MatrixTile& tile) {
                        : (large ? ShaderId::gemm_matrix_w8_4 : ShaderId::gemm_matrix_w8_2);
 }
 
+/// The tile that was measured to be fastest, where there are rows enough for it.
+MatmulShape quantized_shape(const program::Limits& limits, int rows) {
+    const MatmulShape usual = matmul_shape(limits, rows);
+    if (!limits.product_rows || limits.product_lanes > limits.max_invocations ||
+        rows < static_cast<int>(limits.product_rows)) {
+        return usual;
+    }
+    return {limits.product_lanes ? limits.product_lanes : usual.lanes, limits.product_rows};
+}
+
 /// Rows first .. first+count-1 of `input`, scaled and multiplied by learned matrices, into the
 /// first rows of `out`.
 void rotate_chunk(Program& program, const std::string& name, const Matrix& input, int first,
@@ -249,7 +259,7 @@ void matmul(Program& program, const std::string& name, const QuantizedRows& a,
             bool accumulators) {
     using program::read;
     using program::unused;
-    const MatmulShape shape = matmul_shape(program.limits(), a.rows);
+    const MatmulShape shape = quantized_shape(program.limits(), a.rows);
     const int k_padded = round_up(a.k, kKAlignment);
     const std::uint64_t word_bytes = static_cast<std::uint64_t>(k_padded);
     const std::uint64_t widest =

@@ -90,8 +90,14 @@ std::uint64_t vae_bytes(const program::Limits& limits, const format::WanVaeConfi
 
 program::Limits device_limits(const vulkan::Device& device) {
     const auto& capabilities = device.capabilities();
-    return program::limits_of(capabilities.info, capabilities.storage_alignment,
-                              device.arithmetic());
+    program::Limits limits = program::limits_of(capabilities.info, capabilities.storage_alignment,
+                                                device.arithmetic());
+    if (device.tuning() && device.tuning()->arithmetic == device.arithmetic()) {
+        limits.product_lanes = device.tuning()->product_lanes;
+        limits.product_rows = device.tuning()->product_rows;
+        limits.preferred_matrix_tile = device.tuning()->matrix_tile;
+    }
+    return limits;
 }
 
 std::vector<float> encode_tokens(vulkan::Device& device, const format::Umt5Config& config,

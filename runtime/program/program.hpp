@@ -61,7 +61,10 @@ struct Limits {
     MatrixShape matrix_int8, matrix_half;
     std::uint32_t subgroup = 0;
     std::uint32_t shared_bytes = 0;
-    int matrix_tile = -1;  ///< of kernels/matrix_tiles.hpp; -1: by the product's size
+    int matrix_tile = -1;  ///< of kernels/matrix_tiles.hpp, forced; -1: by the product's size
+    // What was measured to be fastest (quantsparse/tuning.hpp); 0 and -1: the defaults.
+    int preferred_matrix_tile = -1;  ///< for products with enough work-groups
+    std::uint32_t product_lanes = 0, product_rows = 0;
 };
 
 struct Binding {

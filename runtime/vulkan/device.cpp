@@ -10,6 +10,7 @@
 #include "quantsparse/version.hpp"
 #include "vulkan/cooperative_matrix.hpp"
 #include "vulkan/pipeline_cache.hpp"
+#include "vulkan/tuning_file.hpp"
 
 namespace quantsparse::vulkan {
 namespace {
@@ -152,12 +153,22 @@ Device::Device(const DeviceOptions& options, bool inspect) : memory_limit_(optio
                                     "(VK_KHR_cooperative_matrix): use --arithmetic auto",
                                     capabilities_.info.name));
         }
+        const std::filesystem::path cache = inspect ? std::filesystem::path()
+                                            : options.cache_directory.empty()
+                                                ? default_cache_directory()
+                                                : options.cache_directory;
+        if (!cache.empty()) {
+            tuning_file_ = cache / cache_file_name("tuning", physical_.getProperties(), "json");
+            if (!options.ignore_tuning) tuning_ = read_tuning(tuning_file_);
+        }
         arithmetic_ = options.arithmetic;
+        if (arithmetic_ == Arithmetic::automatic && tuning_)
+            arithmetic_ = offered(tuning_->arithmetic, options);
         if (arithmetic_ == Arithmetic::automatic) {
             // The drivers' "accelerated" bit is no guide: on lavapipe, which denies it, dot is
-            // faster. Validation layers older than the extension reject its kernels.
-            const bool matrix = capabilities_.has_matrix_units && !options.validation &&
-                                !capabilities_.quirks.runs_on_cpu;
+            // faster.
+            const bool matrix = !capabilities_.quirks.runs_on_cpu &&
+                                offered(Arithmetic::matrix, options) == Arithmetic::matrix;
             arithmetic_ = matrix                                   ? Arithmetic::matrix
                           : capabilities_.info.integer_dot_product ? Arithmetic::dot
                                                                    : Arithmetic::portable;
@@ -207,10 +218,7 @@ Device::Device(const DeviceOptions& options, bool inspect) : memory_limit_(optio
         // Mesa's devices without hardware compile, but have no fences.
         if (!inspect) fence_ = vk::raii::Fence(device_, vk::FenceCreateInfo());
         pipelines_ = std::make_unique<PipelineCache>(
-            physical_, device_, capabilities_.info.subgroup_size,
-            inspect                           ? std::filesystem::path()
-            : options.cache_directory.empty() ? default_cache_directory()
-                                              : options.cache_directory,
+            physical_, device_, capabilities_.info.subgroup_size, cache,
             inspect ? vk::PipelineCreateFlagBits::eCaptureStatisticsKHR |
                           vk::PipelineCreateFlagBits::eCaptureInternalRepresentationsKHR
                     : vk::PipelineCreateFlags());
@@ -220,6 +228,15 @@ Device::Device(const DeviceOptions& options, bool inspect) : memory_limit_(optio
 }
 
 Device::~Device() = default;
+
+Arithmetic Device::offered(Arithmetic tier, const DeviceOptions& options) const {
+    // Validation layers older than the extension reject the matrix tier's kernels.
+    const bool has =
+        tier == Arithmetic::portable ||
+        (tier == Arithmetic::dot && capabilities_.info.integer_dot_product) ||
+        (tier == Arithmetic::matrix && capabilities_.has_matrix_units && !options.validation);
+    return has ? tier : Arithmetic::automatic;
+}
 
 std::uint64_t Device::memory_budget() const {
     if (memory_limit_) return memory_limit_;
@@ -322,6 +339,9 @@ const DeviceInfo& Device::info() const {
 }
 Arithmetic Device::arithmetic() const {
     return impl_->arithmetic();
+}
+bool Device::tuned() const {
+    return impl_->tuning().has_value();
 }
 int Device::validation_message_count() const {
     return impl_->validation_messages();

@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <vulkan/vulkan_raii.hpp>
 
 #include "quantsparse/device.hpp"
+#include "quantsparse/tuning.hpp"
 #include "vulkan/capabilities.hpp"
 
 namespace quantsparse::vulkan {
@@ -25,6 +27,11 @@ class Device {
 
     const Capabilities& capabilities() const { return capabilities_; }
     Arithmetic arithmetic() const { return arithmetic_; }
+    /// What tune() found; nothing where it did not run or is to be ignored. Its tiles are of its
+    /// own tier.
+    const std::optional<Tuning>& tuning() const { return tuning_; }
+    /// Where it is kept; empty when there is no cache directory.
+    const std::filesystem::path& tuning_file() const { return tuning_file_; }
     /// Bytes the next allocations may take: the option's limit, else the driver's budget, else the
     /// heap.
     std::uint64_t memory_budget() const;
@@ -49,6 +56,8 @@ class Device {
 
   private:
     void create_instance(bool validation);
+    /// The tier where it may be chosen without being asked for, else `automatic`.
+    Arithmetic offered(Arithmetic tier, const DeviceOptions& options) const;
 
     std::atomic<int> validation_messages_{0};
     vk::raii::Context context_;
@@ -57,6 +66,8 @@ class Device {
     vk::raii::PhysicalDevice physical_{nullptr};
     Capabilities capabilities_;
     Arithmetic arithmetic_ = Arithmetic::portable;
+    std::filesystem::path tuning_file_;
+    std::optional<Tuning> tuning_;
     std::uint64_t memory_limit_ = 0;
     vk::raii::Device device_{nullptr};
     vk::raii::Queue queue_{nullptr};

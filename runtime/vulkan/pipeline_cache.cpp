@@ -11,14 +11,6 @@
 namespace quantsparse::vulkan {
 namespace {
 
-/// The name says all that makes a cache stale: vendor, device, driver version, cache layout.
-std::string file_name(const vk::PhysicalDeviceProperties& properties) {
-    std::string uuid;
-    for (const auto byte : properties.pipelineCacheUUID) uuid += fmt::format("{:02x}", byte);
-    return fmt::format("pipelines-{:04x}-{:04x}-{:08x}-{}.bin", properties.vendorID,
-                       properties.deviceID, properties.driverVersion, uuid);
-}
-
 std::vector<char> read_file(const std::filesystem::path& path) {
     std::ifstream in(path, std::ios::binary);
     return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
@@ -26,13 +18,21 @@ std::vector<char> read_file(const std::filesystem::path& path) {
 
 }  // namespace
 
+std::string cache_file_name(const char* kind, const vk::PhysicalDeviceProperties& properties,
+                            const char* extension) {
+    std::string uuid;
+    for (const auto byte : properties.pipelineCacheUUID) uuid += fmt::format("{:02x}", byte);
+    return fmt::format("{}-{:04x}-{:04x}-{:08x}-{}.{}", kind, properties.vendorID,
+                       properties.deviceID, properties.driverVersion, uuid, extension);
+}
+
 PipelineCache::PipelineCache(const vk::raii::PhysicalDevice& physical,
                              const vk::raii::Device& device, std::uint32_t subgroup_size,
                              const std::filesystem::path& directory, vk::PipelineCreateFlags flags)
     : device_(device), subgroup_size_(subgroup_size), flags_(flags) {
     std::vector<char> data;
     if (!directory.empty()) {
-        file_ = directory / file_name(physical.getProperties());
+        file_ = directory / cache_file_name("pipelines", physical.getProperties(), "bin");
         data = read_file(file_);
     }
     try {

@@ -22,6 +22,10 @@ struct Pipeline {
     vk::raii::Pipeline pipeline{nullptr};
 };
 
+/// KIND-VENDOR-DEVICE-DRIVER-UUID.EXTENSION: says all that makes what is kept of a device stale.
+std::string cache_file_name(const char* kind, const vk::PhysicalDeviceProperties& properties,
+                            const char* extension);
+
 class PipelineCache {
   public:
     PipelineCache(const vk::raii::PhysicalDevice& physical, const vk::raii::Device& device,

@@ -13,6 +13,7 @@
 #include "options.hpp"
 #include "output_file.hpp"
 #include "quantsparse/error.hpp"
+#include "quantsparse/tuning.hpp"
 #include "report.hpp"
 #include "writer.hpp"
 
@@ -122,12 +123,61 @@ void report_done(const Options& options, const GenerationParameters& parameters,
     }
 }
 
+int tune_device(const Options& options) {
+    const bool shown = !options.quiet;
+    if (shown) {
+        fmt::print(stderr, "compiling and timing the candidates\n");
+    }
+    const auto on_trial = [&](const TuningTrial& trial) {
+        if (shown) {
+            fmt::print(stderr, "{:<40}{:>10.1f} GOP/s\n", trial.name,
+                       trial.operations_a_second * 1e-9);
+        }
+    };
+    const auto result = tune(options.device, TuningScope::arithmetic_and_tiles,
+                             {[] { return !interrupted(); }, on_trial});
+    if (!result) {
+        return stopped();
+    }
+    if (result->file.empty()) {
+        throw Error(ErrorCode::io,
+                    "what was measured can't be kept: set XDG_CACHE_HOME to a "
+                    "folder that can be written");
+    }
+    if (shown) {
+        fmt::print(stderr, "{} products are used from now on, {:.1f} GOP/s; kept in {}\n",
+                   arithmetic_name(result->tuning.arithmetic), result->operations_a_second * 1e-9,
+                   result->file.string());
+    }
+    return kDone;
+}
+
+// The device asked for. Where nobody has said how integer products are formed, and nobody has
+// measured it before, that is measured now; nothing when interrupted meanwhile.
+std::optional<Device> open_device(const Options& options) {
+    std::optional<Device> device(std::in_place, options.device);
+    if (device->tuned() || options.plan || options.device.validation ||
+        options.device.arithmetic != Arithmetic::automatic) {
+        return device;
+    }
+    device.reset();
+    if (!tune(options.device, TuningScope::arithmetic, {[] { return !interrupted(); }, {}})) {
+        return std::nullopt;
+    }
+    device.emplace(options.device);
+    return device;
+}
+
 int generate(const Options& options) {
     std::optional<Outputs> outputs;
     if (!options.plan) {
         outputs.emplace(options);
     }
-    Device device(options.device);
+    std::optional<Device> opened = open_device(options);
+    if (!opened) {
+        return stopped();
+    }
+    Device& device = *opened;
     TextToVideo pipeline(options.model, device, options.pipeline);
     const GenerationParameters parameters = pipeline.resolve(options.generation);
     if (options.plan) {
@@ -199,7 +249,13 @@ int run(int argc, char** argv) {
         return *parsed.exit_code;
     }
     watch_for_interrupts();
-    return parsed.options.list_devices ? list_devices(parsed.options) : generate(parsed.options);
+    if (parsed.options.list_devices) {
+        return list_devices(parsed.options);
+    }
+    if (parsed.options.tune) {
+        return tune_device(parsed.options);
+    }
+    return generate(parsed.options);
 }
 
 }  // namespace

@@ -25,6 +25,7 @@ constexpr const char* kExamples = R"(Examples:
   quantsparse-video -m MODEL -p "..." -o - | ffplay -
   quantsparse-video -m MODEL --size 832x480 --frames 81 --plan
   quantsparse-video --list-devices
+  quantsparse-video --tune --device 0
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.)";
 
@@ -266,12 +267,17 @@ ParseResult parse_options(int argc, char** argv) {
         ->group(group);
     app.add_flag("--list-devices", options.list_devices, "show the devices, then stop")
         ->group(group);
+    app.add_flag("--tune", options.tune,
+                 "measure which products and tiles are fastest on the device, keep that for all "
+                 "later runs, then stop")
+        ->group(group);
     add_choice<Arithmetic>(app, "--arithmetic", options.device.arithmetic,
                            {{"auto", Arithmetic::automatic},
                             {"portable", Arithmetic::portable},
                             {"dot", Arithmetic::dot},
                             {"matrix", Arithmetic::matrix}},
-                           "how integer products are formed; same result")
+                           "how integer products are formed; default: auto, the fastest, which is "
+                           "measured once a device")
         ->group(group);
     app.add_option("--memory-limit,--max-vram", memory_limit, "use no more than this, as 4G; the rest is streamed from host memory")
         ->type_name("SIZE")
@@ -321,7 +327,7 @@ ParseResult parse_options(int argc, char** argv) {
 
     try {
         app.parse(argc, argv);
-        if (options.list_devices) {
+        if (options.list_devices || options.tune) {
             return {options, std::nullopt};
         }
         if (options.model.empty()) {

@@ -26,6 +26,7 @@ struct Options {
     std::filesystem::path latents;  ///< empty: not saved
 
     bool list_devices = false;
+    bool tune = false;
     bool plan = false;
     bool json = false;
     std::filesystem::path profile_file;  ///< empty: a table on standard error

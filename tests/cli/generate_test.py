@@ -89,6 +89,22 @@ class Generate(CliTest):
             clips.add((self.folder / "a.y4m").read_bytes())
         self.assertEqual(len(clips), 10)
 
+    def test_steps_are_reused(self) -> None:
+        long = ["--size", "48x32", "--frames", "5", "--steps", "8", "--progress", "none"]
+        self.clip(*long, "-o", "all.y4m", "--attention", "sparse")
+        self.clip(*long, "-o", "none.y4m", "--attention", "sparse", "--step-cache", "0")
+        self.clip(*long, "-o", "few.y4m", "--attention", "sparse", "--step-cache", "2")
+        whole, same, few = ((self.folder / f"{n}.y4m").read_bytes() for n in ("all", "none", "few"))
+        self.assertEqual(whole, same)
+        self.assertNotEqual(whole, few)
+        plan = self.video("-m", MODEL, *SMALL, *long, "--attention", "sparse", "--step-cache", "2",
+                          "--plan", "--json")
+        self.assert_done(plan)
+        steps = json.loads(plan.stdout)["steps"]
+        self.assertEqual(sum(steps.values()), 8)
+        self.assertGreater(steps["reused"], 0)
+        self.assertGreater(steps["refresh"], 0)
+
     def test_sparse_attention_is_recorded(self) -> None:
         self.clip("-o", "a.mp4", "--attention", "sparse", "--steps", "3", "--refresh-interval", "2",
                   "--profile=times.json")

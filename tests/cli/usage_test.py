@@ -19,6 +19,31 @@ class Usage(CliTest):
             self.assertEqual(result.returncode, 0)
             self.assertIn(b"quantsparse-video", result.stdout)
 
+    def test_what_is_fastest_is_measured_once(self) -> None:
+        cache = {**os.environ, "XDG_CACHE_HOME": str(self.folder / "cache")}
+        clip = ["-m", MODEL, "-p", PROMPT, *SMALL, "-o", "a.gif", "--quiet"]
+        self.assert_done(self.video(*clip, env=cache))
+        kept = list((self.folder / "cache/quantsparse").glob("tuning-*.json"))
+        self.assertEqual(len(kept), 1)
+        quick = json.loads(kept[0].read_text())
+        self.assertIn(quick["arithmetic"], ("portable", "dot", "matrix"))
+        self.assertEqual((quick["product_rows"], quick["matrix_tile"]), (0, -1))
+        before = kept[0].stat().st_mtime_ns
+        self.assert_done(self.video(*clip, env=cache))
+        self.assertEqual(kept[0].stat().st_mtime_ns, before)
+        errors = self.assert_done(self.video("--tune", env=cache))
+        self.assertIn(str(kept[0]), errors)
+        self.assertIn("GOP/s", errors)
+        self.assertGreater(kept[0].stat().st_mtime_ns, before)
+        kept[0].write_text("{}")
+        self.assert_done(self.video(*clip, env=cache))
+        self.assertIn("arithmetic", kept[0].read_text())
+        nowhere = {**os.environ, "XDG_CACHE_HOME": "/dev/null"}
+        self.assert_done(self.video(*clip, env=nowhere))
+        result = self.video("--tune", "--quiet", env=nowhere)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn(b"XDG_CACHE_HOME", result.stderr)
+
     def test_incomplete_commands(self) -> None:
         model = ["-m", MODEL]
         self.refused(2, ["-m"], "-p", PROMPT, "-o", "a.mp4")
@@ -56,6 +81,7 @@ class Usage(CliTest):
                               ("--block-size", "-64"), ("--mask", "round"), ("--sink", "drain"),
                               ("--mask-granularity", "fine"), ("--ssar", "fourth"),
                               ("--ssar-rank", "0"), ("--ssar-rank", "33"),
+                              ("--step-cache", "-1"), ("--step-cache", "nan"),
                               ("--ssar-span", "wide"), ("--ssar-gain", "2"),
                               ("--residual", "int2"), ("--refresh-interval", "0"),
                               ("--dense-steps", "-1"), ("--dense-layers", "-2"),

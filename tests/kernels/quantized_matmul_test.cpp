@@ -67,8 +67,12 @@ class QuantizedTest : public DeviceTest {
         return input;
     }
 
-    std::vector<Outcome> run(const std::vector<Input>& inputs, Arithmetic arithmetic) {
-        Program program(limits(arithmetic));
+    std::vector<Outcome> run(const std::vector<Input>& inputs, Arithmetic arithmetic,
+                             std::uint32_t lanes = 0, std::uint32_t product_rows = 0) {
+        program::Limits tile = limits(arithmetic);
+        tile.product_lanes = lanes;
+        tile.product_rows = product_rows;
+        Program program(tile);
         std::vector<Handles> handles;
         for (const auto& [c, x, bias, weight_scale, weight] : inputs) {
             Handles h;
@@ -215,6 +219,22 @@ TEST_F(QuantizedTest, CodesAndAccumulatorsAreExactInEveryTier) {
         EXPECT_EQ((*dot)[i].out, portable[i].out) << inputs[i].c.text();
     }
     if (!dot) fmt::print("no dot tier on {}: portable alone\n", device().info().name);
+}
+
+TEST_F(QuantizedTest, MeasuredTilesChangeNoBit) {
+    std::vector<Input> inputs;
+    for (const int m : {1, 31, 33, 100}) inputs.push_back(make({m, 70, 96, 4, 8}));
+    for (const Arithmetic tier : {Arithmetic::portable, Arithmetic::dot}) {
+        if (tier == Arithmetic::dot && !has_dot()) continue;
+        const auto usual = run(inputs, tier);
+        for (const auto& [lanes, rows] : {std::pair{16u, 32u}, {32u, 8u}, {64u, 16u}, {0u, 4u}}) {
+            const auto tuned = run(inputs, tier, lanes, rows);
+            for (std::size_t i = 0; i < inputs.size(); ++i) {
+                EXPECT_EQ(tuned[i].sums, usual[i].sums) << inputs[i].c.text();
+                EXPECT_EQ(tuned[i].out, usual[i].out) << inputs[i].c.text();
+            }
+        }
+    }
 }
 
 TEST_F(QuantizedTest, ARowOfZerosGivesZerosAndScaleOne) {

@@ -11,7 +11,7 @@ namespace quantsparse {
 
 /// How integer products are formed; all tiers give identical accumulators.
 enum class Arithmetic {
-    automatic,  ///< the fastest tier the device has
+    automatic,  ///< what tune() found, else the tier that is usually the fastest the device has
     portable,   ///< products summed in fp32, exact below 2^24
     dot,        ///< packed 4x8-bit dot product (OpSDot)
     matrix,     ///< matrix units (VK_KHR_cooperative_matrix); attention and half weights use them too
@@ -62,7 +62,9 @@ struct DeviceOptions {
     std::string selector;  ///< empty: the default; else an index, a UUID or a part of the name
     Arithmetic arithmetic = Arithmetic::automatic;
     std::uint64_t memory_limit = 0;        ///< bytes; 0: what the device reports as its budget
-    std::filesystem::path cache_directory; ///< pipeline cache; empty: $XDG_CACHE_HOME/quantsparse
+    /// Of pipelines and of what tune() found; empty: $XDG_CACHE_HOME/quantsparse.
+    std::filesystem::path cache_directory;
+    bool ignore_tuning = false;  ///< as if tune() had never run
     bool validation = false;  ///< Khronos validation with synchronisation checks, when installed
 };
 
@@ -82,6 +84,7 @@ class Device {
 
     const DeviceInfo& info() const;
     Arithmetic arithmetic() const;  ///< the tier in use, never `automatic`
+    bool tuned() const;  ///< tune() has run on this device and driver
     /// Messages of the validation layers so far, errors and warnings (0 without validation).
     int validation_message_count() const;
 

@@ -1,0 +1,16 @@
+// What quantsparse::tune() found, in a file beside the pipeline cache. Anything wrong with it is as
+// if it were not there.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+
+#include "quantsparse/tuning.hpp"
+
+namespace quantsparse::vulkan {
+
+std::optional<Tuning> read_tuning(const std::filesystem::path& file);
+/// False when it could not be written; then no part of it is left.
+bool write_tuning(const std::filesystem::path& file, const Tuning& tuning);
+
+}  // namespace quantsparse::vulkan
