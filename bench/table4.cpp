@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "block.hpp"
 #include "clip_cost.hpp"
@@ -31,6 +32,8 @@ struct Row {
     double block_seconds = 0;  ///< mean of a period at the larger number, of the minima
     double block_median = 0;
     double clip_seconds = 0;  ///< all steps, layers and branches at the clip's tokens
+    /// With SSAR: by how much a period takes longer than the same steps without a correction.
+    std::optional<double> ssar_adds;
 
     /// Mean over a refresh period of what each kind of step takes.
     double period_mean(const std::vector<double>& of_kinds) const {
@@ -53,9 +56,13 @@ std::vector<Row> rows_of(const Table4Options& options) {
     rows[1].model.weight_bits = 4;
     for (const double density : options.densities) {
         Row row = rows[1];
-        row.name = fmt::format("W4A8, {:.0f} % + SSAR", 100 * density);
+        row.name = fmt::format("W4A8, {:.0f} %, no SSAR", 100 * density);
         row.model.attention.kind = AttentionKind::sparse;
         row.model.attention.density = density;
+        row.model.attention.ssar = SsarMode::none;  // the same refresh steps, nothing added
+        rows.push_back(row);
+        row.name = fmt::format("W4A8, {:.0f} % + SSAR", 100 * density);
+        row.model.attention.ssar = AttentionParameters{}.ssar;
         rows.push_back(row);
     }
     return rows;
@@ -152,6 +159,12 @@ void evaluate(std::vector<Row>& rows, const Table4Options& options, int layers) 
         row.clip_seconds = options.steps * kBranches *
                            ((layers - dense_layers) * block + dense_layers * dense_cost.back());
     }
+    for (std::size_t r = 1; r < rows.size(); ++r) {
+        if (rows[r - 1].model.attention.kind == AttentionKind::sparse &&
+            rows[r - 1].model.attention.ssar == SsarMode::none) {
+            rows[r].ssar_adds = rows[r].block_seconds / rows[r - 1].block_seconds - 1;
+        }
+    }
 }
 
 std::string duration(double seconds) {
@@ -217,6 +230,7 @@ Json json_of(const std::vector<Row>& rows, const Table4Options& options, const D
                       {"block_speed", rows[0].block_seconds / row.block_seconds},
                       {"clip_seconds_extrapolated", row.clip_seconds},
                       {"clip_speed_extrapolated", rows[0].clip_seconds / row.clip_seconds}};
+        if (row.ssar_adds) entry["ssar_adds"] = *row.ssar_adds;
         for (std::size_t k = 0; k < row.kinds.size(); ++k) {
             for (int size = 0; size < 2; ++size) {
                 const auto& times = row.seconds[size][k];
@@ -251,7 +265,7 @@ void run_table4(const Table4Options& options) {
     }
     evaluate(rows, options, config.num_layers);
 
-    const std::vector<std::string> notes = {
+    std::vector<std::string> notes = {
         fmt::format(
             "Storage: the transformer's file, 16 bits for what is not quantised. Memory: the "
             "plan of the denoising stage at {} tokens, {} guidance branches.",
@@ -264,6 +278,12 @@ void run_table4(const Table4Options& options) {
                     "blocks of {} and {} tokens as a n + b n^2.",
                     options.clip_tokens, config.num_layers, options.steps, kBranches,
                     options.tokens / 2, options.tokens)};
+    for (const Row& row : rows) {
+        if (row.ssar_adds) {
+            notes.push_back(fmt::format("{}: {:+.1f} % beside the same steps without a correction.",
+                                        row.name, 100 * *row.ssar_adds));
+        }
+    }
     std::vector<std::vector<std::string>> cells;
     fmt::print("\n{:<26}{:>12}{:>12}{:>21}{:>9}{:>12}{:>9}\n", "configuration", "storage", "memory",
                "block", "", "clip", "");

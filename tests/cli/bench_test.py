@@ -43,8 +43,11 @@ class BenchTest(CliTest):
         text, out = self.done("table4", "--config", MODEL, "--tokens", 256, "--clip-tokens", 1296, "--steps", 10,
                               "--repeats", 2, "--density", "0.25", "--html", html)
         self.assertEqual([r["name"] for r in out["rows"]],
-                         ["16-bit, dense attention", "W4A8, dense attention", "W4A8, 25 % + SSAR"])
-        floating, quantised, sparse = out["rows"]
+                         ["16-bit, dense attention", "W4A8, dense attention", "W4A8, 25 %, no SSAR", "W4A8, 25 % + SSAR"])
+        floating, quantised, plain, sparse = out["rows"]
+        self.assertEqual(plain["memory_residuals"], 0)
+        self.assertNotIn("ssar_adds", plain)
+        self.assertGreater(sparse["ssar_adds"], -1)
         self.assertLess(quantised["storage_bytes"], floating["storage_bytes"])
         self.assertEqual(sparse["storage_bytes"], quantised["storage_bytes"])
         self.assertGreater(sparse["memory_residuals"], 0)
