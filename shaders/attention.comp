@@ -18,11 +18,12 @@
 // With kResidual the SSAR correction (residual.glsl) is added to what is written. With kHeadMajor `out` is
 // [heads, q_stride, padded_dim] in the heads' own order, for merge_heads.comp.
 //
-// Flash attention: a work-group owns kQueries queries of one head and walks over tiles of
-// gl_WorkGroupSize.x * kKeysPerLane keys with a running maximum.
+// Flash attention: a team of kLanes invocations owns kQueries queries of one head and walks over tiles of
+// kLanes * kKeysPerLane keys with running maxima. A work-group is kTeams teams, which fill the device's
+// subgroup, read the same keys and lie in one block of queries.
 //   1. scores: an invocation owns kKeysPerLane keys and computes them against all queries, so that both
 //      operands are used kQueries * kKeysPerLane times per load; the scores go to shared memory
-//   2. softmax of the tile: invocations share out the queries
+//   2. softmax of the tile: kParts invocations for each query, a part of the tile's keys each
 //   3. values: an invocation owns every kLanes-th vec4 of the output and all queries
 // Group x: query tiles, group y: heads. Everything sized by specialisation constants.
 #version 460
@@ -38,16 +39,21 @@
 const uint kKeysPerLane = 4;
 const uint kTile = kLanes * kKeysPerLane;
 const uint kVectors = (kDim4 + kLanes - 1) / kLanes;    // vec4 of the output an invocation owns
+const uint kParts = kLanes / kQueries;                  // kLanes is a multiple of kQueries
+const uint kPart = kLanes / kParts;                     // fours of a tile's keys
 
-shared vec4 scores[kQueries][kTile / 4 + 1];  // one more column: rows begin in different banks
-shared float rescale[kQueries];
-shared float maximum[kQueries];
-shared float denominator[kQueries];
+layout(constant_id = 15) const uint kTeams = 1;
+
+shared vec4 scores[kTeams * kQueries][kLanes + 1];  // one more column: rows begin in different banks
+shared float rescale[kTeams * kQueries];
+shared float partial_values[kTeams * kQueries][kParts];
 
 void main() {
-    const uint lane = gl_LocalInvocationID.x;
+    const uint lane = gl_LocalInvocationID.x % kLanes;
+    const uint team = gl_LocalInvocationID.x / kLanes;
+    const uint own = team * kQueries;  // the team's first row of what is shared
     const uint head = gl_WorkGroupID.y;
-    const uint query0 = gl_WorkGroupID.x * kQueries;
+    const uint query0 = (gl_WorkGroupID.x * kTeams + team) * kQueries;
     const uint last_row = p.query_base + p.queries - 1;
     const uint row0 = p.query_base + query0;
     const uint q_head = head * p.q_stride;
@@ -57,13 +63,16 @@ void main() {
     [[unroll]] for (uint t = 0; t < kQueries; ++t) {
         [[unroll]] for (uint i = 0; i < kVectors; ++i) sum[t][i] = vec4(0.0);
     }
-    for (uint t = lane; t < kQueries; t += kLanes) {
-        maximum[t] = kMasked;
-        denominator[t] = 0.0;
-    }
+    // Of the query whose softmax this invocation shares: its maximum, and its own part of the denominator.
+    const uint softmax_row = own + lane % kQueries;
+    const uint part = lane / kQueries;
+    float maximum = kMasked;
+    float denominator = 0.0;
 
 #ifdef SPARSE
-    uint list = (p.first_head + head) * p.list_stride + row0 / kBlock;
+    // Teams whose queries are past the end go along with the group's first, which is not.
+    uint list = (p.first_head + head) * p.list_stride +
+                (p.query_base + gl_WorkGroupID.x * kTeams * kQueries) / kBlock;
 #ifdef BOTH
     list *= 2;
     [[dont_unroll]] for (uint pass = 0; pass < 2; ++pass, ++list) {
@@ -92,7 +101,7 @@ void main() {
             const uint k3 = (kv_head + min(key0 + 3, last)) * kDim4;
             vec4 score[kQueries];
             [[unroll]] for (uint t = 0; t < kQueries; ++t) score[t] = vec4(0.0);
-            for (uint d = 0; d < kDim4; ++d) {
+            [[dont_unroll]] for (uint d = 0; d < kDim4; ++d) {
                 const vec4 a = load_k(k0 + d);
                 const vec4 b = load_k(k1 + d);
                 const vec4 c = load_k(k2 + d);
@@ -112,35 +121,42 @@ void main() {
                 const uvec4 sees = partial ? load_sight(row) : uvec4(0);
 #ifdef BOTH
                 if (partial && pass != 0) {
-                    scores[t][lane] = unseen_scores(s, key0, sees);
+                    scores[own + t][lane] = unseen_scores(s, key0, sees);
                 } else
 #endif
-                scores[t][lane] = masked_scores(s, key0, partial, sees);
+                scores[own + t][lane] = masked_scores(s, key0, partial, sees);
             }
         }
         barrier();
-        for (uint t = lane; t < kQueries; t += kLanes) {
-            vec4 largest = scores[t][0];
-            for (uint j = 1; j < kLanes; ++j) largest = max(largest, scores[t][j]);
-            const float before = maximum[t];
-            const float now =
-                max(before, max(max(largest.x, largest.y), max(largest.z, largest.w)));
+        {
+            // Not unrolled: compilers would keep all of the row in registers.
+            const uint begin = part * kPart;
+            vec4 largest = scores[softmax_row][begin];
+            [[dont_unroll]] for (uint j = begin + 1; j < begin + kPart; ++j) {
+                largest = max(largest, scores[softmax_row][j]);
+            }
+            float now = max(maximum, max(max(largest.x, largest.y), max(largest.z, largest.w)));
+            if (kParts > 1) {
+                partial_values[softmax_row][part] = now;
+                barrier();
+                for (uint i = 0; i < kParts; ++i) now = max(now, partial_values[softmax_row][i]);
+            }
             vec4 total = vec4(0.0);
-            for (uint j = 0; j < kLanes; ++j) {
-                const vec4 e = exp(scores[t][j] - now);
-                scores[t][j] = e;
+            [[dont_unroll]] for (uint j = begin; j < begin + kPart; ++j) {
+                const vec4 e = exp(scores[softmax_row][j] - now);
+                scores[softmax_row][j] = e;
                 total += e;
             }
-            const float factor = exp(before - now);
-            maximum[t] = now;
-            rescale[t] = factor;
-            denominator[t] = denominator[t] * factor + total.x + total.y + total.z + total.w;
+            const float factor = exp(maximum - now);
+            maximum = now;
+            denominator = denominator * factor + total.x + total.y + total.z + total.w;
+            if (part == 0) rescale[softmax_row] = factor;
         }
         barrier();
         const uint tile_keys = min(kTile, p.keys - first);
         [[unroll]] for (uint i = 0; i < kVectors; ++i) {
             const uint d = min(i * kLanes + lane, kDim4 - 1);
-            [[unroll]] for (uint t = 0; t < kQueries; ++t) sum[t][i] *= rescale[t];
+            [[unroll]] for (uint t = 0; t < kQueries; ++t) sum[t][i] *= rescale[own + t];
             for (uint j = 0; j < tile_keys; j += 4) {
                 // Keys past the end have probability zero; their values are those of the last key.
                 const uint last = p.keys - 1;
@@ -149,7 +165,7 @@ void main() {
                 const vec4 v2 = load_v((kv_head + min(first + j + 2, last)) * kDim4 + d);
                 const vec4 v3 = load_v((kv_head + min(first + j + 3, last)) * kDim4 + d);
                 [[unroll]] for (uint t = 0; t < kQueries; ++t) {
-                    const vec4 e = scores[t][j / 4];
+                    const vec4 e = scores[own + t][j / 4];
                     sum[t][i] += e.x * v0 + e.y * v1 + e.z * v2 + e.w * v3;
                 }
             }
@@ -157,6 +173,8 @@ void main() {
         barrier();
     }
 
+    partial_values[softmax_row][part] = denominator;
+    barrier();
     [[unroll]] for (uint t = 0; t < kQueries; ++t) {
         if (query0 + t < p.queries) {
             const uint token = token_of(row0 + t, p.first_head + head);
@@ -165,7 +183,9 @@ void main() {
             if (pass == 0) out_base += kMaskedBase;
 #endif
             // Zero for a query whose list is empty.
-            const float normalise = denominator[t] > 0.0 ? 1.0 / denominator[t] : 0.0;
+            float whole = 0.0;
+            for (uint i = 0; i < kParts; ++i) whole += partial_values[own + t][i];
+            const float normalise = whole > 0.0 ? 1.0 / whole : 0.0;
             [[unroll]] for (uint i = 0; i < kVectors; ++i) {
                 const vec4 y = sum[t][i] * normalise;
                 const uint column = 4 * (i * kLanes + lane);
@@ -179,6 +199,7 @@ void main() {
         }
     }
 #ifdef BOTH
+    barrier();  // the next pass writes what was read above
     }
 #elif defined(SPARSE)
     if (kResidual == kNoResidual) return;

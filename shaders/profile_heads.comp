@@ -79,12 +79,13 @@ void main() {
         }
         barrier();
         for (uint t = lane; t < kMasks * kSamples; t += kLanes) {
+            // Not unrolled: compilers would keep all of the row in registers.
             vec4 largest = weights[t][0];
-            for (uint j = 1; j < kLanes; ++j) largest = max(largest, weights[t][j]);
+            [[dont_unroll]] for (uint j = 1; j < kLanes; ++j) largest = max(largest, weights[t][j]);
             const float before = maximum[t];
             const float now = max(before, max(max(largest.x, largest.y), max(largest.z, largest.w)));
             vec4 total = vec4(0.0);
-            for (uint j = 0; j < kLanes; ++j) {
+            [[dont_unroll]] for (uint j = 0; j < kLanes; ++j) {
                 const vec4 e = exp(weights[t][j] - now);
                 weights[t][j] = e;
                 total += e;

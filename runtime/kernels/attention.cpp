@@ -33,8 +33,10 @@ struct Shape {
         false;  ///< attention_private.comp: `queries` of each invocation, else of the group
     std::uint32_t lanes = 32;
     std::uint32_t queries = 8;
-    int unit_dim = 0;  ///< matrix/attention_matrix.comp, for heads of so many columns
-    std::uint32_t group_queries() const { return is_private ? lanes * queries : queries; }
+    int unit_dim = 0;         ///< matrix/attention_matrix.comp, for heads of so many columns
+    std::uint32_t teams = 1;  ///< of `lanes`, each with `queries` of its own: attention.comp
+    std::uint32_t group_queries() const { return is_private ? lanes * queries : queries * teams; }
+    std::uint32_t group_lanes() const { return lanes * teams; }
     shaders::ShaderId shader(bool sparse, bool both) const {
         using shaders::ShaderId;
         if (unit_dim == 64) {
@@ -54,6 +56,9 @@ struct Shape {
         return sparse ? ShaderId::attention_sparse : ShaderId::attention_dense;
     }
 };
+
+/// Invocations of a work-group of attention.comp on GPUs.
+constexpr std::uint32_t kFullGroup = 64;
 
 /// Wider heads would unroll into too much code.
 constexpr int kWidestPrivate = 128;
@@ -111,7 +116,18 @@ Shape shape_for(const Program& program, int padded_dim, int block, bool texels) 
     std::uint32_t lanes = program.limits().runs_on_cpu ? 8 : 32;
     // A tile is 4 keys a lane and doesn't pass a block's end.
     if (block) lanes = std::min(lanes, static_cast<std::uint32_t>(block) / 4);
-    return {false, lanes, padded_dim > 128 ? 4u : 8u};
+    // On GPUs the sums and scores of eight queries fill the registers where a lane owns more than
+    // one vec4 of the output: 9 spilled on gfx1100 in sparse attention, heads of 128, blocks of 64.
+    const bool few =
+        program.limits().runs_on_cpu ? padded_dim > 128 : padded_dim > 4 * static_cast<int>(lanes);
+    const std::uint32_t queries = few ? 4 : 8;
+    // AMD's subgroups of 64 idle in narrower groups. All of a group's queries lie in one block.
+    std::uint32_t teams = 1;
+    if (!program.limits().runs_on_cpu) {
+        teams = std::min(kFullGroup, program.limits().max_invocations) / lanes;
+        if (block) teams = std::min(teams, static_cast<std::uint32_t>(block) / queries);
+    }
+    return {false, lanes, queries, 0, std::max(teams, 1u)};
 }
 
 int heads_per_dispatch(const Program& program, std::uint64_t head_bytes, int heads) {
@@ -218,7 +234,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
         head_major ? add_head_matrix(program, name + ".heads", q.heads, q.tokens, q.head_dim)
                    : HeadMatrix{};
     const Residual* residual = head_major ? nullptr : options.residual;
-    std::vector<std::uint32_t> constants = {shape.lanes,
+    std::vector<std::uint32_t> constants = {shape.group_lanes(),
                                             static_cast<std::uint32_t>(q.padded_dim / 4),
                                             options.bias.valid(), shape.lanes, shape.queries};
     if (blocks) {
@@ -232,6 +248,10 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
             constants.push_back(static_cast<std::uint32_t>(
                 (options.masked->first_row - out.first_row) * out.stride));
         }
+    }
+    if (!units && !shape.is_private) {
+        constants.resize(15);
+        constants.push_back(shape.teams);
     }
     if (units) {
         constants.resize(14);  // the dense kernel has none of the list's and the correction's

@@ -85,7 +85,12 @@ bool DeviceTest::has_dot() {
 }
 
 program::Limits DeviceTest::limits(Arithmetic arithmetic) {
-    return pipeline::device_limits(device(arithmetic).internal());
+    program::Limits limits = pipeline::device_limits(device(arithmetic).internal());
+    if (std::getenv("QUANTSPARSE_TEST_GPU_SHAPES")) {
+        limits.runs_on_cpu = false;
+        limits.texel_bytes = 0;
+    }
+    return limits;
 }
 
 Executor DeviceTest::executor_for(const Program& program) {

@@ -37,6 +37,8 @@ class DeviceTest : public testing::Test {
     static bool has_dot();
     /// On a GPU; CPU drivers offer them for tests of other kinds.
     static bool has_matrix_units();
+    /// With QUANTSPARSE_TEST_GPU_SHAPES in the environment kernels get the variants and work-groups
+    /// that GPUs run, on whatever device this is.
     static program::Limits limits(Arithmetic arithmetic = usual());
     /// How far attention may be off: matrix units take its operands as halves.
     /// `spread`: of the scores, whose rounding then weighs so much more.
