@@ -17,7 +17,7 @@ import numpy as np
 
 from captions import plain_caption
 from checker import Verdict, check
-from pictures import film_strip, read_frames, write_png
+from pictures import film_strip, read_frames, read_png, sheet, write_png
 from scores import Scores, sentence
 from world import Scene, random_scene
 
@@ -54,8 +54,11 @@ def main() -> int:
     p.add_argument("--jobs", type=int, default=1, help="clips at a time")
     p.add_argument("--json", type=Path, metavar="FILE", help="the figures for programs, too")
     p.add_argument("--strips", type=Path, metavar="FOLDER", help="a picture of every clip, six frames side by side")
+    p.add_argument("--sheet", type=Path, metavar="FILE", help="all of them on one page, with --strips")
     p.add_argument("more", nargs="*", help=argparse.SUPPRESS)
     a = p.parse_args()
+    if a.sheet and not a.strips:
+        p.error("--sheet needs --strips")
     if not a.video.exists():
         print(f"error: {a.video} does not exist: build the project first", file=sys.stderr)
         return 1
@@ -86,6 +89,8 @@ def main() -> int:
     print(f"{scores.clips} held-out prompts, {a.frames}x{a.size}x{a.size}, {a.steps} steps, guidance {a.guidance:g}, "
           f"seed {a.seed}: {scores.line()}")
     print(scores.tables())
+    if a.sheet:
+        write_png(a.sheet, sheet([read_png(a.strips / f"{i:02d}.png") for i in range(len(scenes))]))
     if a.json:
         settings = {k: getattr(a, k) for k in ("frames", "size", "steps", "guidance", "seed", "more")}
         seen = [{"prompt": plain_caption(s), "seen": sentence(v)} for s, v in clips]

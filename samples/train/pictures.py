@@ -81,6 +81,17 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     path.write_bytes(out)
 
 
+def sheet(pictures: list[np.ndarray], columns: int = 2, gap: int = 6) -> np.ndarray:
+    """Pictures of one size, row by row, on white."""
+    h, w, _ = pictures[0].shape
+    rows = -(-len(pictures) // columns)
+    page = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        y, x = i // columns * (h + gap), i % columns * (w + gap)
+        page[y:y + h, x:x + w] = picture
+    return page
+
+
 def film_strip(frames: np.ndarray, count: int = 6, shrink: int = 2) -> np.ndarray:
     """`count` evenly spaced frames of [F, H, W, 3] uint8 side by side, each made `shrink` times smaller."""
     _, h, w, _ = frames.shape
