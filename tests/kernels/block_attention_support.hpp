@@ -1,0 +1,109 @@
+// What tests of block-sparse attention and of the profiling of heads share: shapes in two orders of
+// tokens, attention by its definition, operands whose rows past the last token hold NaN.
+#pragma once
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "attention/block_mask.hpp"
+#include "kernels/head_profile.hpp"
+#include "support.hpp"
+
+namespace quantsparse::tests {
+
+using attention::BlockMask;
+using kernels::BlockList;
+using kernels::HeadMatrix;
+
+class BlockAttentionTest : public DeviceTest {
+  protected:
+    struct Shape {
+        int heads, head_dim, frames, places;
+        bool apart = false;  ///< temporal heads hold frame 0 as it is, then the others
+        int tokens() const { return frames * places; }
+        std::size_t count() const { return at(heads * tokens(), 0, head_dim); }
+        int place_index(int token) const {
+            if (!apart) return token % places * frames + token / places;
+            if (token < places) return token;
+            return places + token % places * (frames - 1) + token / places - 1;
+        }
+    };
+    /// Values [heads, tokens, head_dim], frame by frame.
+    struct Operands {
+        std::vector<float> q, k, v;
+    };
+    using Predicate = std::function<bool(int head, int i, int j)>;
+
+    Operands random_operands(const Shape& s) {
+        return {random(s.count()), random(s.count()), random(s.count())};
+    }
+
+    /// out[token, head * head_dim + c] by the definition; `sees` is asked in frame order.
+    static std::vector<double> reference(const Shape& s, const Operands& x, float scale,
+                                         const Predicate& sees) {
+        std::vector<double> out(s.count());
+        const int tokens = s.tokens();
+        for (int h = 0; h < s.heads; ++h) {
+            for (int i = 0; i < tokens; ++i) {
+                std::vector<double> weight(static_cast<std::size_t>(tokens), 0.0);
+                double largest = -1e300, total = 0;
+                for (int j = 0; j < tokens; ++j) {
+                    if (!sees(h, i, j)) continue;
+                    double score = 0;
+                    for (int d = 0; d < s.head_dim; ++d) {
+                        score += static_cast<double>(x.q[at(h * tokens + i, d, s.head_dim)]) *
+                                 static_cast<double>(x.k[at(h * tokens + j, d, s.head_dim)]);
+                    }
+                    weight[static_cast<std::size_t>(j)] = score * scale;
+                    largest = std::max(largest, score * scale);
+                }
+                for (int j = 0; j < tokens; ++j) {
+                    double& w = weight[static_cast<std::size_t>(j)];
+                    w = sees(h, i, j) ? std::exp(w - largest) : 0;
+                    total += w;
+                }
+                for (int d = 0; d < s.head_dim; ++d) {
+                    double y = 0;
+                    for (int j = 0; j < tokens; ++j) {
+                        y += weight[static_cast<std::size_t>(j)] *
+                             static_cast<double>(x.v[at(h * tokens + j, d, s.head_dim)]);
+                    }
+                    out[at(i, h * s.head_dim + d, s.heads * s.head_dim)] = y / total;
+                }
+            }
+        }
+        return out;
+    }
+
+    static HeadMatrix add_heads(Program& program, const char* name, const Shape& s) {
+        return kernels::add_head_matrix(program, name, s.heads, s.tokens(), s.head_dim,
+                                        Lifetime::persistent);
+    }
+    /// Temporal heads are stored place by place.
+    static void write_heads(Executor& executor, const Shape& s, const HeadMatrix& m,
+                            const std::vector<float>& values,
+                            const std::vector<std::uint32_t>& types) {
+        std::vector<float> padded(m.head_bytes() / 4 * static_cast<std::size_t>(m.heads),
+                                  std::numeric_limits<float>::quiet_NaN());
+        for (int h = 0; h < s.heads; ++h) {
+            for (int t = 0; t < s.tokens(); ++t) {
+                const int position = types[static_cast<std::size_t>(h)] ? s.place_index(t) : t;
+                for (int c = 0; c < m.padded_dim; ++c) {
+                    padded[at(h * m.token_stride + position, c, m.padded_dim)] =
+                        c < s.head_dim ? values[at(h * s.tokens() + t, c, s.head_dim)] : 0.0f;
+                }
+            }
+        }
+        executor.write_values(m.tensor, std::span<const float>(padded));
+    }
+    static BlockMask band_mask(int tokens, int band, int sink, int block) {
+        return attention::make_block_mask(attention::band_sight(tokens, band, sink), block);
+    }
+    static void write_types(Executor& executor, Tensor tensor, std::vector<std::uint32_t> types) {
+        types.resize(executor.program().bytes_of(tensor) / 4);
+        executor.write_values(tensor, std::span<const std::uint32_t>(types));
+    }
+};
+
+}  // namespace quantsparse::tests
