@@ -219,8 +219,8 @@ struct TextToVideo::Impl {
 
     static int branches(const GenerationParameters& p) { return p.guidance_scale == 1.0 ? 1 : 2; }
 
-    pipeline::StagesPlan plan(const GenerationParameters& p) const {
-        const attention::StepSchedule steps = schedule(p);
+    pipeline::StagesPlan plan(const GenerationParameters& p,
+                              const attention::StepSchedule& steps) const {
         return pipeline::plan_stages(
             pipeline::device_limits(device), bundle,
             pipeline::dit_options(bundle, latent_shape(p), branches(p),
@@ -324,7 +324,8 @@ class ProgressReporter {
 std::optional<Video> TextToVideo::Impl::generate(const GenerationParameters& requested,
                                                  const GenerationCallbacks& callbacks) {
     const GenerationParameters p = resolve(requested);
-    const pipeline::StagesPlan stages = plan(p);
+    const attention::StepSchedule steps = schedule(p);
+    const pipeline::StagesPlan stages = plan(p, steps);
     stages.memory.require_fit();
     if (callbacks.plan) callbacks.plan(stages.memory);
     profile.clear();
@@ -360,7 +361,6 @@ std::optional<Video> TextToVideo::Impl::generate(const GenerationParameters& req
     std::vector<float> latent(shape.count());
     sampling::fill_gaussian(p.seed, latent);
     const auto sampler = scheduler(p);
-    const attention::StepSchedule steps = schedule(p);
     {
         reporter.begin_stage("load");
         pipeline::Denoiser denoiser(device, bundle, shape, branch_count, stage_options("denoise"),
@@ -460,7 +460,8 @@ StepCounts TextToVideo::step_counts(const GenerationParameters& parameters) cons
             steps.count(StepKind::sparse), steps.count(StepKind::reused)};
 }
 MemoryPlan TextToVideo::plan(const GenerationParameters& parameters) const {
-    return impl_->plan(impl_->resolve(parameters)).memory;
+    const GenerationParameters p = impl_->resolve(parameters);
+    return impl_->plan(p, impl_->schedule(p)).memory;
 }
 std::optional<Video> TextToVideo::generate(const GenerationParameters& parameters,
                                            const GenerationCallbacks& callbacks) {

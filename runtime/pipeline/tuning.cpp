@@ -136,6 +136,10 @@ std::optional<TuningResult> tune(const DeviceOptions& options, TuningScope scope
         wanted = tiers(options, device.info(), device.arithmetic());
         best.file = device.internal().tuning_file();
     }
+    if (!vulkan::can_keep_tuning(best.file)) {  // each run would measure anew, for nothing
+        best.file.clear();
+        return best;
+    }
     std::vector<Device> devices;  // outlive the candidates
     devices.reserve(wanted.size());
     std::vector<Candidate> candidates;
@@ -181,7 +185,7 @@ std::optional<TuningResult> tune(const DeviceOptions& options, TuningScope scope
         if (!measure(1, kWorthwhile)) return std::nullopt;
     }
     if (best.operations_a_second == 0) best.tuning = {};  // nothing could be timed
-    if (!best.file.empty() && !vulkan::write_tuning(best.file, best.tuning)) best.file.clear();
+    if (!vulkan::write_tuning(best.file, best.tuning)) best.file.clear();
     return best;
 }
 

@@ -54,14 +54,21 @@ std::optional<Tuning> read_tuning(const std::filesystem::path& file) {
     return tuning;
 }
 
+bool can_keep_tuning(const std::filesystem::path& file) {
+    std::error_code ignored;
+    std::filesystem::create_directories(file.parent_path(), ignored);
+    return std::filesystem::is_directory(file.parent_path(), ignored) &&
+           ::access(file.parent_path().c_str(), W_OK) == 0;
+}
+
 bool write_tuning(const std::filesystem::path& file, const Tuning& tuning) {
     const nlohmann::ordered_json json = {{"version", kVersion},
                                          {"arithmetic", arithmetic_name(tuning.arithmetic)},
                                          {"product_lanes", tuning.product_lanes},
                                          {"product_rows", tuning.product_rows},
                                          {"matrix_tile", tuning.matrix_tile}};
+    if (!can_keep_tuning(file)) return false;
     std::error_code error;
-    std::filesystem::create_directories(file.parent_path(), error);
     const std::filesystem::path temporary =
         file.string() + fmt::format(".{}.tmp", static_cast<long>(::getpid()));
     {

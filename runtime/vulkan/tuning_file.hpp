@@ -9,6 +9,8 @@
 
 namespace quantsparse::vulkan {
 
+/// Whether the file could be written; makes its folder.
+bool can_keep_tuning(const std::filesystem::path& file);
 std::optional<Tuning> read_tuning(const std::filesystem::path& file);
 /// False when it could not be written; then no part of it is left.
 bool write_tuning(const std::filesystem::path& file, const Tuning& tuning);

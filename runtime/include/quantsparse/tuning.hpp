@@ -33,7 +33,7 @@ struct TuningTrial {
 struct TuningResult {
     Tuning tuning;
     double operations_a_second = 0;
-    std::filesystem::path file;  ///< where it is kept; empty: nowhere, there is no cache directory
+    std::filesystem::path file;  ///< where it is kept; empty: it can't be
 };
 
 enum class TuningScope { arithmetic, arithmetic_and_tiles };
@@ -47,7 +47,8 @@ struct TuningCallbacks {
 /// beside the device's pipeline cache. `options.arithmetic` other than automatic leaves only that
 /// tier. Candidates take turns, so that a device that is slow for a while is slow for all of them.
 /// Takes about a second a tier and tile, most of it the driver's compiler, and up to 400 MiB of the
-/// device. std::nullopt when stopped: then nothing is kept. Throws as Device does.
+/// device. Measures nothing where nothing can be kept; std::nullopt when stopped. Throws as Device
+/// does.
 std::optional<TuningResult> tune(const DeviceOptions& options, TuningScope scope,
                                  const TuningCallbacks& callbacks = {});
 
