@@ -1,13 +1,14 @@
 // The same as profile_heads.comp, for drivers where loads and shared memory are dear (CPU drivers): an invocation
-// keeps kSamples samples and their outputs to itself and walks over the keys four at a time, as
-// attention_private.comp does.
+// keeps two samples and their outputs to itself and walks over the keys four at a time, as
+// attention_private.comp does. An array for each output, as there.
 //
-// Group x: kLanes * kSamples samples, group y: heads, group z: splits of the keys.
+// Group x: kLanes * kSamples samples (kSamples is 2), group y: heads, group z: splits of the keys.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #include "constants.glsl"
 #include "profile.glsl"
+#include "add_values.glsl"
 
 const uint kTile = 4;
 
@@ -23,7 +24,8 @@ void main() {
 
     uvec4 ranges[kSamples];
     vec4 q[kSamples][kDim4];
-    vec4 sum[kSamples][kMasks][kDim4];
+    vec4 all0[kDim4], spatial0[kDim4], temporal0[kDim4];  // outputs of the first sample
+    vec4 all1[kDim4], spatial1[kDim4], temporal1[kDim4];
     float maximum[kSamples][kMasks];
     float denominator[kSamples][kMasks];
     [[unroll]] for (uint t = 0; t < kSamples; ++t) {
@@ -36,8 +38,10 @@ void main() {
         [[unroll]] for (uint m = 0; m < kMasks; ++m) {
             maximum[t][m] = kMasked;
             denominator[t][m] = 0.0;
-            [[unroll]] for (uint d = 0; d < kDim4; ++d) sum[t][m][d] = vec4(0.0);
         }
+    }
+    [[unroll]] for (uint d = 0; d < kDim4; ++d) {
+        all0[d] = spatial0[d] = temporal0[d] = all1[d] = spatial1[d] = temporal1[d] = vec4(0.0);
     }
 
     for (uint first = begin; first < end; first += kTile) {
@@ -73,12 +77,12 @@ void main() {
         [[unroll]] for (uint d = 0; d < kDim4; ++d) {
             const vec4 v0 = load_v(row.x + d), v1 = load_v(row.y + d);
             const vec4 v2 = load_v(row.z + d), v3 = load_v(row.w + d);
-            [[unroll]] for (uint t = 0; t < kSamples; ++t) {
-                [[unroll]] for (uint m = 0; m < kMasks; ++m) {
-                    const vec4 e = weight[t][m];
-                    sum[t][m][d] = sum[t][m][d] * factor[t][m] + e.x * v0 + e.y * v1 + e.z * v2 + e.w * v3;
-                }
-            }
+            all0[d] = add_values(all0[d], factor[0][0], weight[0][0], v0, v1, v2, v3);
+            spatial0[d] = add_values(spatial0[d], factor[0][1], weight[0][1], v0, v1, v2, v3);
+            temporal0[d] = add_values(temporal0[d], factor[0][2], weight[0][2], v0, v1, v2, v3);
+            all1[d] = add_values(all1[d], factor[1][0], weight[1][0], v0, v1, v2, v3);
+            spatial1[d] = add_values(spatial1[d], factor[1][1], weight[1][1], v0, v1, v2, v3);
+            temporal1[d] = add_values(temporal1[d], factor[1][2], weight[1][2], v0, v1, v2, v3);
         }
     }
 
@@ -88,7 +92,11 @@ void main() {
         [[unroll]] for (uint m = 0; m < kMasks; ++m) {
             const uint at = partial_at(head, i, m);
             partials[at] = vec4(maximum[t][m], denominator[t][m], 0.0, 0.0);
-            [[unroll]] for (uint d = 0; d < kDim4; ++d) partials[at + 1 + d] = sum[t][m][d];
+            [[unroll]] for (uint d = 0; d < kDim4; ++d) {
+                const vec4 first = m == 0 ? all0[d] : m == 1 ? spatial0[d] : temporal0[d];
+                const vec4 second = m == 0 ? all1[d] : m == 1 ? spatial1[d] : temporal1[d];
+                partials[at + 1 + d] = t == 0 ? first : second;
+            }
         }
     }
 }

@@ -63,6 +63,9 @@ constexpr std::uint32_t kFullGroup = 64;
 /// Wider heads would unroll into too much code.
 constexpr int kWidestPrivate = 128;
 
+/// Queries of an invocation, whose outputs have names of their own there.
+constexpr std::uint32_t kPrivateQueries = 4;
+
 /// Subgroups of a work-group that share the tiles of attention_matrix.comp.
 constexpr std::uint32_t kUnitSubgroups = 8;
 
@@ -109,7 +112,7 @@ Tensor pack_halves(Program& program, const std::string& name, const HeadMatrix& 
 }
 
 Shape shape_for(const Program& program, int padded_dim, int block, bool texels) {
-    if (texels && padded_dim <= kWidestPrivate) return {true, kPrivateLanes, 4};
+    if (texels && padded_dim <= kWidestPrivate) return {true, kPrivateLanes, kPrivateQueries};
     // CPU drivers run the lanes of a narrow group as one vector. 8 queries took 147 ms a call on
     // llvmpipe (972 tokens, 3 heads of 64), 16 took 228: their sums spill. Very wide heads keep
     // fewer still.

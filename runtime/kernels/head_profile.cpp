@@ -41,6 +41,9 @@ struct Shape {
 /// Wider heads would unroll into too much code.
 constexpr int kWidestPrivate = 128;
 
+/// Samples of an invocation, whose outputs have names of their own there.
+constexpr int kPrivateSamples = 2;
+
 Shape shape_for(const Program& program, const HeadMatrix& q, int samples, bool texels) {
     // Work-groups that fill the widest GPUs; CPU drivers run one a core.
     const int wanted_groups = program.limits().runs_on_cpu ? 64 : 1024;
@@ -49,7 +52,7 @@ Shape shape_for(const Program& program, const HeadMatrix& q, int samples, bool t
     if (texels && q.padded_dim <= kWidestPrivate) {
         shape.shader = ShaderId::profile_heads_private;
         shape.lanes = kPrivateLanes;
-        shape.samples = 2;
+        shape.samples = kPrivateSamples;
         shape.group_samples = shape.samples * static_cast<int>(kPrivateLanes);
     } else {
         shape.lanes = program.limits().runs_on_cpu ? 8 : 32;
