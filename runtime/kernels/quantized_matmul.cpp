@@ -38,24 +38,35 @@ struct GemmPush {
 };
 static_assert(sizeof(GemmPush) == 40, "gemm_quantized.comp declares the same block");
 
+/// Whether sums of 16 products fit the halves of a word: gemm_quantized_pairs.comp.
+bool fits_pairs(int weight_bits, int activation_bits) {
+    return weight_bits == 4 || (weight_bits == 6 && activation_bits <= 6);
+}
+
+ShaderId pairs_shader(int bits, bool texels) {
+    if (bits == 4) {
+        return texels ? ShaderId::gemm_quantized_pairs_w4_texels
+                      : ShaderId::gemm_quantized_pairs_w4;
+    }
+    return texels ? ShaderId::gemm_quantized_pairs_w6_texels : ShaderId::gemm_quantized_pairs_w6;
+}
+
 ShaderId gemm_shader(int bits, bool dot, bool texels) {
-    const auto of = [&](ShaderId portable, ShaderId packed, ShaderId portable_texels,
-                        ShaderId packed_texels) {
-        return texels ? (dot ? packed_texels : portable_texels) : (dot ? packed : portable);
-    };
     switch (bits) {
-        case 4:
-            return of(ShaderId::gemm_quantized_w4_portable, ShaderId::gemm_quantized_w4_dot,
-                      ShaderId::gemm_quantized_w4_portable_texels,
-                      ShaderId::gemm_quantized_w4_dot_texels);
+        case 4:  // not through texels: where they are faster, pairs are, too
+            return dot ? ShaderId::gemm_quantized_w4_dot : ShaderId::gemm_quantized_w4_portable;
         case 6:
-            return of(ShaderId::gemm_quantized_w6_portable, ShaderId::gemm_quantized_w6_dot,
-                      ShaderId::gemm_quantized_w6_portable_texels,
-                      ShaderId::gemm_quantized_w6_dot_texels);
+            if (texels) {
+                return dot ? ShaderId::gemm_quantized_w6_dot_texels
+                           : ShaderId::gemm_quantized_w6_portable_texels;
+            }
+            return dot ? ShaderId::gemm_quantized_w6_dot : ShaderId::gemm_quantized_w6_portable;
         case 8:
-            return of(ShaderId::gemm_quantized_w8_portable, ShaderId::gemm_quantized_w8_dot,
-                      ShaderId::gemm_quantized_w8_portable_texels,
-                      ShaderId::gemm_quantized_w8_dot_texels);
+            if (texels) {
+                return dot ? ShaderId::gemm_quantized_w8_dot_texels
+                           : ShaderId::gemm_quantized_w8_portable_texels;
+            }
+            return dot ? ShaderId::gemm_quantized_w8_dot : ShaderId::gemm_quantized_w8_portable;
         default:
             throw Error(ErrorCode::unsupported, "weights must have 4, 6 or 8 bits");
     }
@@ -68,14 +79,39 @@ ShaderId matrix_gemm_shader(int bits, const MatrixTile& tile) {
                        : (large ? ShaderId::gemm_matrix_w8_4 : ShaderId::gemm_matrix_w8_2);
 }
 
-/// The tile that was measured to be fastest, where there are rows enough for it.
-MatmulShape quantized_shape(const program::Limits& limits, int rows) {
-    const MatmulShape usual = matmul_shape(limits, rows);
-    if (!limits.product_rows || limits.product_lanes > limits.max_invocations ||
-        rows < static_cast<int>(limits.product_rows)) {
-        return usual;
+/// How the kernels without matrix units share a product out.
+struct ProductShape {
+    MatmulShape tile;
+    std::uint32_t fours = 1;  ///< of neighbouring columns that an invocation computes
+    bool pairs = false;       ///< gemm_quantized_pairs.comp
+};
+
+/// The most fours that leave no more than an eighth of the invocations' columns unused.
+std::uint32_t fours_for(std::uint32_t n4, std::uint32_t lanes, std::uint32_t most) {
+    for (std::uint32_t fours = most; fours > 1; --fours) {
+        const std::uint32_t computed = ceil_div(n4, lanes * fours) * lanes * fours;
+        if (computed - n4 <= n4 / 8) return fours;
     }
-    return {limits.product_lanes ? limits.product_lanes : usual.lanes, limits.product_rows};
+    return 1;
+}
+
+ProductShape product_shape(const program::Limits& limits, int rows, std::uint32_t n4,
+                           int weight_bits, int activation_bits) {
+    ProductShape shape{matmul_shape(limits, rows)};
+    // The tile that was measured to be fastest, where there are rows enough for it.
+    if (limits.product_rows && limits.product_lanes <= limits.max_invocations &&
+        rows >= static_cast<int>(limits.product_rows)) {
+        if (limits.product_lanes) shape.tile.lanes = limits.product_lanes;
+        shape.tile.rows = limits.product_rows;
+    }
+    if (!limits.runs_on_cpu) return shape;
+    // llvmpipe, W4A8 256x1536x1536 and 256x5120x5120: one four by 16 rows 18.8 and 207 ms, two
+    // 16.1 and 189. In pairs, fours by rows, 2 x 16: 13.4 and 140, 4 x 8: 11.7 and 138, 4 x 16:
+    // 12.0 and 121, which takes twice as long to compile.
+    shape.pairs = fits_pairs(weight_bits, activation_bits);
+    if (shape.pairs) shape.tile.rows = std::min(shape.tile.rows, 8u);
+    shape.fours = fours_for(n4, shape.tile.lanes, shape.pairs ? 4 : 2);
+    return shape;
 }
 
 /// Rows first .. first+count-1 of `input`, scaled and multiplied by learned matrices, into the
@@ -211,7 +247,7 @@ QuantizedWeight add_quantized_weight(Program& program, const std::string& name, 
 QuantizedRows quantize_rows(Program& program, const std::string& name, const Matrix& input,
                             const InputTransform& transform, int bits) {
     const int k_words = round_up(input.columns, kKAlignment) / 4;
-    QuantizedRows out{input.rows, input.columns, {}, {}, {}};
+    QuantizedRows out{input.rows, input.columns, bits, {}, {}, {}};
     const std::uint64_t rows = static_cast<std::uint64_t>(input.rows);
     out.words = program.add(name + ".codes", rows * static_cast<std::uint64_t>(k_words) * 4);
     out.scales = program.add(name + ".scales", rows * 4);
@@ -259,7 +295,6 @@ void matmul(Program& program, const std::string& name, const QuantizedRows& a,
             bool accumulators) {
     using program::read;
     using program::unused;
-    const MatmulShape shape = quantized_shape(program.limits(), a.rows);
     const int k_padded = round_up(a.k, kKAlignment);
     const std::uint64_t word_bytes = static_cast<std::uint64_t>(k_padded);
     const std::uint64_t widest =
@@ -267,10 +302,11 @@ void matmul(Program& program, const std::string& name, const QuantizedRows& a,
                   epilogue.residual ? epilogue.residual->row_bytes() : 0});
     const int chunk = rows_per_dispatch(program, widest, a.rows);
     const std::uint32_t n4 = ceil_div(static_cast<std::uint64_t>(weight.n), 4);
-    const std::vector<std::uint32_t> constants = {shape.lanes,
-                                                  shape.rows,
+    const ProductShape shape = product_shape(program.limits(), a.rows, n4, weight.bits, a.bits);
+    const std::vector<std::uint32_t> constants = {shape.tile.lanes,
+                                                  shape.tile.rows,
                                                   accumulators,
-                                                  0,
+                                                  shape.fours,
                                                   weight.bias.valid(),
                                                   static_cast<std::uint32_t>(epilogue.activation),
                                                   epilogue.factor != nullptr,
@@ -282,7 +318,8 @@ void matmul(Program& program, const std::string& name, const QuantizedRows& a,
         const std::uint64_t c = static_cast<std::uint64_t>(rows);
         const program::Binding input = read(a.words, f * word_bytes, c * word_bytes);
         const program::Binding codes = read(weight.words);
-        const Loads load = loads(program, {input, codes});
+        Loads load = loads(program, {input, codes});
+        load.texels = load.texels && (shape.pairs || weight.bits != 4);
         const GemmPush push = {
             static_cast<std::uint32_t>(rows),
             static_cast<std::uint32_t>(k_padded / 8),
@@ -302,8 +339,9 @@ void matmul(Program& program, const std::string& name, const QuantizedRows& a,
             units ? matrix_tile(limits, limits.matrix_int8, false, rows, weight.n) : MatrixTile{};
         program.dispatch(
             name,
-            units ? matrix_gemm_shader(weight.bits, tile)
-                  : gemm_shader(weight.bits, dot, load.texels),
+            units         ? matrix_gemm_shader(weight.bits, tile)
+            : shape.pairs ? pairs_shader(weight.bits, load.texels)
+                          : gemm_shader(weight.bits, dot, load.texels),
             units ? matrix_constants(constants, limits, limits.matrix_int8, tile) : constants,
             {load(input), load(codes), write_rows(out, first, rows),
              weight.bias.valid() ? read(weight.bias) : unused(out.tensor),
@@ -312,8 +350,9 @@ void matmul(Program& program, const std::string& name, const QuantizedRows& a,
              epilogue.gate.valid() ? read(epilogue.gate) : unused(out.tensor),
              read(a.scales, f * 4, c * 4), read(a.row_sums, f * 4, c * 4), read(weight.scale)},
             push,
-            {ceil_div(n4, units ? tile.columns(limits.matrix_int8) / 4 : shape.lanes),
-             ceil_div(c, units ? tile.rows(limits.matrix_int8) : shape.rows), 1},
+            {ceil_div(
+                 n4, units ? tile.columns(limits.matrix_int8) / 4 : shape.tile.lanes * shape.fours),
+             ceil_div(c, units ? tile.rows(limits.matrix_int8) : shape.tile.rows), 1},
             2.0 * rows * weight.n * weight.k);
     }
 }

@@ -32,6 +32,7 @@ struct InputTransform {
 struct QuantizedRows {
     int rows = 0;
     int k = 0;
+    int bits = 8;
     Tensor words;     ///< int8 [rows, packed_k / 4 words]
     Tensor scales;    ///< fp32 [rows]
     Tensor row_sums;  ///< int32 [rows]
