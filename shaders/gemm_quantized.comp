@@ -64,6 +64,10 @@ void load_weights(uint k8, uint column4, out Operands w) {
 void main() {
     const uint first4 = gl_WorkGroupID.x * gl_WorkGroupSize.x * kFours + gl_LocalInvocationID.x;
     const uint row0 = gl_WorkGroupID.y * kRows;
+    uint column4[kFours];
+    [[unroll]] for (uint f = 0; f < kFours; ++f) {
+        column4[f] = min(first4 + f * gl_WorkGroupSize.x, p.n4 - 1);  // past the end: the last four, unwritten
+    }
 
     ivec4 total[kFours * kRows];
     [[unroll]] for (uint i = 0; i < kFours * kRows; ++i) total[i] = ivec4(0);
@@ -82,10 +86,8 @@ void main() {
         for (uint k8 = begin; k8 < end; k8 += 2) {
             Operands w[kFours], w2[kFours];
             [[unroll]] for (uint f = 0; f < kFours; ++f) {
-                // Lanes past the end repeat the last four, unwritten.
-                const uint column4 = min(first4 + f * gl_WorkGroupSize.x, p.n4 - 1);
-                load_weights(k8, column4, w[f]);
-                load_weights(k8 + 1, column4, w2[f]);
+                load_weights(k8, column4[f], w[f]);
+                load_weights(k8 + 1, column4[f], w2[f]);
             }
             [[unroll]] for (uint r = 0; r < kRows; ++r) {
                 const uvec4 x = ACTIVATIONS(min(row0 + r, p.m - 1) * p.x_stride4 + k8 / 2);

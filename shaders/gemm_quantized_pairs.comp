@@ -26,6 +26,10 @@ void pair_codes(uint left, uint right, uint first, inout Pairs pairs) {
 void main() {
     const uint first4 = gl_WorkGroupID.x * gl_WorkGroupSize.x * kFours + gl_LocalInvocationID.x;
     const uint row0 = gl_WorkGroupID.y * kRows;
+    uint column4[kFours];
+    [[unroll]] for (uint f = 0; f < kFours; ++f) {
+        column4[f] = min(first4 + f * gl_WorkGroupSize.x, p.n4 - 1);  // past the end: the last four, unwritten
+    }
 
     // Of columns 0 and 1 (x, y), 2 and 3 (z, w): the words summed up, their upper halves summed up.
     ivec4 total[kFours * kRows];
@@ -34,15 +38,13 @@ void main() {
     for (uint k16 = 0; k16 < p.k8 / 2; ++k16) {
         Pairs left[kFours], right[kFours];
         [[unroll]] for (uint f = 0; f < kFours; ++f) {
-            // Lanes past the end repeat the last four, unwritten.
-            const uint column4 = min(first4 + f * gl_WorkGroupSize.x, p.n4 - 1);
-            [[unroll]] for (uint half_ = 0; half_ < 2; ++half_) {
+            [[unroll]] for (uint part = 0; part < 2; ++part) {
                 uvec4 first, second;
-                load_codes(2 * k16 + half_, column4, first, second);
-                pair_codes(first.x, first.y, 8 * half_, left[f]);
-                pair_codes(second.x, second.y, 8 * half_ + 4, left[f]);
-                pair_codes(first.z, first.w, 8 * half_, right[f]);
-                pair_codes(second.z, second.w, 8 * half_ + 4, right[f]);
+                load_codes(2 * k16 + part, column4[f], first, second);
+                pair_codes(first.x, first.y, 8 * part, left[f]);
+                pair_codes(second.x, second.y, 8 * part + 4, left[f]);
+                pair_codes(first.z, first.w, 8 * part, right[f]);
+                pair_codes(second.z, second.w, 8 * part + 4, right[f]);
             }
         }
         [[unroll]] for (uint r = 0; r < kRows; ++r) {
