@@ -35,6 +35,7 @@ struct Shape {
     std::uint32_t queries = 8;
     int unit_dim = 0;         ///< matrix/attention_matrix.comp, for heads of so many columns
     std::uint32_t teams = 1;  ///< of `lanes`, each with `queries` of its own: attention.comp
+    bool texels = false;      ///< how a private kernel reads
     std::uint32_t group_queries() const { return is_private ? lanes * queries : queries * teams; }
     std::uint32_t group_lanes() const { return lanes * teams; }
     shaders::ShaderId shader(bool sparse, bool both) const {
@@ -47,13 +48,24 @@ struct Shape {
             return sparse ? ShaderId::attention_matrix_sparse_128
                           : ShaderId::attention_matrix_dense_128;
         }
-        if (both) {
-            return is_private ? ShaderId::attention_private_both : ShaderId::attention_both;
-        }
-        if (is_private) {
-            return sparse ? ShaderId::attention_private_sparse : ShaderId::attention_private_dense;
-        }
+        if (is_private) return private_shader(sparse, both);
+        if (both) return ShaderId::attention_both;
         return sparse ? ShaderId::attention_sparse : ShaderId::attention_dense;
+    }
+
+  private:
+    shaders::ShaderId private_shader(bool sparse, bool both) const {
+        using shaders::ShaderId;
+        if (both) {
+            return texels ? ShaderId::attention_private_both_texels
+                          : ShaderId::attention_private_both;
+        }
+        if (sparse) {
+            return texels ? ShaderId::attention_private_sparse_texels
+                          : ShaderId::attention_private_sparse;
+        }
+        return texels ? ShaderId::attention_private_dense_texels
+                      : ShaderId::attention_private_dense;
     }
 };
 
@@ -112,7 +124,9 @@ Tensor pack_halves(Program& program, const std::string& name, const HeadMatrix& 
 }
 
 Shape shape_for(const Program& program, int padded_dim, int block, bool texels) {
-    if (texels && padded_dim <= kWidestPrivate) return {true, kPrivateLanes, kPrivateQueries};
+    if (program.limits().runs_on_cpu && padded_dim <= kWidestPrivate) {
+        return {true, kPrivateLanes, kPrivateQueries, 0, 1, texels};
+    }
     // CPU drivers run the lanes of a narrow group as one vector. 8 queries took 147 ms a call on
     // llvmpipe (972 tokens, 3 heads of 64), 16 took 228: their sums spill. Very wide heads keep
     // fewer still.
@@ -267,7 +281,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
             return read(m.tensor, m.head_bytes() * static_cast<std::uint64_t>(head),
                         m.head_bytes() * static_cast<std::uint64_t>(heads));
         };
-        const Loads load{shape.is_private};
+        const Loads load{shape.texels};
         const auto operand = [&](const HeadMatrix& m, Tensor packed) {
             if (!units) return load(bind(m));
             return read(packed, m.head_bytes() / 2 * static_cast<std::uint64_t>(head),
@@ -287,9 +301,8 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                 bindings.insert(bindings.end(),
                                 {read(blocks->row_ptr), read(blocks->columns), read(blocks->sight),
                                  ordered ? read(options.order.head_types) : unused(q.tensor)});
-                const auto more = residual
-                                      ? residual->bindings(first, rows, false, shape.is_private)
-                                      : no_residual(q.tensor, shape.is_private);
+                const auto more = residual ? residual->bindings(first, rows, false, shape.texels)
+                                           : no_residual(q.tensor, shape.texels);
                 bindings.insert(bindings.end(), more.begin(), more.end());
             }
             program.dispatch(

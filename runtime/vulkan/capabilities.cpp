@@ -123,6 +123,7 @@ Capabilities read_capabilities(const vk::raii::Instance& instance,
     const auto& v12 = properties.get<vk::PhysicalDeviceVulkan12Properties>();
     info.driver = fmt::format("{} {}", v12.driverName.data(), v12.driverInfo.data());
     result.quirks.texel_reads_are_faster = v12.driverID == vk::DriverId::eMesaLlvmpipe;
+    result.quirks.leaves_loops_rolled = v12.driverID == vk::DriverId::eGoogleSwiftshader;
     info.texel_reads_are_faster = result.quirks.texel_reads_are_faster;
     result.quirks.matrix_units_in_narrow_subgroups =
         v12.driverID == vk::DriverId::eIntelOpenSourceMESA ||

@@ -218,7 +218,8 @@ Device::Device(const DeviceOptions& options, bool inspect) : memory_limit_(optio
         // Mesa's devices without hardware compile, but have no fences.
         if (!inspect) fence_ = vk::raii::Fence(device_, vk::FenceCreateInfo());
         pipelines_ = std::make_unique<PipelineCache>(
-            physical_, device_, capabilities_.info.subgroup_size, cache,
+            physical_, device_, capabilities_.info.subgroup_size,
+            capabilities_.quirks.leaves_loops_rolled, cache,
             inspect ? vk::PipelineCreateFlagBits::eCaptureStatisticsKHR |
                           vk::PipelineCreateFlagBits::eCaptureInternalRepresentationsKHR
                     : vk::PipelineCreateFlags());

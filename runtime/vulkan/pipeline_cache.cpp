@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "quantsparse/error.hpp"
+#include "vulkan/unroll.hpp"
 
 namespace quantsparse::vulkan {
 namespace {
@@ -28,8 +29,9 @@ std::string cache_file_name(const char* kind, const vk::PhysicalDeviceProperties
 
 PipelineCache::PipelineCache(const vk::raii::PhysicalDevice& physical,
                              const vk::raii::Device& device, std::uint32_t subgroup_size,
-                             const std::filesystem::path& directory, vk::PipelineCreateFlags flags)
-    : device_(device), subgroup_size_(subgroup_size), flags_(flags) {
+                             bool unrolls, const std::filesystem::path& directory,
+                             vk::PipelineCreateFlags flags)
+    : device_(device), subgroup_size_(subgroup_size), unrolls_(unrolls), flags_(flags) {
     std::vector<char> data;
     if (!directory.empty()) {
         file_ = directory / cache_file_name("pipelines", physical.getProperties(), "bin");
@@ -90,8 +92,11 @@ const Pipeline& PipelineCache::get(shaders::ShaderId shader,
         const vk::PushConstantRange push(vk::ShaderStageFlagBits::eCompute, 0, push_bytes);
         made->layout = vk::raii::PipelineLayout(
             device_, vk::PipelineLayoutCreateInfo({}, *made->set_layout, push));
+        const std::vector<std::uint32_t> flat =
+            unrolls_ ? unrolled(code.words, specialization) : std::vector<std::uint32_t>{};
+        const std::span<const std::uint32_t> words = flat.empty() ? code.words : flat;
         const vk::raii::ShaderModule module(
-            device_, vk::ShaderModuleCreateInfo({}, code.words.size_bytes(), code.words.data()));
+            device_, vk::ShaderModuleCreateInfo({}, words.size_bytes(), words.data()));
         std::vector<vk::SpecializationMapEntry> entries;
         for (std::uint32_t i = 0; i < specialization.size(); ++i) {
             entries.emplace_back(i, i * 4, 4);

@@ -29,7 +29,7 @@ std::string cache_file_name(const char* kind, const vk::PhysicalDeviceProperties
 class PipelineCache {
   public:
     PipelineCache(const vk::raii::PhysicalDevice& physical, const vk::raii::Device& device,
-                  std::uint32_t subgroup_size, const std::filesystem::path& directory,
+                  std::uint32_t subgroup_size, bool unrolls, const std::filesystem::path& directory,
                   vk::PipelineCreateFlags flags = {});
     ~PipelineCache();  ///< writes the file when pipelines were added
 
@@ -43,6 +43,7 @@ class PipelineCache {
     using Key = std::pair<shaders::ShaderId, std::vector<std::uint32_t>>;
     const vk::raii::Device& device_;
     std::uint32_t subgroup_size_;
+    bool unrolls_;  ///< Quirks::leaves_loops_rolled
     vk::PipelineCreateFlags flags_;
     std::filesystem::path file_;
     vk::raii::PipelineCache cache_{nullptr};

@@ -16,6 +16,10 @@ struct Quirks {
     /// 18.0 GOPS, W4A8 20 against 30.
     bool texel_reads_are_faster = false;
 
+    /// SwiftShader unrolls no loops and keeps the arrays they index in memory, lane by lane: W4A8
+    /// 64x1536x1536 takes 231 ms, with its loops unrolled before (vulkan/unroll.hpp) 34.
+    bool leaves_loops_rolled = false;
+
     /// Intel's drivers have cooperative matrices in subgroups of 8 or 16 lanes alone, while
     /// subgroupSize says 32: the matrix tier, which asks for that size, is not offered. From their
     /// documentation; not seen on a device.
