@@ -1,14 +1,22 @@
 // The same as profile_heads.comp, for drivers where loads and shared memory are dear (CPU drivers): an invocation
-// keeps two samples and their outputs to itself and walks over the keys four at a time, as
+// keeps four samples and their outputs to itself and walks over the keys four at a time, as
 // attention_private.comp does. An array for each output, as there.
 //
-// Group x: kLanes * kSamples samples (kSamples is 2), group y: heads, group z: splits of the keys.
+// Group x: kLanes * kSamples samples (kSamples is 4), group y: heads, group z: splits of the keys.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #include "constants.glsl"
 #include "profile.glsl"
 #include "add_values.glsl"
+
+/// Four more keys for the three outputs of a sample.
+void add_to_sample(inout vec4 all, inout vec4 spatial, inout vec4 temporal, float factor[kMasks], vec4 weight[kMasks],
+                   vec4 v0, vec4 v1, vec4 v2, vec4 v3) {
+    all = add_values(all, factor[0], weight[0], v0, v1, v2, v3);
+    spatial = add_values(spatial, factor[1], weight[1], v0, v1, v2, v3);
+    temporal = add_values(temporal, factor[2], weight[2], v0, v1, v2, v3);
+}
 
 const uint kTile = 4;
 
@@ -26,6 +34,8 @@ void main() {
     vec4 q[kSamples][kDim4];
     vec4 all0[kDim4], spatial0[kDim4], temporal0[kDim4];  // outputs of the first sample
     vec4 all1[kDim4], spatial1[kDim4], temporal1[kDim4];
+    vec4 all2[kDim4], spatial2[kDim4], temporal2[kDim4];
+    vec4 all3[kDim4], spatial3[kDim4], temporal3[kDim4];
     float maximum[kSamples][kMasks];
     float denominator[kSamples][kMasks];
     [[unroll]] for (uint t = 0; t < kSamples; ++t) {
@@ -42,6 +52,7 @@ void main() {
     }
     [[unroll]] for (uint d = 0; d < kDim4; ++d) {
         all0[d] = spatial0[d] = temporal0[d] = all1[d] = spatial1[d] = temporal1[d] = vec4(0.0);
+        all2[d] = spatial2[d] = temporal2[d] = all3[d] = spatial3[d] = temporal3[d] = vec4(0.0);
     }
 
     for (uint first = begin; first < end; first += kTile) {
@@ -77,12 +88,10 @@ void main() {
         [[unroll]] for (uint d = 0; d < kDim4; ++d) {
             const vec4 v0 = load_v(row.x + d), v1 = load_v(row.y + d);
             const vec4 v2 = load_v(row.z + d), v3 = load_v(row.w + d);
-            all0[d] = add_values(all0[d], factor[0][0], weight[0][0], v0, v1, v2, v3);
-            spatial0[d] = add_values(spatial0[d], factor[0][1], weight[0][1], v0, v1, v2, v3);
-            temporal0[d] = add_values(temporal0[d], factor[0][2], weight[0][2], v0, v1, v2, v3);
-            all1[d] = add_values(all1[d], factor[1][0], weight[1][0], v0, v1, v2, v3);
-            spatial1[d] = add_values(spatial1[d], factor[1][1], weight[1][1], v0, v1, v2, v3);
-            temporal1[d] = add_values(temporal1[d], factor[1][2], weight[1][2], v0, v1, v2, v3);
+            add_to_sample(all0[d], spatial0[d], temporal0[d], factor[0], weight[0], v0, v1, v2, v3);
+            add_to_sample(all1[d], spatial1[d], temporal1[d], factor[1], weight[1], v0, v1, v2, v3);
+            add_to_sample(all2[d], spatial2[d], temporal2[d], factor[2], weight[2], v0, v1, v2, v3);
+            add_to_sample(all3[d], spatial3[d], temporal3[d], factor[3], weight[3], v0, v1, v2, v3);
         }
     }
 
@@ -93,9 +102,10 @@ void main() {
             const uint at = partial_at(head, i, m);
             partials[at] = vec4(maximum[t][m], denominator[t][m], 0.0, 0.0);
             [[unroll]] for (uint d = 0; d < kDim4; ++d) {
-                const vec4 first = m == 0 ? all0[d] : m == 1 ? spatial0[d] : temporal0[d];
-                const vec4 second = m == 0 ? all1[d] : m == 1 ? spatial1[d] : temporal1[d];
-                partials[at + 1 + d] = t == 0 ? first : second;
+                const vec4 all = t == 0 ? all0[d] : t == 1 ? all1[d] : t == 2 ? all2[d] : all3[d];
+                const vec4 spatial = t == 0 ? spatial0[d] : t == 1 ? spatial1[d] : t == 2 ? spatial2[d] : spatial3[d];
+                const vec4 temporal = t == 0 ? temporal0[d] : t == 1 ? temporal1[d] : t == 2 ? temporal2[d] : temporal3[d];
+                partials[at + 1 + d] = m == 0 ? all : m == 1 ? spatial : temporal;
             }
         }
     }

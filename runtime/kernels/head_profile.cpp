@@ -42,7 +42,7 @@ struct Shape {
 constexpr int kWidestPrivate = 128;
 
 /// Samples of an invocation, whose outputs have names of their own there.
-constexpr int kPrivateSamples = 2;
+constexpr int kPrivateSamples = 4;
 
 Shape shape_for(const Program& program, const HeadMatrix& q, int samples, bool texels) {
     // Work-groups that fill the widest GPUs; CPU drivers run one a core.
