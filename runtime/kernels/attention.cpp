@@ -75,6 +75,9 @@ constexpr std::uint32_t kFullGroup = 64;
 /// Wider heads would unroll into too much code.
 constexpr int kWidestPrivate = 128;
 
+/// SwiftShader compiles it for a second or two in each process.
+constexpr int kFewestPrivateKeys = 512;
+
 /// Queries of an invocation, whose outputs have names of their own there.
 constexpr std::uint32_t kPrivateQueries = 4;
 
@@ -123,8 +126,9 @@ Tensor pack_halves(Program& program, const std::string& name, const HeadMatrix& 
     return halves;
 }
 
-Shape shape_for(const Program& program, int padded_dim, int block, bool texels) {
-    if (program.limits().runs_on_cpu && padded_dim <= kWidestPrivate) {
+Shape shape_for(const Program& program, int padded_dim, int keys, int block, bool texels) {
+    const bool pays = texels || keys >= kFewestPrivateKeys;
+    if (program.limits().runs_on_cpu && pays && padded_dim <= kWidestPrivate) {
         return {true, kPrivateLanes, kPrivateQueries, 0, 1, texels};
     }
     // CPU drivers run the lanes of a narrow group as one vector. 8 queries took 147 ms a call on
@@ -237,7 +241,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
     const bool units = uses_units(program, q, out, options);
     const Shape shape =
         units ? unit_shape(program.limits(), q.head_dim, blocks ? blocks->block : 0)
-              : shape_for(program, q.padded_dim, blocks ? blocks->block : 0, operands.texels);
+              : shape_for(program, q.padded_dim, keys, blocks ? blocks->block : 0, operands.texels);
     const Tensor halves[] = {units ? pack_halves(program, name + ".q_halves", q) : Tensor{},
                              units ? pack_halves(program, name + ".k_halves", k) : Tensor{},
                              units ? pack_halves(program, name + ".v_halves", v) : Tensor{}};

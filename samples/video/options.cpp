@@ -206,9 +206,11 @@ ParseResult parse_options(int argc, char** argv) {
     auto* density = app.add_option("--density", attention.density,
                                    "share of query-key pairs that is computed; default 0.25")
                         ->group(group);
-    auto* block = app.add_option("--block-size", attention.block_size,
-                                 "tokens of a block of the mask; default 64, on CPU drivers 32")
-                      ->group(group);
+    auto* block =
+        app.add_option("--block-size", attention.block_size,
+                       "tokens of a block of the mask; default 64, on CPU drivers 32, with "
+                       "matrix units 128 from 4,096 tokens on")
+            ->group(group);
     add_choice<MaskMode>(app, "--mask", attention.mask,
                          {{"exact", MaskMode::exact}, {"svg", MaskMode::svg}},
                          "exact counts the first frame into the density; default: exact")
@@ -279,7 +281,8 @@ ParseResult parse_options(int argc, char** argv) {
                            "how integer products are formed; default: auto, the fastest, which is "
                            "measured once a device")
         ->group(group);
-    app.add_option("--memory-limit,--max-vram", memory_limit, "use no more than this, as 4G; the rest is streamed from host memory")
+    app.add_option("--memory-limit,--max-vram", memory_limit,
+                   "use no more than this, as 4G; the rest is streamed from host memory")
         ->type_name("SIZE")
         ->group(group);
     add_choice<Storage>(app, "--storage", options.pipeline.storage,
@@ -378,9 +381,10 @@ ParseResult parse_options(int argc, char** argv) {
         }
         if (step_cache->count() > 0 &&
             !(generation.step_cache >= 0 && generation.step_cache <= 100)) {
-            wrong_usage(fmt::format("--step-cache is {}: it must be 0 (off) or more, usually 0.05 "
-                                    "to 0.3",
-                                    generation.step_cache));
+            wrong_usage(
+                fmt::format("--step-cache is {}: it must be 0 (off) or more, usually 0.05 "
+                            "to 0.3",
+                            generation.step_cache));
         }
         if (!seed.empty()) {
             generation.seed = parse_seed(seed);

@@ -174,6 +174,18 @@ class ResidualTest : public DeviceTest {
             }
             EXPECT_LE(off, std::max<std::size_t>(1, expected.size() / 500))
                 << what << ", reference " << reference << ", off by up to " << farthest;
+            double largest = 0;
+            for (const auto& residuals : history) {
+                for (const auto& residual : residuals) {
+                    for (const double x : residual) largest = std::max(largest, std::abs(x));
+                }
+            }
+            const double codes = storage == ResidualStorage::int8   ? 127
+                                 : storage == ResidualStorage::int4 ? 7
+                                                                    : 1024;
+            const double heaviest = mode == SsarMode::third ? 3 : mode == SsarMode::second ? 2 : 1;
+            EXPECT_LE(farthest, 7 * step + 1.001 * heaviest * largest / codes)
+                << what << ", reference " << reference;
             EXPECT_TRUE(padding_is_zero(*setup.executor, setup.out)) << what;
             const auto report = setup.state.report(*setup.executor).front();
             EXPECT_EQ(report.flips, flips) << what;

@@ -1,5 +1,5 @@
-// Block-sparse attention and the order of tokens, against plain loops over pairs. Rows past the last
-// token hold NaN.
+// Block-sparse attention and the order of tokens, against plain loops over pairs. Rows past the
+// last token hold NaN.
 #include <fmt/format.h>
 #include <cmath>
 
@@ -61,6 +61,7 @@ TEST_F(SparseAttentionTest, BandsSinksAndBlockSizes) {
     }
     check({2, 64, 9, 36}, 0, 1, 64);
     check({2, 128, 3, 50}, 149, 0, 64);
+    check({2, 20, 9, 60}, 50, 60, 32);
 }
 
 TEST_F(SparseAttentionTest, RaggedShapes) {
@@ -85,7 +86,7 @@ TEST_F(SparseAttentionTest, OnePassOverTheKeysGivesBothResults) {
     };
     for (const Case& c : {Case{{3, 64, 5, 60}, 40, 60, 32}, Case{{2, 20, 7, 23}, 11, 0, 64},
                           Case{{2, 6, 1, 50}, 0, 1, 32}, Case{{1, 136, 3, 50}, 9, 50, 64},
-                          Case{{2, 64, 4, 40}, 160, 0, 32}}) {
+                          Case{{2, 64, 4, 40}, 160, 0, 32}, Case{{2, 20, 9, 60}, 50, 60, 32}}) {
         const Shape& s = c.shape;
         const std::string what = fmt::format("{} heads of {}, {} tokens, band {}", s.heads,
                                              s.head_dim, s.tokens(), c.band);
@@ -302,6 +303,7 @@ TEST_F(SparseAttentionTest, TheCorrectionIsAddedInTheOrderOfTokens) {
     for (const auto& [s, binding_limit] : {std::pair{Shape{3, 20, 4, 19}, 0},
                                            {Shape{2, 6, 3, 11}, 0},
                                            {Shape{2, 64, 5, 13}, 0},
+                                           {Shape{2, 20, 9, 60}, 0},
                                            {Shape{3, 20, 10, 19}, 32 << 10}}) {
         auto device_limits = limits();
         if (binding_limit) {

@@ -45,7 +45,9 @@ enum class ResidualStorage { half, int8, int4, low_rank };
 struct AttentionParameters {
     AttentionKind kind = AttentionKind::dense;
     double density = 0.25;  ///< of query-key pairs inside the mask
-    int block_size = 0;     ///< queries and keys of a block; 0: 64, 32 on CPU drivers
+    /// Queries and keys of a block; 0: 64, 32 on CPU drivers, with matrix units 128 from 4,096
+    /// tokens on.
+    int block_size = 0;
     MaskMode mask = MaskMode::exact;
     MaskGranularity granularity = MaskGranularity::token;
     Sink sink = Sink::frame;
