@@ -97,6 +97,14 @@ class BlockAttentionTest : public DeviceTest {
         }
         executor.write_values(m.tensor, std::span<const float>(padded));
     }
+
+    static void write_operands(Executor& executor, const Shape& s, const HeadMatrix& q,
+                               const HeadMatrix& k, const HeadMatrix& v, const Operands& x,
+                               const std::vector<std::uint32_t>& types) {
+        write_heads(executor, s, q, x.q, types);
+        write_heads(executor, s, k, x.k, types);
+        write_heads(executor, s, v, x.v, types);
+    }
     static BlockMask band_mask(int tokens, int band, int sink, int block) {
         return attention::make_block_mask(attention::band_sight(tokens, band, sink), block);
     }

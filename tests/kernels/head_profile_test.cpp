@@ -35,9 +35,7 @@ TEST_F(HeadProfileTest, ProfilingPicksTheMaskThatChangesTheOutputLess) {
         }
     }
     const std::vector<std::uint32_t> spatial(6, 0);
-    write_heads(executor, s, q, x.q, spatial);
-    write_heads(executor, s, k, x.k, spatial);
-    write_heads(executor, s, v, x.v, spatial);
+    write_operands(executor, s, q, k, v, x, spatial);
     write_block_list(executor, list, mask);
     executor.run(0);
 
@@ -101,9 +99,7 @@ TEST_F(HeadProfileTest, ProfiledErrorsAreThoseOfTheSampledQueries) {
         Executor executor = executor_for(program);
         const Operands x = random_operands(s);
         const std::vector<std::uint32_t> spatial(static_cast<std::size_t>(s.heads), 0);
-        write_heads(executor, s, q, x.q, spatial);
-        write_heads(executor, s, k, x.k, spatial);
-        write_heads(executor, s, v, x.v, spatial);
+        write_operands(executor, s, q, k, v, x, spatial);
         write_block_list(executor, list, mask);
         executor.run(0);
 

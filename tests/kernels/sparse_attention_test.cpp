@@ -35,9 +35,7 @@ class SparseAttentionTest : public BlockAttentionTest {
         const Operands x = random_operands(s);
         std::vector<std::uint32_t> types;
         for (int h = 0; h < s.heads; ++h) types.push_back(static_cast<std::uint32_t>(h + 1) % 2);
-        write_heads(executor, s, q, x.q, types);
-        write_heads(executor, s, k, x.k, types);
-        write_heads(executor, s, v, x.v, types);
+        write_operands(executor, s, q, k, v, x, types);
         write_block_list(executor, list, mask);
         write_types(executor, types_tensor, types);
         write_matrix(executor, out, std::vector<float>(at(out.rows, 0, out.columns), 7.0f));
@@ -113,9 +111,7 @@ TEST_F(SparseAttentionTest, OnePassOverTheKeysGivesBothResults) {
         const Operands x = random_operands(s);
         std::vector<std::uint32_t> types;
         for (int h = 0; h < s.heads; ++h) types.push_back(static_cast<std::uint32_t>(h) % 2);
-        write_heads(executor, s, q, x.q, types);
-        write_heads(executor, s, k, x.k, types);
-        write_heads(executor, s, v, x.v, types);
+        write_operands(executor, s, q, k, v, x, types);
         write_block_list(executor, list, complete);
         write_types(executor, types_tensor, types);
         executor.run(0);
@@ -345,9 +341,7 @@ TEST_F(SparseAttentionTest, TheCorrectionIsAddedInTheOrderOfTokens) {
         std::vector<std::uint32_t> types = {1, 0, 1};
         types.resize(4);
         write_types(executor, types_tensor, types);
-        write_heads(executor, s, q, x.q, types);
-        write_heads(executor, s, k, x.k, types);
-        write_heads(executor, s, v, x.v, types);
+        write_operands(executor, s, q, k, v, x, types);
         write_block_list(executor, list, mask);
         const auto u = random(s.tokens(), 4), basis = random(columns, 4);
         write_matrix(executor, residual.u, u);
