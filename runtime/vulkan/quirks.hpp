@@ -17,7 +17,7 @@ struct Quirks {
     bool texel_reads_are_faster = false;
 
     /// SwiftShader unrolls no loops and keeps the arrays they index in memory, lane by lane: W4A8
-    /// 64x1536x1536 takes 231 ms, with its loops unrolled before (vulkan/unroll.hpp) 34.
+    /// 64x1536x1536 takes 231 ms, with its loops unrolled before (vulkan/unroll.hpp) 48.
     bool leaves_loops_rolled = false;
 
     /// Intel's drivers have cooperative matrices in subgroups of 8 or 16 lanes alone, while
