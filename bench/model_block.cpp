@@ -100,8 +100,13 @@ void run_model_block(const ModelOptions& options) {
                                        {"milliseconds", operation.milliseconds}});
         }
     } else {
-        fmt::print("longest submission {:.3f} s\n", block.executor().longest_submission_seconds());
-        json["longest_submission_seconds"] = block.executor().longest_submission_seconds();
+        const double longest = block.executor().longest_submission_seconds();
+        const double compiling = block.executor().longest_compiling_seconds();
+        fmt::print(
+            "longest submission {:.3f} s, {:.3f} s with kernels that it was the first to use\n",
+            longest, compiling);
+        json["longest_submission_seconds"] = longest;
+        json["longest_compiling_submission_seconds"] = compiling;
     }
     if (!options.json.empty()) write_json(options.json, json);
 }

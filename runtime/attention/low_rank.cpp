@@ -33,11 +33,11 @@ struct SumPush {
 };
 static_assert(sizeof(SumPush) == 24, "low_rank_sum.comp declares the same block");
 
-struct CholeskyPush {
-    std::uint32_t stride;
+struct OrthonormalPush {
+    std::uint32_t rows, stride;
     float shift;
 };
-static_assert(sizeof(CholeskyPush) == 8, "low_rank_cholesky.comp declares the same block");
+static_assert(sizeof(OrthonormalPush) == 12, "low_rank_orthonormal.comp declares the same block");
 
 struct EigenPush {
     std::uint32_t gram_stride, out_stride, wanted;
@@ -47,6 +47,12 @@ static_assert(sizeof(EigenPush) == 12, "low_rank_eigen.comp declares the same bl
 /// Rows of a chunk of A^T B: enough chunks to fill a device, few enough that their sums stay small.
 constexpr int kChunkRows = 256;
 constexpr int kMaxChunks = 64;
+
+/// Of a round of Cholesky-QR: above low_rank_orthonormal.comp's smallest pivot.
+constexpr float kShift = 4e-6f;
+
+/// Lanes of the one work-group that makes a Gram matrix.
+constexpr std::uint32_t kWideGroup = 256;
 
 constexpr std::uint32_t u32(int value) {
     return static_cast<std::uint32_t>(value);
@@ -86,23 +92,15 @@ class Projection {
 
     void append() {
         Matrix v = seed();
-        Matrix y, z;
         for (int i = 0; i < options_.iterations; ++i) {
-            y = add_matrix(program_, name_ + ".y", x_.rows, size_);
-            kernels::matmul(program_, name_ + ".rows", x_, as_weight(v, x_.columns, size_), y);
-            y = orthonormal(y);
-            z = products(x_, y, true);
-            if (i + 1 < options_.iterations) v = orthonormal(z);
+            const bool last = i + 1 == options_.iterations;
+            v = orthonormal(products(x_, rows_of(v), true), last);
         }
-        // Small eigenvalues of Z^T Z drown in the rounding of large ones. Once its columns are
-        // nearly orthogonal each is accurate beside its own length, so the second turn finds them.
-        const Matrix first = eigenvectors(products(z, z), size_);
-        y = times(y, first);
-        z = times(z, first);
-        const Matrix last = eigenvectors(products(z, z), factors_.rank);
-        const auto weight = as_weight(last, size_, factors_.rank, factors_.first_column);
+        const Matrix y = rows_of(v);
+        const Matrix turn = eigenvectors(products(y, y), factors_.rank);
+        const auto weight = as_weight(turn, size_, factors_.rank, factors_.first_column);
         kernels::matmul(program_, name_ + ".u", y, weight, factors_.u);
-        kernels::matmul(program_, name_ + ".v", z, weight, factors_.v);
+        kernels::matmul(program_, name_ + ".v", v, weight, factors_.v);
     }
 
   private:
@@ -170,23 +168,38 @@ class Projection {
         return out;
     }
 
-    Matrix times(const Matrix& a, const Matrix& small) {
-        const Matrix out = add_matrix(program_, name_ + ".y", a.rows, size_);
-        kernels::matmul(program_, name_ + ".turn", a, as_weight(small, size_, size_), out);
-        return out;
+    /// X V
+    Matrix rows_of(const Matrix& v) {
+        const Matrix y = add_matrix(program_, name_ + ".y", x_.rows, size_);
+        kernels::matmul(program_, name_ + ".rows", x_, as_weight(v, x_.columns, size_), y);
+        return y;
     }
 
-    Matrix orthonormal(Matrix y) {
-        for (const float shift : {1e-6f, 0.0f}) {
-            const Matrix gram = products(y, y);
+    /// An orthonormal basis of the columns. X^T X squares how far apart they are in length: it
+    /// takes two shifted rounds until they are independent enough to iterate, and a third without
+    /// a shift to make them orthonormal (`exact`).
+    Matrix orthonormal(Matrix z, bool exact) {
+        std::vector<float> shifts = {kShift, kShift};
+        if (exact) shifts.push_back(0.0f);
+        for (const float shift : shifts) {
             const Matrix triangle = add_matrix(program_, name_ + ".triangle", size_, size_);
-            program_.dispatch(
-                name_ + ".cholesky", ShaderId::low_rank_cholesky, {lanes_for(program_), u32(size_)},
-                {read(gram.tensor), write(triangle.tensor)}, CholeskyPush{u32(gram.stride), shift},
-                {1, 1, 1}, 4.0 * size_ * size_ * size_);
-            y = times(y, triangle);
+            const kernels::Loads load = kernels::loads(program_, {read(z.tensor)});
+            const std::uint32_t lanes =
+                program_.limits().runs_on_cpu
+                    ? 8u
+                    : std::min(kWideGroup, program_.limits().max_invocations);
+            program_.dispatch(name_ + ".orthonormal",
+                              load.texels ? ShaderId::low_rank_orthonormal_texels
+                                          : ShaderId::low_rank_orthonormal,
+                              {lanes, u32(size_)}, {load(read(z.tensor)), write(triangle.tensor)},
+                              OrthonormalPush{u32(z.rows), u32(z.stride), shift}, {1, 1, 1},
+                              2.0 * size_ * size_ * (z.rows + 2.0 * size_));
+            const Matrix turned = add_matrix(program_, name_ + ".basis", z.rows, size_);
+            kernels::matmul(program_, name_ + ".turn", z, as_weight(triangle, size_, size_),
+                            turned);
+            z = turned;
         }
-        return y;
+        return z;
     }
 
     Matrix eigenvectors(const Matrix& gram, int wanted) {

@@ -13,8 +13,9 @@ using shaders::ShaderId;
 struct ProfilePush {
     std::uint32_t tokens, places, q_stride, kv_stride, samples, split_keys;
     float scale;
+    std::uint32_t frames;
 };
-static_assert(sizeof(ProfilePush) == 28, "profile.glsl declares the same block");
+static_assert(sizeof(ProfilePush) == 32, "profile.glsl declares the same block");
 
 struct ErrorsPush {
     std::uint32_t splits, first_head;
@@ -102,11 +103,12 @@ Tensor profile_heads(Program& program, const std::string& name, const HeadMatrix
             program.add(name + ".partials", partial_bytes * static_cast<std::uint64_t>(heads));
         program.dispatch(
             name, shape.shader,
-            {shape.lanes, u32(q.padded_dim / 4), shape.lanes, u32(shape.samples), u32(order.frames),
+            {shape.lanes, u32(q.padded_dim / 4), shape.lanes, u32(shape.samples),
              order.first_frame_apart},
             {bind(q), bind(k), bind(v), read(blocks.sight), program::write(partials)},
             ProfilePush{u32(q.tokens), u32(order.tokens_per_frame), u32(q.token_stride),
-                        u32(k.token_stride), u32(samples), u32(shape.split_keys), scale},
+                        u32(k.token_stride), u32(samples), u32(shape.split_keys), scale,
+                        u32(order.frames)},
             {ceil_div(u32(samples), u32(shape.group_samples)), u32(heads), u32(shape.splits)},
             8.0 * samples * q.tokens * q.padded_dim * heads);
         program.dispatch(name + ".errors", ShaderId::profile_errors, {lanes, u32(q.padded_dim / 4)},

@@ -318,9 +318,10 @@ struct Executor::Impl {
                             operation.name + " uses two layers' tensors at once");
             }
             const double work = work_of(operation);
-            const auto slice =
-                take_slice(operation, rates.seconds(phase.kinds[n], work),
-                           kTargetSeconds - batch.seconds, batch.parts.empty(), cursor);
+            const double budget =
+                std::min(kTargetSeconds - batch.seconds, rates.trusted_seconds(phase.kinds[n]));
+            const auto slice = take_slice(operation, rates.seconds(phase.kinds[n], work), budget,
+                                          batch.parts.empty(), cursor);
             if (!slice) break;
             batch.use = std::move(use);
 
@@ -438,9 +439,11 @@ struct Executor::Impl {
             device.wait(name);
             const double taken = std::chrono::duration<double>(Clock::now() - start).count();
             seconds += taken;
-            longest = std::max(longest, taken);
             const bool compiles = recording && batch.compiles;
             compiled |= compiles;
+            (compiles ? longest_compiling : longest_submission) =
+                std::max(compiles ? longest_compiling : longest_submission, taken);
+            longest = std::max(longest, taken);
             if (!compiles) rates.learn(batch.parts, taken);
             for (const Rates::Part& part : batch.parts) work += part.work;
             if (!between) continue;
@@ -457,7 +460,6 @@ struct Executor::Impl {
                 return false;
             }
         }
-        longest_submission = std::max(longest_submission, longest);
         const bool too_long = longest > 1.5 * kTargetSeconds;
         const bool too_short = phase.batches.size() > 1 && longest < 0.4 * kTargetSeconds &&
                                seconds > 0.02 && phase.recordings < kMaxRecordings;
@@ -473,7 +475,8 @@ struct Executor::Impl {
     bool profiling;
     Rates rates;
     std::set<const vulkan::Pipeline*> pipelines_used;
-    double longest_submission = 0;
+    double longest_submission = 0;  ///< of those that use no pipeline for the first time
+    double longest_compiling = 0;   ///< of those that do: some drivers compile when they run
     vk::raii::CommandPool pool{nullptr};
     std::vector<vk::raii::BufferView> views;
     std::vector<vk::raii::DescriptorPool> descriptor_pools;
@@ -524,6 +527,10 @@ std::vector<OperationProfile> Executor::profile() const {
 
 double Executor::longest_submission_seconds() const {
     return impl_->longest_submission;
+}
+
+double Executor::longest_compiling_seconds() const {
+    return impl_->longest_compiling;
 }
 
 }  // namespace quantsparse::program

@@ -62,7 +62,10 @@ class Executor {
     bool run(std::uint32_t phase, const std::function<bool(int done, int total)>& between = {});
 
     std::vector<OperationProfile> profile() const;
+    /// Of the submissions that use no pipeline for the first time, and of those that do: CPU
+    /// drivers compile when a kernel first runs, which can't be cut.
     double longest_submission_seconds() const;
+    double longest_compiling_seconds() const;
 
   private:
     struct Impl;

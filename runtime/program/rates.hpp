@@ -2,7 +2,8 @@
 //
 // Kernels differ a hundredfold in arithmetic a second, and so does one kernel between shapes:
 // rates are kept by name. What has not been measured counts as slow, so that the first submission
-// of a kind is short.
+// of a kind is short, and later ones grow step by step: a short one may run in caches, a long one
+// touches memory for the first time.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +31,9 @@ class Rates {
     /// Operations of one name and shader are of one kind.
     std::uint32_t kind_of(const Operation& operation);
     double seconds(std::uint32_t kind, double work) const;
+    /// How long a submission of this kind may be expected to be: what has been measured says
+    /// little about one that is many times as long.
+    double trusted_seconds(std::uint32_t kind) const;
     /// A submission of these parts took so long. Kinds share it as they were expected to; recent
     /// and long submissions count most.
     void learn(std::span<const Part> parts, double seconds);
@@ -37,6 +41,7 @@ class Rates {
   private:
     struct Measured {
         double work = 0, seconds = 0;
+        double longest = 0;  ///< work of one submission
     };
     double unknown_;
     std::map<std::pair<std::string, shaders::ShaderId>, std::uint32_t> kinds_;

@@ -7,8 +7,7 @@
 layout(constant_id = 1) const uint kDim4 = 16;     // padded_dim / 4
 layout(constant_id = 2) const uint kLanes = 16;    // the work-group's width again: sizes arrays
 layout(constant_id = 3) const uint kSamples = 4;   // of a work-group, or of an invocation
-layout(constant_id = 4) const uint kFrames = 1;
-layout(constant_id = 5) const uint kFrame0Apart = 0;
+layout(constant_id = 4) const uint kFrame0Apart = 0;
 
 #include "attention_operands.glsl"
 #include "token_order.glsl"
@@ -23,6 +22,7 @@ layout(push_constant) uniform Push {
     uint samples;
     uint split_keys;  // keys of a work-group, a multiple of its tile
     float scale;
+    uint frames;      // not a constant: CPU drivers compile a kernel for seconds
 } p;
 
 const uint kMasks = 3;  // all keys, the spatial mask's, the temporal mask's
@@ -42,7 +42,7 @@ uint sampled_query(uint i) {
 }
 
 uint place_index(uint token) {
-    return position_by_place(token, kFrames, p.places, kFrame0Apart != 0);
+    return position_by_place(token, p.frames, p.places, kFrame0Apart != 0);
 }
 
 /// Keys that a query sees in either order: [x, y) frame by frame, [z, w) place by place, beside what all see.

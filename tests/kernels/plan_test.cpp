@@ -410,6 +410,9 @@ TEST(Rates, SlowUntilMeasuredThenAsTheLastLongSubmissions) {
     rates.learn(both, 1.1);
     EXPECT_NEAR(rates.seconds(a, 1e6), 0.1, 1e-12);
     EXPECT_NEAR(rates.seconds(b, 1e6), 1.0, 1e-12);
+    // Submissions of twice as much work are trusted, of a hundred times as much are not.
+    EXPECT_GE(rates.trusted_seconds(a), rates.seconds(a, 2e6));
+    EXPECT_LE(rates.trusted_seconds(a), rates.seconds(a, 1e8));
     // The device got ten times slower.
     for (int i = 0; i < 10; ++i) rates.learn(one, 1.0);
     EXPECT_NEAR(rates.seconds(a, 1e6), 1.0, 0.01);
