@@ -10,7 +10,7 @@
 //   row_ptr    uint32 [lists, query_blocks + 1], counted in entries of columns
 //   columns    uint32 key block, bit 31: partial
 //   sight      uint32 [1 + tokens, 2]: end of the prefix and begin of the suffix, then each query's range
-//   types      uint32 [heads]: heads of type 1 hold their tokens place by place, (p, f), p F + f (kFrames > 0);
+//   types      uint32 [heads]: heads of type 1 hold their tokens place by place, (p, f), p F + f (kOrdered);
 //              out has them frame by frame all the same
 //
 // Variant BOTH: under the mask and over all keys at once (attention_both.glsl).
@@ -180,7 +180,7 @@ void main() {
             const uint token = token_of(row0 + t, p.first_head + head);
             uint out_base = out_row(token, row0 + t, head);
 #ifdef BOTH
-            if (pass == 0) out_base += kMaskedBase;
+            if (pass == 0) out_base += p.masked_base;
 #endif
             // Zero for a query whose list is empty.
             float whole = 0.0;

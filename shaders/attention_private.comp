@@ -177,7 +177,7 @@ void main() {
             const uint token = token_of(row[t], p.first_head + head);
             uint out_base = out_row(token, row[t], head);
 #ifdef BOTH
-            if (pass == 0) out_base += kMaskedBase;
+            if (pass == 0) out_base += p.masked_base;
 #endif
             // Zero for a query whose list is empty.
             const float normalise = denominator[t] > 0.0 ? 1.0 / denominator[t] : 0.0;

@@ -12,9 +12,9 @@ struct Push {
     std::uint32_t queries, query_base, keys, q_stride, kv_stride, head_dim, out_stride, first_head,
         bias_span;
     float scale;
-    std::uint32_t pad_to, list_stride, places;
+    std::uint32_t pad_to, list_stride, places, frames, masked_base;
 };
-static_assert(sizeof(Push) == 52, "attention.comp declares the same block");
+static_assert(sizeof(Push) == 60, "attention.comp declares the same block");
 
 struct MergePush {
     std::uint32_t heads, first_head, head_dim, padded_dim, token_stride, out_stride, first_row,
@@ -260,15 +260,11 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                                             options.bias.valid(), shape.lanes, shape.queries};
     if (blocks) {
         constants.push_back(static_cast<std::uint32_t>(blocks->block));
-        constants.push_back(ordered ? static_cast<std::uint32_t>(options.order.frames) : 0);
+        constants.push_back(ordered);
         const auto more =
             residual ? residual->constants() : std::vector<std::uint32_t>{0, 1, 0, 0, 1, 4};
         constants.insert(constants.end(), more.begin(), more.end());
         constants.push_back(head_major);
-        if (options.masked) {
-            constants.push_back(static_cast<std::uint32_t>(
-                (options.masked->first_row - out.first_row) * out.stride));
-        }
     }
     if (!units && !shape.is_private) {
         constants.resize(15);
@@ -324,7 +320,11 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                      blocks && blocks->lists > 1
                          ? static_cast<std::uint32_t>(blocks->query_blocks + 1)
                          : 0,
-                     static_cast<std::uint32_t>(options.order.tokens_per_frame)},
+                     static_cast<std::uint32_t>(options.order.tokens_per_frame),
+                     static_cast<std::uint32_t>(options.order.frames),
+                     options.masked ? static_cast<std::uint32_t>(
+                                          (options.masked->first_row - out.first_row) * out.stride)
+                                    : 0},
                 {ceil_div(static_cast<std::uint64_t>(rows), shape.group_queries()),
                  static_cast<std::uint32_t>(heads), 1},
                 4.0 * rows * keys * q.padded_dim * heads * (blocks ? blocks->density : 1.0));

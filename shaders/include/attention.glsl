@@ -10,7 +10,7 @@ layout(constant_id = 3) const uint kLanes = 16;         // the work-group's widt
 layout(constant_id = 4) const uint kQueries = 16;
 #ifdef SPARSE
 layout(constant_id = 5) const uint kBlock = 64;         // tokens of a block, a multiple of kTile
-layout(constant_id = 6) const uint kFrames = 0;
+layout(constant_id = 6) const uint kOrdered = 0;        // heads have types
 layout(constant_id = 13) const uint kHeadMajor = 0;
 #endif
 #include "attention_operands.glsl"
@@ -43,6 +43,8 @@ layout(push_constant) uniform Push {
     uint pad_to;        // columns of `out` after the last head's that are set to zero
     uint list_stride;   // of row_ptr from one head to the next; 0: one list for all
     uint places;        // tokens of a frame
+    uint frames;        // sizes of a clip are no constants: CPU drivers compile these kernels for seconds
+    uint masked_base;   // BOTH: floats from the output over all keys to the mask's
 } p;
 
 #ifdef SPARSE
@@ -58,7 +60,7 @@ const float kMasked = -3.0e38;
 /// The token at a position of a head's order.
 uint token_of(uint position, uint head) {
 #ifdef SPARSE
-    if (kFrames > 0 && head_types[head] != 0) return position % kFrames * p.places + position / kFrames;
+    if (kOrdered != 0 && head_types[head] != 0) return position % p.frames * p.places + position / p.frames;
 #endif
     return position;
 }

@@ -6,8 +6,6 @@
 #ifndef QUANTSPARSE_ATTENTION_BOTH_GLSL
 #define QUANTSPARSE_ATTENTION_BOTH_GLSL
 
-layout(constant_id = 14) const uint kMaskedBase = 0;  // floats from the output over all keys to the mask's
-
 /// Scores of keys key0 .. key0 + 3 where the query does not see them; kMasked where it does.
 vec4 unseen_scores(vec4 s, uint key0, uvec4 sees) {
     const uvec4 key = uvec4(key0, key0 + 1, key0 + 2, key0 + 3);
