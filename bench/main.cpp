@@ -92,6 +92,11 @@ void add_attention_options(CLI::App& app, AttentionParameters& attention) {
     add_choice<AttentionKind>(app, "--attention", attention.kind,
                               {{"dense", AttentionKind::dense}, {"sparse", AttentionKind::sparse}},
                               "dense (default) or sparse");
+    add_choice<AttentionProducts>(app, "--attention-arithmetic", attention.products,
+                                  {{"full", AttentionProducts::full},
+                                   {"int8-qk", AttentionProducts::int8_qk},
+                                   {"int8", AttentionProducts::int8}},
+                                  "full (default), int8-qk or int8");
     app.add_option("--density", attention.density, "Share of query-key pairs that is computed")
         ->check(CLI::Range(0.001, 1.0))
         ->capture_default_str();
