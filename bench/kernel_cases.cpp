@@ -218,6 +218,52 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density, i
     return c;
 }
 
+/// Attention at a refresh: under the mask and over all keys in one pass.
+KernelCase refresh_attention(int tokens, int heads, int head_dim, double density, int block,
+                             AttentionProducts products) {
+    KernelCase c;
+    c.kind = "refresh";
+    c.name = fmt::format("{}refresh attention {} heads x {}, {} tokens", prefix(products), heads,
+                         head_dim, tokens);
+    c.operations = 4.0 * tokens * tokens * heads * head_dim;
+    c.bytes = 20.0 * tokens * heads * head_dim;
+    const int sink = tokens / 8;
+    const auto mask =
+        std::make_shared<attention::BlockMask>(attention::complete_list(attention::make_block_mask(
+            attention::band_sight(
+                tokens, attention::band_width(tokens, sink, density, MaskMode::exact), sink),
+            block)));
+    const auto list = std::make_shared<kernels::BlockList>();
+    c.prepare = [=](program::Executor& executor) {
+        attention::write_block_list(executor, *list, *mask);
+    };
+    c.build = [=](Program& program) {
+        const auto add = [&](const char* name) {
+            return kernels::add_head_matrix(program, name, heads, tokens, head_dim,
+                                            Lifetime::persistent);
+        };
+        const int behind = kernels::round_up(tokens, 64);
+        const Matrix results = kernels::add_matrix(program, "results", behind + tokens,
+                                                   heads * head_dim, Lifetime::persistent);
+        const Matrix masked = results.slice(behind, tokens);
+        *list = attention::declare_block_list(program, "list", *mask);
+        kernels::AttentionOptions options;
+        options.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+        options.products = products;
+        options.blocks = list.get();
+        options.masked = &masked;
+        const auto q = add("q"), k = add("k"), v = add("v");
+        kernels::attention(program, "attention", q, k, v, results.slice(0, tokens), options);
+    };
+    if (products == AttentionProducts::full) {
+        for (const AttentionProducts other : kInCodes) {
+            c.in_codes.push_back(std::make_shared<KernelCase>(
+                refresh_attention(tokens, heads, head_dim, density, block, other)));
+        }
+    }
+    return c;
+}
+
 }  // namespace
 
 std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double density,
@@ -245,6 +291,10 @@ std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double dens
         cases.push_back(dense_attention(m, 3, 64, AttentionProducts::full));
         cases.push_back(
             attention_path(m, path_heads, 128, density, block, AttentionProducts::full));
+        if (limits.arithmetic != Arithmetic::matrix) {  // matrix units have no such kernel
+            cases.push_back(
+                refresh_attention(m, path_heads, 128, density, block, AttentionProducts::full));
+        }
     }
     return cases;
 }

@@ -281,7 +281,7 @@ int main(int argc, char** argv) {
         "kernels", "Single kernels at the shapes of real models, as a share of that peak");
     add_kernel_options(*kernels, kernel_options);
     kernels->add_option("--only", kernel_options.only, "Only these kinds")
-        ->check(CLI::IsMember({"gemm", "quantize", "norm", "attention", "sparse"}));
+        ->check(CLI::IsMember({"gemm", "quantize", "norm", "attention", "sparse", "refresh"}));
     kernels->add_option("--tokens", kernel_options.tokens, "Rows of the activations")
         ->check(CLI::Range(1, 1 << 20))
         ->capture_default_str();
