@@ -9,9 +9,10 @@ namespace quantsparse::kernels {
 struct AttentionCodes {
     static constexpr int kScaleBlock = 64;  ///< tokens that share a scale of q or k
     Tensor q, k;                            ///< int8 [heads, token_stride, columns]
-    Tensor v;  ///< int8 [heads, token_stride / 4, columns, 4 tokens]; invalid: not in codes
-    Tensor
-        scales;  ///< fp32 [heads, q's blocks + k's blocks + columns of v]; q's with the softmax's
+    /// int8 [heads, token_stride / 4, columns, 4 tokens]; invalid: v is not in codes.
+    Tensor v;
+    /// fp32 [heads, q's blocks + k's blocks + columns of v]; the softmax's scale is in q's.
+    Tensor scales;
     int columns = 0;  ///< padded_dim rounded up to 16, what the kernel reads at once
     int q_blocks = 0, k_blocks = 0;
 

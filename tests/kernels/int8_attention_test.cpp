@@ -477,7 +477,7 @@ TEST_F(Int8AttentionTest, CloseToAttentionAsItIs) {
             }
             error = std::sqrt(error / norm);
             fmt::print("heads of {}: relative error {:.5f}\n", head_dim, error);
-            EXPECT_LT(error, 0.03);
+            EXPECT_LT(error, products == AttentionProducts::int8 ? 0.06 : 0.02);
             EXPECT_GT(error, before);  // codes of v cost more than those of q and k alone
             before = error;
         }
