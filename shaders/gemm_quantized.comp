@@ -18,8 +18,8 @@
 #extension GL_EXT_spirv_intrinsics : require
 #endif
 #include "constants.glsl"
-#include "dot_codes.glsl"
 #include "gemm_quantized.glsl"
+#include "dot_codes.glsl"
 
 #ifndef TIER_DOT
 // Codes of K a pass of the outer loop covers: the largest chunk whose fp32 sums are exact,
