@@ -188,16 +188,17 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density, i
         kernels::AttentionOptions options;
         options.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
         options.products = products;
-        const auto split = [&](const kernels::TokenOrder& order) {
-            std::vector<kernels::HeadMatrix> operands;
-            for (const Matrix& m : rows) {
-                operands.push_back(
-                    kernels::add_head_matrix(program, "heads", heads, tokens, head_dim));
+        std::vector<kernels::HeadMatrix> operands;
+        for (const char* matrix : {"q_heads", "k_heads", "v_heads"}) {
+            operands.push_back(kernels::add_head_matrix(program, matrix, heads, tokens, head_dim));
+        }
+        const auto split = [&](const kernels::TokenOrder& order, bool only_temporal) {
+            for (std::size_t i = 0; i < rows.size(); ++i) {
                 kernels::HeadTransform transform;
                 transform.order = order;
-                kernels::split_heads(program, "split", m, operands.back(), transform);
+                transform.only_temporal = only_temporal;
+                kernels::split_heads(program, "split", rows[i], operands[i], transform);
             }
-            return operands;
         };
         if (sparse) {
             *types =
@@ -205,13 +206,13 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density, i
             *list = attention::declare_block_list(program, "list", *mask);
             const program::Tensor decided =
                 program.add("decided", static_cast<std::uint64_t>(heads) * 4);
-            const auto by_frame = split({});
-            kernels::profile_heads(program, "profile", by_frame[0], by_frame[1], by_frame[2],
+            split({}, false);
+            kernels::profile_heads(program, "profile", operands[0], operands[1], operands[2],
                                    options.scale, *list, {decided, kFrames, places});
             options.order = {*types, kFrames, places};
             options.blocks = list.get();
         }
-        const auto operands = split(options.order);
+        split(options.order, sparse);
         kernels::attention(program, "attention", operands[0], operands[1], operands[2], out,
                            options);
     };

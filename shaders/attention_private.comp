@@ -65,8 +65,9 @@ void main() {
     // One loop over the tiles of all blocks: nested ones carry the sums through memory at each block's end.
     const uint entry = row_ptr[list];
     const uint tiles = (row_ptr[list + 1] - entry) * kTilesOfBlock;
+    uint block = 0;
     for (uint tile = 0; tile < tiles; ++tile) {
-        const uint block = columns[entry + tile / kTilesOfBlock];
+        if (tile % kTilesOfBlock == 0) block = columns[entry + tile / kTilesOfBlock];
         const bool partial = (block & kPartial) != 0;
         const uint first = (block & ~kPartial) * kBlock + tile % kTilesOfBlock * kTile;
 #else

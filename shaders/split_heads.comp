@@ -22,6 +22,7 @@ layout(constant_id = 1) const uint kNorm = 0;
 layout(constant_id = 2) const uint kRope = 0;
 layout(constant_id = 3) const uint kFrames = 0;
 layout(constant_id = 4) const uint kFrame0Apart = 0;
+layout(constant_id = 5) const uint kOnlyTemporal = 0;  // the others are there already
 
 layout(set = 0, binding = 0, std430) readonly buffer In { float in_values[]; };
 layout(set = 0, binding = 1, std430) writeonly buffer Out { float out_values[]; };
@@ -71,6 +72,8 @@ void main() {
     for (uint i = lane; i < p.heads * pairs; i += lanes) {
         const uint head = i / pairs;
         const uint pair = i % pairs;
+        const bool temporal = kFrames > 0 && head_types[p.first_head + head] != 0;
+        if (kOnlyTemporal != 0 && !temporal) continue;
         vec2 y = vec2(0.0);
         for (uint side = 0; side < 2; ++side) {
             const uint c = 2 * pair + side;
@@ -87,10 +90,8 @@ void main() {
             const vec2 angle = table[position * (p.head_dim / 2) + pair];
             y = vec2(y.x * angle.x - y.y * angle.y, y.x * angle.y + y.y * angle.x);
         }
-        uint position_out = token;
-        if (kFrames > 0 && head_types[p.first_head + head] != 0) {
-            position_out = position_by_place(token, kFrames, p.places, kFrame0Apart != 0);
-        }
+        const uint position_out =
+            temporal ? position_by_place(token, kFrames, p.places, kFrame0Apart != 0) : token;
         const uint out_base = (head * p.token_stride + position_out) * p.padded_dim + 2 * pair;
         out_values[out_base] = y.x;
         out_values[out_base + 1] = y.y;

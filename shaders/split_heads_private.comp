@@ -9,6 +9,7 @@ layout(constant_id = 1) const uint kNorm = 0;
 layout(constant_id = 2) const uint kRope = 0;
 layout(constant_id = 3) const uint kFrames = 0;
 layout(constant_id = 4) const uint kFrame0Apart = 0;
+layout(constant_id = 5) const uint kOnlyTemporal = 0;
 
 layout(set = 0, binding = 0) uniform usamplerBuffer in_texels;
 layout(set = 0, binding = 1, std430) writeonly buffer Out { vec4 out_values[]; };
@@ -58,13 +59,14 @@ void main() {
     const uvec3 place = uvec3(token / (p.grid_rows * p.grid_columns), in_frame / p.grid_columns,
                               in_frame % p.grid_columns);
     for (uint head = 0; head < p.heads; ++head) {
-        uint position_out = token;
-        if (kFrames > 0 && head_types[p.first_head + head] != 0) {
-            position_out = position_by_place(token, kFrames, p.places, kFrame0Apart != 0);
-        }
+        const bool temporal = kFrames > 0 && head_types[p.first_head + head] != 0;
+        const uint position_out =
+            temporal ? position_by_place(token, kFrames, p.places, kFrame0Apart != 0) : token;
+        // A loop ends when no lane needs it; the body of a branch would run all the same.
+        const uint fours = kOnlyTemporal == 0 || temporal ? dim4 : 0;
         const uint out_base = (head * p.token_stride + position_out) * dim4;
         const uint first = (p.first_head + head) * dim4;
-        for (uint i = 0; i < dim4; ++i) {
+        for (uint i = 0; i < fours; ++i) {
             vec4 y = load(in_texels, base + first + i) * inverse;
             if (kNorm != 0) y *= load(weight, first + i);
             if (kRope != 0) {

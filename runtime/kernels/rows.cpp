@@ -88,6 +88,8 @@ void split_heads(Program& program, const std::string& name, const Matrix& input,
         std::min(kMaxRows, rows_per_dispatch(program, input.row_bytes(), input.rows));
     for (int head = 0; head < out.heads; head += head_chunk) {
         const int heads = std::min(head_chunk, out.heads - head);
+        const std::uint64_t at = out.head_bytes() * static_cast<std::uint64_t>(head);
+        const std::uint64_t bytes = out.head_bytes() * static_cast<std::uint64_t>(heads);
         for (int first = 0; first < input.rows; first += row_chunk) {
             const int rows = std::min(row_chunk, input.rows - first);
             program.dispatch(
@@ -96,10 +98,10 @@ void split_heads(Program& program, const std::string& name, const Matrix& input,
                  transform.order.head_types.valid()
                      ? static_cast<std::uint32_t>(transform.order.frames)
                      : 0,
-                 transform.order.first_frame_apart},
+                 transform.order.first_frame_apart, transform.only_temporal},
                 {load(read_rows(input, first, rows)),
-                 program::write(out.tensor, out.head_bytes() * static_cast<std::uint64_t>(head),
-                                out.head_bytes() * static_cast<std::uint64_t>(heads)),
+                 transform.only_temporal ? program::read_write(out.tensor, at, bytes)
+                                         : program::write(out.tensor, at, bytes),
                  optional(transform.norm_weight), optional(transform.rope_table),
                  transform.order.head_types.valid() ? read(transform.order.head_types)
                                                     : program::unused(input.tensor)},

@@ -57,6 +57,7 @@ struct HeadTransform {
     std::array<int, 2> grid = {1, 1};   ///< rows, columns of a frame in tokens
     std::array<int, 2> pairs = {0, 0};  ///< pairs turned by time, by row
     TokenOrder order;                   ///< the whole clip must be in `input`
+    bool only_temporal = false;  ///< `out` has all heads frame by frame: those of type 0 stay
 };
 void split_heads(Program& program, const std::string& name, const Matrix& input,
                  const HeadMatrix& out, const HeadTransform& transform = {});

@@ -91,18 +91,22 @@ Matrix WanDit::build_self_attention(int index, int branch, StepKind kind,
     struct Operands {
         HeadMatrix q, k, v;
     };
-    const auto split = [&](const kernels::TokenOrder& order) {
-        const auto heads = [&](const Matrix& rows, const char* name, Tensor norm, bool rotate) {
-            const HeadMatrix result = add_head_matrix(program_, std::string(name) + "_heads",
-                                                      c.num_heads, tokens_, c.head_dim());
+    const auto add = [&](const char* name) {
+        return add_head_matrix(program_, name, c.num_heads, tokens_, c.head_dim());
+    };
+    const Operands heads = {add("q_heads"), add("k_heads"), add("v_heads")};
+    const auto split = [&](const kernels::TokenOrder& order, bool only_temporal) {
+        const auto write = [&](const Matrix& rows, const HeadMatrix& out, const char* name,
+                               Tensor norm, bool rotate) {
             kernels::HeadTransform transform = rotate ? rope() : kernels::HeadTransform{};
             transform.norm_weight = norm;
             transform.order = order;
-            split_heads(program_, std::string("self_attn.split_") + name, rows, result, transform);
-            return result;
+            transform.only_temporal = only_temporal;
+            split_heads(program_, std::string("self_attn.split_") + name, rows, out, transform);
         };
-        return Operands{heads(q_rows, "q", block.self_norm_q, true),
-                        heads(k_rows, "k", block.self_norm_k, true), heads(v_rows, "v", {}, false)};
+        write(q_rows, heads.q, "q", block.self_norm_q, true);
+        write(k_rows, heads.k, "k", block.self_norm_k, true);
+        write(v_rows, heads.v, "v", {}, false);
     };
 
     kernels::AttentionOptions dense;
@@ -115,7 +119,7 @@ Matrix WanDit::build_self_attention(int index, int branch, StepKind kind,
         add_matrix(program_, "self_attn", twice ? behind + tokens_ : tokens_, c.dim);
     const Matrix out = results.slice(0, tokens_);
     if (kind == StepKind::dense) {
-        const Operands heads = split({});
+        split({}, false);
         kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, dense);
         if (kept) {
             const std::string mid = fmt::format("block{}.", index);
@@ -134,8 +138,9 @@ Matrix WanDit::build_self_attention(int index, int branch, StepKind kind,
     const Matrix masked = twice ? results.slice(behind, tokens_) : Matrix{};
     const bool one_pass = twice && !order.first_frame_apart &&
                           kernels::attends_both(program_, out, masked, parameters.products);
-    if (refresh || parameters.ssar == SsarMode::off) {
-        const Operands heads = split({});
+    const bool decides = refresh || parameters.ssar == SsarMode::off;
+    if (decides) {
+        split({}, false);
         profile_heads(program_, "self_attn.profile", heads.q, heads.k, heads.v, scale, blocks_list_,
                       order);
         if (refresh && !one_pass) {
@@ -145,7 +150,7 @@ Matrix WanDit::build_self_attention(int index, int branch, StepKind kind,
     }
     if (refresh && !residuals_) return out;
 
-    const Operands heads = split(order);
+    split(order, decides);
     kernels::AttentionOptions sparse = dense;
     sparse.blocks = &blocks_list_;
     sparse.order = order;

@@ -395,18 +395,31 @@ TEST_F(SparseAttentionTest, SplitHeadsWritesTemporalHeadsPlaceByPlace) {
         const Tensor types = program.add("types", 16, Lifetime::persistent);
         transform.order = {types, s.frames, s.places, s.apart};
         split_heads(program, "split", in, out, transform);
+        // The same in two steps, of which the second leaves other heads as the first wrote them.
+        const auto again = add_heads(program, "again", s);
+        const Matrix other = add_kept_matrix(program, "other", s.tokens(), s.heads * s.head_dim);
+        split_heads(program, "by_frame", in, again);
+        transform.only_temporal = true;
+        split_heads(program, "temporal", other, again, transform);
         Executor executor = executor_for(program);
         const auto values = random(s.tokens(), s.heads * s.head_dim);
+        const auto others = random(s.tokens(), s.heads * s.head_dim);
         write_matrix(executor, in, values);
+        write_matrix(executor, other, others);
         write_types(executor, types, {0, 1, 0, 0});
         executor.run(0);
         const auto heads = executor.read_values<float>(out.tensor, out.head_bytes() / 4 * 3);
+        const auto twice = executor.read_values<float>(again.tensor, out.head_bytes() / 4 * 3);
         for (int h = 0; h < s.heads; ++h) {
             for (int t = 0; t < s.tokens(); ++t) {
                 const int position = h == 1 ? s.place_index(t) : t;
                 for (int c = 0; c < s.head_dim; ++c) {
                     ASSERT_EQ(heads[at(h * out.token_stride + position, c, out.padded_dim)],
                               values[at(t, h * s.head_dim + c, s.heads * s.head_dim)])
+                        << h << ", " << t << ", " << c;
+                    ASSERT_EQ(
+                        twice[at(h * out.token_stride + position, c, out.padded_dim)],
+                        (h == 1 ? others : values)[at(t, h * s.head_dim + c, s.heads * s.head_dim)])
                         << h << ", " << t << ", " << c;
                 }
             }
