@@ -27,6 +27,37 @@ const Json* earlier_kernel(const Json& earlier, const std::string& family,
     return nullptr;
 }
 
+Json mix_json(const Mix& mix) {
+    return {{"instructions", mix.all}, {"vector", mix.vector},           {"dot4", mix.dot},
+            {"wmma", mix.matrix},      {"packed_half", mix.packed_half}, {"fma", mix.fused},
+            {"memory", mix.memory}};
+}
+
+/// Attention's two products, scores before values, each a loop of its own: what part of their
+/// vector instructions are dot4. Other loops have few products.
+Json attention_products(const std::string& assembly) {
+    constexpr int kFewest = 32;
+    Json products = Json::array();
+    for (const Mix& mix : innermost_loops(assembly)) {
+        if (mix.products() < kFewest) continue;
+        fmt::print("{:<52}{} vector instructions a turn, {:.0f} % dot4, {:.0f} % fma\n",
+                   products.empty() ? "  scores" : "  values", mix.vector,
+                   100.0 * mix.dot / mix.vector, 100.0 * mix.fused / mix.vector);
+        products.push_back(mix_json(mix));
+    }
+    return products;
+}
+
+/// The cases, and those measured beside them that are other kernels.
+std::vector<KernelCase> inspected_cases(const program::Limits& limits) {
+    std::vector<KernelCase> cases;
+    for (KernelCase& c : kernel_cases({1024}, 0.25, limits)) {
+        cases.push_back(c);
+        for (const auto& other : c.in_codes) cases.push_back(*other);
+    }
+    return cases;
+}
+
 /// Every distinct kernel of the cases on one family. Returns how many are at fault.
 int inspect_family(const IsaOptions& options, const std::string& family, const Json& earlier,
                    Json& document) {
@@ -46,7 +77,7 @@ int inspect_family(const IsaOptions& options, const std::string& family, const J
                "spills", "waves", "LDS", "vector", "dot4", "f16x2", "fma", "latency", "1/thrpt");
     std::set<std::string> seen;
     int faults = 0;
-    for (const KernelCase& c : kernel_cases({1024}, 0.25, pipeline::device_limits(device))) {
+    for (const KernelCase& c : inspected_cases(pipeline::device_limits(device))) {
         program::Program program(pipeline::device_limits(device));
         c.build(program);
         for (const program::Operation& operation : program.operations()) {
@@ -76,23 +107,18 @@ int inspect_family(const IsaOptions& options, const std::string& family, const J
                            s["Inverse Throughput"], was("inverse_throughput"));
                 ++faults;
             }
-            kernels.push_back({{"name", name},
-                               {"case", c.name},
-                               {"vgprs", s["VGPRs"]},
-                               {"spilled_vgprs", spills},
-                               {"spilled_sgprs", s["Spilled SGPRs"]},
-                               {"waves", s["Subgroups per SIMD"]},
-                               {"lds_bytes", s["LDS size"]},
-                               {"latency", s["Latency"]},
-                               {"inverse_throughput", s["Inverse Throughput"]},
-                               {"hot_loop",
-                                {{"instructions", mix.all},
-                                 {"vector", mix.vector},
-                                 {"dot4", mix.dot},
-                                 {"wmma", mix.matrix},
-                                 {"packed_half", mix.packed_half},
-                                 {"fma", mix.fused},
-                                 {"memory", mix.memory}}}});
+            Json& entry = kernels.emplace_back(Json{{"name", name},
+                                                    {"case", c.name},
+                                                    {"vgprs", s["VGPRs"]},
+                                                    {"spilled_vgprs", spills},
+                                                    {"spilled_sgprs", s["Spilled SGPRs"]},
+                                                    {"waves", s["Subgroups per SIMD"]},
+                                                    {"lds_bytes", s["LDS size"]},
+                                                    {"latency", s["Latency"]},
+                                                    {"inverse_throughput", s["Inverse Throughput"]},
+                                                    {"hot_loop", mix_json(mix)}});
+            if (name.starts_with("attention"))
+                entry["products"] = attention_products(code.assembly);
             if (!options.assembly.empty()) {
                 std::filesystem::create_directories(options.assembly / family);
                 write_text(options.assembly / family / (name + ".s"), code.assembly);

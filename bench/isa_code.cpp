@@ -123,21 +123,25 @@ KernelCode compile(vulkan::Device& device, const program::Operation& operation) 
                                           static_cast<std::uint32_t>(operation.push.size())));
 }
 
-Mix hot_loop(const std::string& assembly) {
+std::vector<Mix> innermost_loops(const std::string& assembly) {
     const Code code = read_code(assembly);
-    Mix best;
+    std::vector<Mix> mixes;
     for (const auto& [first, last] : code.loops) {
         const auto inside = [&, begin = first, end = last](const auto& other) {
             return other.first > begin && other.second < end;
         };
         if (std::any_of(code.loops.begin(), code.loops.end(), inside)) continue;
-        Mix mix;
+        Mix& mix = mixes.emplace_back();
         for (std::size_t i = first; i < last; ++i) count(code.lines[i], mix);
-        const auto products = [](const Mix& m) {
-            return m.dot + m.matrix + m.packed_half + m.fused;
-        };
-        if (products(mix) > products(best) ||
-            (products(mix) == products(best) && mix.all > best.all)) {
+    }
+    return mixes;
+}
+
+Mix hot_loop(const std::string& assembly) {
+    Mix best;
+    for (const Mix& mix : innermost_loops(assembly)) {
+        if (mix.products() > best.products() ||
+            (mix.products() == best.products() && mix.all > best.all)) {
             best = mix;
         }
     }

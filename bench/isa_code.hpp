@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "program/program.hpp"
 #include "vulkan/device.hpp"
@@ -17,7 +18,7 @@ struct KernelCode {
     std::string assembly;
 };
 
-/// Instructions of the hottest loop by class.
+/// Instructions of a loop by class.
 struct Mix {
     int vector = 0;
     int dot = 0;
@@ -26,6 +27,8 @@ struct Mix {
     int fused = 0;        ///< multiply-adds in fp32, a dual one counts twice
     int memory = 0;       ///< global, buffer, scratch and LDS
     int all = 0;
+
+    int products() const { return dot + matrix + packed_half + fused; }
 };
 
 /// Name of the kernel and its specialisation, the same for equal code.
@@ -34,8 +37,11 @@ std::string kernel_name(const program::Operation& operation);
 /// Compiles the operation's kernel. `device` must have been opened for inspection.
 KernelCode compile(vulkan::Device& device, const program::Operation& operation);
 
-/// The innermost loop with the most products, or the longest where there are none: from a block's
-/// label to the last branch back to it.
+/// Every innermost loop, in the order of the code: from a block's label to the last branch back to
+/// it.
+std::vector<Mix> innermost_loops(const std::string& assembly);
+
+/// The innermost loop with the most products, or the longest where there are none.
 Mix hot_loop(const std::string& assembly);
 
 /// Multiplications and additions of dot4 and fused instructions that a lane does from the kernel's

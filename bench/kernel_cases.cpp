@@ -96,11 +96,19 @@ KernelCase normalize(int tokens, int k) {
     return c;
 }
 
-KernelCase dense_attention(int tokens, int heads, int head_dim) {
+constexpr AttentionProducts kInCodes[] = {AttentionProducts::int8_qk, AttentionProducts::int8};
+
+const char* prefix(AttentionProducts products) {
+    return products == AttentionProducts::int8      ? "int8 "
+           : products == AttentionProducts::int8_qk ? "int8-qk "
+                                                    : "";
+}
+
+KernelCase dense_attention(int tokens, int heads, int head_dim, AttentionProducts products) {
     KernelCase c;
     c.kind = "attention";
-    c.name = fmt::format("attention {} heads x {}, {} tokens", heads, head_dim, tokens);
-    c.operation = "attention";
+    c.name = fmt::format("{}attention {} heads x {}, {} tokens", prefix(products), heads, head_dim,
+                         tokens);
     c.operations = 4.0 * tokens * tokens * heads * head_dim;
     c.bytes = 16.0 * tokens * heads * head_dim;
     c.build = [=](Program& program) {
@@ -112,21 +120,29 @@ KernelCase dense_attention(int tokens, int heads, int head_dim) {
             kernels::add_matrix(program, "out", tokens, heads * head_dim, Lifetime::persistent);
         kernels::AttentionOptions options;
         options.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+        options.products = products;
         const auto q = add("q"), k = add("k"), v = add("v");
         kernels::attention(program, "attention", q, k, v, out, options);
     };
+    if (products == AttentionProducts::full) {
+        for (const AttentionProducts other : kInCodes) {
+            c.in_codes.push_back(
+                std::make_shared<KernelCase>(dense_attention(tokens, heads, head_dim, other)));
+        }
+    }
     return c;
 }
 
 /// All of what sparse attention costs, or of what it replaces: the split of q, k and v into heads
 /// (in each head's order), the choice of the heads' types, and attention.
-KernelCase attention_path(int tokens, int heads, int head_dim, double density, int block) {
+KernelCase attention_path(int tokens, int heads, int head_dim, double density, int block,
+                          AttentionProducts products) {
     constexpr int kFrames = 8;
     const int places = tokens / kFrames;
     tokens = kFrames * places;
     const auto name = [&](const std::string& what) {
-        return fmt::format("{} attention path {} heads x {}, {} tokens", what, heads, head_dim,
-                           tokens);
+        return fmt::format("{}{} attention path {} heads x {}, {} tokens", prefix(products), what,
+                           heads, head_dim, tokens);
     };
     const bool sparse = density < 1;
     KernelCase c;
@@ -142,7 +158,10 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density, i
             attention::band_sight(
                 tokens, attention::band_width(tokens, places, density, MaskMode::exact), places),
             block);
-        c.dense = std::make_shared<KernelCase>(attention_path(tokens, heads, head_dim, 1, block));
+        if (products == AttentionProducts::full) {
+            c.dense = std::make_shared<KernelCase>(
+                attention_path(tokens, heads, head_dim, 1, block, products));
+        }
         c.block_density = mask->block_density;
         c.operations *= mask->block_density;
         c.prepare = [=](program::Executor& executor) {
@@ -151,6 +170,12 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density, i
             executor.write_values(*types, std::span<const std::uint32_t>(values));
             attention::write_block_list(executor, *list, *mask);
         };
+    }
+    if (sparse && products == AttentionProducts::full) {
+        for (const AttentionProducts other : kInCodes) {
+            c.in_codes.push_back(std::make_shared<KernelCase>(
+                attention_path(tokens, heads, head_dim, density, block, other)));
+        }
     }
     c.build = [=](Program& program) {
         std::vector<Matrix> rows;
@@ -162,6 +187,7 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density, i
             kernels::add_matrix(program, "out", tokens, heads * head_dim, Lifetime::persistent);
         kernels::AttentionOptions options;
         options.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+        options.products = products;
         std::vector<kernels::HeadMatrix> operands;
         for (const char* matrix : {"q_heads", "k_heads", "v_heads"}) {
             operands.push_back(kernels::add_head_matrix(program, matrix, heads, tokens, head_dim));
@@ -193,6 +219,52 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density, i
     return c;
 }
 
+/// Attention at a refresh: under the mask and over all keys in one pass.
+KernelCase refresh_attention(int tokens, int heads, int head_dim, double density, int block,
+                             AttentionProducts products) {
+    KernelCase c;
+    c.kind = "refresh";
+    c.name = fmt::format("{}refresh attention {} heads x {}, {} tokens", prefix(products), heads,
+                         head_dim, tokens);
+    c.operations = 4.0 * tokens * tokens * heads * head_dim;
+    c.bytes = 20.0 * tokens * heads * head_dim;
+    const int sink = tokens / 8;
+    const auto mask =
+        std::make_shared<attention::BlockMask>(attention::complete_list(attention::make_block_mask(
+            attention::band_sight(
+                tokens, attention::band_width(tokens, sink, density, MaskMode::exact), sink),
+            block)));
+    const auto list = std::make_shared<kernels::BlockList>();
+    c.prepare = [=](program::Executor& executor) {
+        attention::write_block_list(executor, *list, *mask);
+    };
+    c.build = [=](Program& program) {
+        const auto add = [&](const char* name) {
+            return kernels::add_head_matrix(program, name, heads, tokens, head_dim,
+                                            Lifetime::persistent);
+        };
+        const int behind = kernels::round_up(tokens, 64);
+        const Matrix results = kernels::add_matrix(program, "results", behind + tokens,
+                                                   heads * head_dim, Lifetime::persistent);
+        const Matrix masked = results.slice(behind, tokens);
+        *list = attention::declare_block_list(program, "list", *mask);
+        kernels::AttentionOptions options;
+        options.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+        options.products = products;
+        options.blocks = list.get();
+        options.masked = &masked;
+        const auto q = add("q"), k = add("k"), v = add("v");
+        kernels::attention(program, "attention", q, k, v, results.slice(0, tokens), options);
+    };
+    if (products == AttentionProducts::full) {
+        for (const AttentionProducts other : kInCodes) {
+            c.in_codes.push_back(std::make_shared<KernelCase>(
+                refresh_attention(tokens, heads, head_dim, density, block, other)));
+        }
+    }
+    return c;
+}
+
 }  // namespace
 
 std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double density,
@@ -216,9 +288,14 @@ std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double dens
             cases.push_back(quantize(m, k, 128));
         }
         cases.push_back(normalize(m, 1536));
-        cases.push_back(dense_attention(m, 12, 128));
-        cases.push_back(dense_attention(m, 3, 64));
-        cases.push_back(attention_path(m, path_heads, 128, density, block));
+        cases.push_back(dense_attention(m, 12, 128, AttentionProducts::full));
+        cases.push_back(dense_attention(m, 3, 64, AttentionProducts::full));
+        cases.push_back(
+            attention_path(m, path_heads, 128, density, block, AttentionProducts::full));
+        if (limits.arithmetic != Arithmetic::matrix) {  // matrix units have no such kernel
+            cases.push_back(
+                refresh_attention(m, path_heads, 128, density, block, AttentionProducts::full));
+        }
     }
     return cases;
 }

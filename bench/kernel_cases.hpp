@@ -23,6 +23,8 @@ struct KernelCase {
     /// Of sparse attention: what it is measured beside, run by run.
     std::shared_ptr<const KernelCase> dense = nullptr;
     double block_density = 0;  ///< the share of that one's work that it does
+    /// Of attention: the same on codes of eight bits, measured in the same turns.
+    std::vector<std::shared_ptr<const KernelCase>> in_codes = {};
 };
 
 /// Of all kinds, for each count of tokens; sparse attention at `density`.

@@ -102,28 +102,57 @@ class Table {
     std::vector<Bar> bars_;
 };
 
-/// Dense and sparse attention in turns, and what part of the time is left.
-void add_comparison(Table& table, Device& device, const KernelCase& c,
-                    const KernelOptions& options) {
-    const auto dense = make_executor(device, *c.dense, options);
-    const auto sparse = make_executor(device, c, options);
-    const auto timings = time_in_turns({dense.get(), sparse.get()}, options.repeats);
-    table.add(*c.dense, timings[0]);
-    Json& entry = table.add(c, timings[1]);
+/// What part of another case's time one takes, run by run: median and range.
+struct Share {
+    double median, least, most;
+};
+Share share_of_time(const Timing& timing, const Timing& of) {
     std::vector<double> ratios;
-    for (std::size_t i = 0; i < timings[0].runs_ms.size(); ++i) {
-        ratios.push_back(timings[1].runs_ms[i] / timings[0].runs_ms[i]);
+    for (std::size_t i = 0; i < of.runs_ms.size(); ++i) {
+        ratios.push_back(timing.runs_ms[i] / of.runs_ms[i]);
     }
     std::sort(ratios.begin(), ratios.end());
-    const double median = ratios[ratios.size() / 2];
-    fmt::print(
-        "{:<50}{:.3f} of the dense time ({:.3f} to {:.3f}), {:.2f} x the block density "
-        "{:.4f}\n",
-        "", median, ratios.front(), ratios.back(), median / c.block_density, c.block_density);
-    entry["of_dense_time"] = median;
-    entry["of_dense_time_range"] = {ratios.front(), ratios.back()};
-    entry["block_density"] = c.block_density;
-    entry["of_block_density"] = median / c.block_density;
+    return {ratios[ratios.size() / 2], ratios.front(), ratios.back()};
+}
+
+/// Attention in turns: dense beside sparse and what part of the time is left, both beside the same
+/// in codes of eight bits.
+void add_comparison(Table& table, Device& device, const KernelCase& c,
+                    const KernelOptions& options) {
+    std::vector<const KernelCase*> cases;
+    if (c.dense) cases.push_back(c.dense.get());
+    cases.push_back(&c);
+    for (const auto& other : c.in_codes) cases.push_back(other.get());
+    std::vector<std::unique_ptr<program::Executor>> executors;
+    std::vector<program::Executor*> turns;
+    for (const KernelCase* one : cases) {
+        executors.push_back(make_executor(device, *one, options));
+        turns.push_back(executors.back().get());
+    }
+    const auto timings = time_in_turns(turns, options.repeats);
+    const std::size_t full = c.dense ? 1 : 0;
+    if (c.dense) table.add(*c.dense, timings[0]);
+    Json& entry = table.add(c, timings[full]);
+    if (c.dense) {
+        const Share share = share_of_time(timings[full], timings[0]);
+        fmt::print(
+            "{:<50}{:.3f} of the dense time ({:.3f} to {:.3f}), {:.2f} x the block density "
+            "{:.4f}\n",
+            "", share.median, share.least, share.most, share.median / c.block_density,
+            c.block_density);
+        entry["of_dense_time"] = share.median;
+        entry["of_dense_time_range"] = {share.least, share.most};
+        entry["block_density"] = c.block_density;
+        entry["of_block_density"] = share.median / c.block_density;
+    }
+    for (std::size_t i = full + 1; i < cases.size(); ++i) {
+        Json& in_codes = table.add(*cases[i], timings[i]);
+        const Share share = share_of_time(timings[i], timings[full]);
+        fmt::print("{:<50}{:.3f} of the time without codes ({:.3f} to {:.3f})\n", "", share.median,
+                   share.least, share.most);
+        in_codes["of_full_time"] = share.median;
+        in_codes["of_full_time_range"] = {share.least, share.most};
+    }
 }
 
 }  // namespace
@@ -142,7 +171,7 @@ void run_kernels(const KernelOptions& options) {
             std::find(options.only.begin(), options.only.end(), c.kind) == options.only.end()) {
             continue;
         }
-        if (c.dense) {
+        if (c.dense || !c.in_codes.empty()) {
             add_comparison(table, device, c, options);
             continue;
         }

@@ -13,7 +13,8 @@ namespace quantsparse::bench {
 struct KernelOptions {
     DeviceOptions device;
     int repeats = 5;
-    std::vector<std::string> only;  ///< kinds: gemm, quantize, norm, attention, sparse; empty: all
+    /// Kinds: gemm, quantize, norm, attention, sparse, refresh; empty: all.
+    std::vector<std::string> only;
     std::vector<int> tokens = {512, 1024};
     double density = 0.25;  ///< of the sparse ones
     int matrix_tile = -1;   ///< of kernels/matrix_tiles.hpp; -1: as the runtime chooses

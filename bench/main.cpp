@@ -92,6 +92,11 @@ void add_attention_options(CLI::App& app, AttentionParameters& attention) {
     add_choice<AttentionKind>(app, "--attention", attention.kind,
                               {{"dense", AttentionKind::dense}, {"sparse", AttentionKind::sparse}},
                               "dense (default) or sparse");
+    add_choice<AttentionProducts>(app, "--attention-arithmetic", attention.products,
+                                  {{"full", AttentionProducts::full},
+                                   {"int8-qk", AttentionProducts::int8_qk},
+                                   {"int8", AttentionProducts::int8}},
+                                  "full (default), int8-qk or int8");
     app.add_option("--density", attention.density, "Share of query-key pairs that is computed")
         ->check(CLI::Range(0.001, 1.0))
         ->capture_default_str();
@@ -276,7 +281,7 @@ int main(int argc, char** argv) {
         "kernels", "Single kernels at the shapes of real models, as a share of that peak");
     add_kernel_options(*kernels, kernel_options);
     kernels->add_option("--only", kernel_options.only, "Only these kinds")
-        ->check(CLI::IsMember({"gemm", "quantize", "norm", "attention", "sparse"}));
+        ->check(CLI::IsMember({"gemm", "quantize", "norm", "attention", "sparse", "refresh"}));
     kernels->add_option("--tokens", kernel_options.tokens, "Rows of the activations")
         ->check(CLI::Range(1, 1 << 20))
         ->capture_default_str();

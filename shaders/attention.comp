@@ -18,6 +18,8 @@
 // With kResidual the SSAR correction (residual.glsl) is added to what is written. With kHeadMajor `out` is
 // [heads, q_stride, padded_dim] in the heads' own order, for merge_heads.comp.
 //
+// Variant INT8: q, k and perhaps v are codes of eight bits (attention_codes.glsl describes them and the arithmetic).
+//
 // Flash attention: a team of kLanes invocations owns kQueries queries of one head and walks over tiles of
 // kLanes * kKeysPerLane keys with running maxima. A work-group is kTeams teams, which fill the device's
 // subgroup, read the same keys and lie in one block of queries.
@@ -29,9 +31,16 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
+#ifdef TIER_DOT
+#extension GL_EXT_spirv_intrinsics : require
+#endif
 #include "constants.glsl"
 
+#ifdef INT8
+#include "attention_codes.glsl"  // and attention.glsl
+#else
 #include "attention.glsl"
+#endif
 #ifdef BOTH
 #include "attention_both.glsl"
 #endif
@@ -47,6 +56,10 @@ layout(constant_id = 15) const uint kTeams = 1;
 shared vec4 scores[kTeams * kQueries][kLanes + 1];  // one more column: rows begin in different banks
 shared float rescale[kTeams * kQueries];
 shared float partial_values[kTeams * kQueries][kParts];
+#ifdef INT8
+// Codes of a tile's probabilities, 16 keys an element.
+shared uvec4 probabilities[kCodedValues != 0 ? kTeams * kQueries : 1][kLanes / 4 + 1];
+#endif
 
 void main() {
     const uint lane = gl_LocalInvocationID.x % kLanes;
@@ -95,6 +108,32 @@ void main() {
         {
             const uint key0 = first + lane * kKeysPerLane;
             const uint last = p.keys - 1;
+#ifdef INT8
+            const uint k0 = (kv_head + min(key0, last)) * kDim16;
+            const uint k1 = (kv_head + min(key0 + 1, last)) * kDim16;
+            const uint k2 = (kv_head + min(key0 + 2, last)) * kDim16;
+            const uint k3 = (kv_head + min(key0 + 3, last)) * kDim16;
+            ACCUMULATOR4 products[kQueries];
+            [[unroll]] for (uint t = 0; t < kQueries; ++t) products[t] = ACCUMULATOR4(0);
+            [[dont_unroll]] for (uint d = 0; d < kDim16; ++d) {
+                const Codes16 a = codes16(k_words[k0 + d]);
+                const Codes16 b = codes16(k_words[k1 + d]);
+                const Codes16 c = codes16(k_words[k2 + d]);
+                const Codes16 e = codes16(k_words[k3 + d]);
+                [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+                    const Codes16 q = codes16(q_words[(q_head + min(row0 + t, last_row)) * kDim16 + d]);
+                    products[t].x = accumulate16(q, a, products[t].x);
+                    products[t].y = accumulate16(q, b, products[t].y);
+                    products[t].z = accumulate16(q, c, products[t].z);
+                    products[t].w = accumulate16(q, e, products[t].w);
+                }
+            }
+            const float k_scale = key_scale(head, min(key0, last));
+            vec4 score[kQueries];
+            [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+                score[t] = vec4(products[t]) * (query_scale(head, min(row0 + t, last_row)) * k_scale);
+            }
+#else
             const uint k0 = (kv_head + min(key0, last)) * kDim4;
             const uint k1 = (kv_head + min(key0 + 1, last)) * kDim4;
             const uint k2 = (kv_head + min(key0 + 2, last)) * kDim4;
@@ -111,10 +150,17 @@ void main() {
                     score[t] += vec4(dot(q, a), dot(q, b), dot(q, c), dot(q, e));
                 }
             }
+#endif
             [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+#ifdef INT8
+                const vec4 s = score[t];
+#else
                 vec4 s = score[t] * p.scale;
+#endif
                 const uint row = min(row0 + t, last_row);
+#ifndef INT8
                 if (kHasBias != 0) s += position_bias(head, row, key0);
+#endif
 #ifndef SPARSE
                 const bool partial = false;
 #endif
@@ -142,6 +188,21 @@ void main() {
                 for (uint i = 0; i < kParts; ++i) now = max(now, partial_values[softmax_row][i]);
             }
             vec4 total = vec4(0.0);
+#ifdef INT8
+            if (kCodedValues != 0) {
+                // The codes are summed, not what was rounded: weights add up to one. A part is kQueries fours, so
+                // whole elements.
+                [[dont_unroll]] for (uint j = begin; j < begin + kPart; j += 4) {
+                    uvec4 words;
+                    [[unroll]] for (uint i = 0; i < 4; ++i) {
+                        const vec4 e = roundEven(127.0 * exp(scores[softmax_row][j + i] - now));
+                        words[i] = packed(e);
+                        total += e;
+                    }
+                    probabilities[softmax_row][j / 4] = words;
+                }
+            } else
+#endif
             [[dont_unroll]] for (uint j = begin; j < begin + kPart; ++j) {
                 const vec4 e = exp(scores[softmax_row][j] - now);
                 scores[softmax_row][j] = e;
@@ -157,6 +218,20 @@ void main() {
         [[unroll]] for (uint i = 0; i < kVectors; ++i) {
             const uint d = min(i * kLanes + lane, kDim4 - 1);
             [[unroll]] for (uint t = 0; t < kQueries; ++t) sum[t][i] *= rescale[own + t];
+#ifdef INT8
+            if (kCodedValues != 0) {
+                ACCUMULATOR4 products[kQueries];
+                [[unroll]] for (uint t = 0; t < kQueries; ++t) products[t] = ACCUMULATOR4(0);
+                // Keys past the end have probability zero, and codes up to a multiple of 16.
+                [[dont_unroll]] for (uint j = 0; j < tile_keys; j += 16) {
+                    const ValueCodes values = load_values(kv_head + first + j, d);
+                    [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+                        products[t] = add_values(codes16(probabilities[own + t][j / 16]), values, products[t]);
+                    }
+                }
+                [[unroll]] for (uint t = 0; t < kQueries; ++t) sum[t][i] += vec4(products[t]);
+            } else
+#endif
             for (uint j = 0; j < tile_keys; j += 4) {
                 // Keys past the end have probability zero; their values are those of the last key.
                 const uint last = p.keys - 1;
@@ -185,9 +260,18 @@ void main() {
             // Zero for a query whose list is empty.
             float whole = 0.0;
             for (uint i = 0; i < kParts; ++i) whole += partial_values[own + t][i];
+#ifdef INT8
+            // Codes lose a NaN, which shows here: as itself, or as the infinity that some drivers' exp makes of it.
+            const float normalise = whole > 0.0 && whole < 1.0e30 ? 1.0 / whole : whole;
+#else
             const float normalise = whole > 0.0 ? 1.0 / whole : 0.0;
+#endif
             [[unroll]] for (uint i = 0; i < kVectors; ++i) {
+#ifdef INT8
+                const vec4 y = sum[t][i] * normalise * value_scale(head, min(i * kLanes + lane, kDim4 - 1));
+#else
                 const vec4 y = sum[t][i] * normalise;
+#endif
                 const uint column = 4 * (i * kLanes + lane);
                 for (uint c = 0; c < 4; ++c) {
                     if (column + c < p.head_dim) out_values[out_base + column + c] = y[c];

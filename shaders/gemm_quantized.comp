@@ -19,29 +19,7 @@
 #endif
 #include "constants.glsl"
 #include "gemm_quantized.glsl"
-
-#ifdef TIER_DOT
-// OpSDot on packed 4x8-bit operands: DotProductKHR (6019), DotProductInput4x8BitPackedKHR (6018).
-spirv_instruction(extensions = ["SPV_KHR_integer_dot_product"], capabilities = [6019, 6018], id = 4450)
-int dot_packed_signed(uint a, uint b, spirv_literal int packed_format);
-#define OPERAND uint
-#define ACCUMULATOR int
-OPERAND operand(uint packed_bytes) { return packed_bytes; }
-ACCUMULATOR accumulate(OPERAND a, OPERAND b, ACCUMULATOR sum) {
-    return sum + dot_packed_signed(a, b, 0);
-}
-#else
-#define OPERAND vec4
-#define ACCUMULATOR float
-OPERAND operand(uint packed_bytes) {
-    const ivec4 shifted = ivec4(packed_bytes << 24, packed_bytes << 16, packed_bytes << 8, packed_bytes);
-    return vec4(shifted >> 24);
-}
-ACCUMULATOR accumulate(OPERAND a, OPERAND b, ACCUMULATOR sum) {
-    // Four fused or separate operations give the same: every partial sum is an exact integer.
-    return sum + (a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w);
-}
-#endif
+#include "dot_codes.glsl"
 
 #ifndef TIER_DOT
 // Codes of K a pass of the outer loop covers: the largest chunk whose fp32 sums are exact,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/attention_codes.hpp"
 #include "kernels/loads.hpp"
 #include "kernels/matrix_tiles.hpp"
 
@@ -36,6 +37,8 @@ struct Shape {
     int unit_dim = 0;         ///< matrix/attention_matrix.comp, for heads of so many columns
     std::uint32_t teams = 1;  ///< of `lanes`, each with `queries` of its own: attention.comp
     bool texels = false;      ///< how a private kernel reads
+    bool codes = false;       ///< attention.comp on codes
+    bool dot = false;         ///< their products in the dot tier
     std::uint32_t group_queries() const { return is_private ? lanes * queries : queries * teams; }
     std::uint32_t group_lanes() const { return lanes * teams; }
     shaders::ShaderId shader(bool sparse, bool both) const {
@@ -49,11 +52,21 @@ struct Shape {
                           : ShaderId::attention_matrix_dense_128;
         }
         if (is_private) return private_shader(sparse, both);
+        if (codes) return code_shader(sparse, both);
         if (both) return ShaderId::attention_both;
         return sparse ? ShaderId::attention_sparse : ShaderId::attention_dense;
     }
 
   private:
+    shaders::ShaderId code_shader(bool sparse, bool both) const {
+        using shaders::ShaderId;
+        if (both)
+            return dot ? ShaderId::attention_both_int8_dot : ShaderId::attention_both_int8_portable;
+        if (sparse)
+            return dot ? ShaderId::attention_sparse_int8_dot
+                       : ShaderId::attention_sparse_int8_portable;
+        return dot ? ShaderId::attention_dense_int8_dot : ShaderId::attention_dense_int8_portable;
+    }
     shaders::ShaderId private_shader(bool sparse, bool both) const {
         using shaders::ShaderId;
         if (both) {
@@ -92,7 +105,8 @@ bool uses_units(const Program& program, const HeadMatrix& q, const Matrix& out,
     const MatrixShape& shape = limits.matrix_half;
     return limits.arithmetic == Arithmetic::matrix && shape.n == 16 && shape.k == 16 &&
            limits.subgroup <= 4 * shape.m && (q.head_dim == 64 || q.head_dim == 128) &&
-           !options.bias.valid() && out.stride == out.columns && q.tokens >= kFewestMatrixRows;
+           !options.bias.valid() && options.products == AttentionProducts::full &&
+           out.stride == out.columns && q.tokens >= kFewestMatrixRows;
 }
 
 Shape unit_shape(const program::Limits& limits, int head_dim, int block) {
@@ -126,8 +140,10 @@ Tensor pack_halves(Program& program, const std::string& name, const HeadMatrix& 
     return halves;
 }
 
-Shape shape_for(const Program& program, int padded_dim, int keys, int block, bool texels) {
-    const bool pays = texels || keys >= kFewestPrivateKeys;
+/// `codes`: of eight bits; only the kernel whose work-groups share tiles takes them.
+Shape shape_for(const Program& program, int padded_dim, int keys, int block, bool texels,
+                bool codes) {
+    const bool pays = !codes && (texels || keys >= kFewestPrivateKeys);
     if (program.limits().runs_on_cpu && pays && padded_dim <= kWidestPrivate) {
         return {true, kPrivateLanes, kPrivateQueries, 0, 1, texels};
     }
@@ -148,7 +164,10 @@ Shape shape_for(const Program& program, int padded_dim, int keys, int block, boo
         teams = std::min(kFullGroup, program.limits().max_invocations) / lanes;
         if (block) teams = std::min(teams, static_cast<std::uint32_t>(block) / queries);
     }
-    return {false, lanes, queries, 0, std::max(teams, 1u)};
+    const program::Limits& limits = program.limits();
+    const bool dot = limits.arithmetic == Arithmetic::dot ||
+                     (limits.arithmetic == Arithmetic::matrix && limits.has_dot);
+    return {false, lanes, queries, 0, std::max(teams, 1u), false, codes, dot};
 }
 
 int heads_per_dispatch(const Program& program, std::uint64_t head_bytes, int heads) {
@@ -216,10 +235,12 @@ int default_block(const program::Limits& limits, int tokens) {
     return limits.arithmetic == Arithmetic::matrix && tokens >= 4096 ? 128 : 64;
 }
 
-bool attends_both(const Program& program, const Matrix& out, const Matrix& masked) {
-    return program.limits().arithmetic != Arithmetic::matrix && out.tensor.id == masked.tensor.id &&
-           out.stride == masked.stride && out.rows == masked.rows &&
-           masked.first_row >= out.first_row + out.rows &&
+bool attends_both(const Program& program, const Matrix& out, const Matrix& masked,
+                  AttentionProducts products) {
+    const bool units =
+        program.limits().arithmetic == Arithmetic::matrix && products == AttentionProducts::full;
+    return !units && out.tensor.id == masked.tensor.id && out.stride == masked.stride &&
+           out.rows == masked.rows && masked.first_row >= out.first_row + out.rows &&
            static_cast<std::uint64_t>(rows_of_both(out, masked)) * out.row_bytes() <=
                program.limits().max_binding_bytes;
 }
@@ -239,9 +260,15 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
         {correction ? correction->rows : Tensor{}, correction ? correction->u.tensor : Tensor{},
          correction ? correction->v.tensor : Tensor{}});
     const bool units = uses_units(program, q, out, options);
-    const Shape shape =
-        units ? unit_shape(program.limits(), q.head_dim, blocks ? blocks->block : 0)
-              : shape_for(program, q.padded_dim, keys, blocks ? blocks->block : 0, operands.texels);
+    const bool coded = options.products != AttentionProducts::full;
+    const Shape shape = units ? unit_shape(program.limits(), q.head_dim, blocks ? blocks->block : 0)
+                              : shape_for(program, q.padded_dim, keys, blocks ? blocks->block : 0,
+                                          operands.texels, coded);
+    const AttentionCodes codes =
+        coded
+            ? quantize_operands(program, name, q, k, v,
+                                {options.scale, keys, options.products == AttentionProducts::int8})
+            : AttentionCodes{};
     const Tensor halves[] = {units ? pack_halves(program, name + ".q_halves", q) : Tensor{},
                              units ? pack_halves(program, name + ".k_halves", k) : Tensor{},
                              units ? pack_halves(program, name + ".v_halves", v) : Tensor{}};
@@ -269,6 +296,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
     if (!units && !shape.is_private) {
         constants.resize(15);
         constants.push_back(shape.teams);
+        if (coded) constants.push_back(codes.v.valid());
     }
     if (units) {
         constants.resize(14);  // the dense kernel has none of the list's and the correction's
@@ -282,10 +310,11 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                         m.head_bytes() * static_cast<std::uint64_t>(heads));
         };
         const Loads load{shape.texels};
-        const auto operand = [&](const HeadMatrix& m, Tensor packed) {
-            if (!units) return load(bind(m));
-            return read(packed, m.head_bytes() / 2 * static_cast<std::uint64_t>(head),
-                        m.head_bytes() / 2 * static_cast<std::uint64_t>(heads));
+        const auto operand = [&](const HeadMatrix& m, Tensor packed, Tensor code) {
+            if (!units && !code.valid()) return load(bind(m));
+            const std::uint64_t bytes = units ? m.head_bytes() / 2 : codes.head_bytes(m);
+            return read(units ? packed : code, bytes * static_cast<std::uint64_t>(head),
+                        bytes * static_cast<std::uint64_t>(heads));
         };
         const bool last_heads = head + heads == q.heads;
         const int step = head_major ? out.rows : row_chunk;
@@ -294,9 +323,12 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
             program::Binding target = head_major ? bind(own) : write_rows(out, first, rows);
             if (head_major) std::swap(target.reads, target.writes);
             if (options.masked) target = write_rows(out, 0, rows_of_both(out, *options.masked));
-            std::vector<program::Binding> bindings = {
-                operand(q, halves[0]), operand(k, halves[1]), operand(v, halves[2]), target,
-                options.bias.valid() ? read(options.bias) : unused(q.tensor)};
+            std::vector<program::Binding> bindings = {operand(q, halves[0], codes.q),
+                                                      operand(k, halves[1], codes.k),
+                                                      operand(v, halves[2], codes.v), target,
+                                                      options.bias.valid() ? read(options.bias)
+                                                      : coded              ? read(codes.scales)
+                                                                           : unused(q.tensor)};
             if (blocks) {
                 bindings.insert(bindings.end(),
                                 {read(blocks->row_ptr), read(blocks->columns), read(blocks->sight),

@@ -3,6 +3,7 @@
 
 #include "kernels/residual.hpp"
 #include "kernels/rows.hpp"
+#include "quantsparse/attention.hpp"
 
 namespace quantsparse::kernels {
 
@@ -25,6 +26,7 @@ struct AttentionOptions {
     int keys = 0;  ///< keys beyond are masked; 0: all
     Tensor bias;   ///< fp32 [heads, 2 * bias_span - 1] by relative position key - query; optional
     int bias_span = 0;
+    AttentionProducts products = AttentionProducts::full;  ///< else without a bias
     const BlockList* blocks = nullptr;   ///< nullptr: dense, and nothing below applies
     TokenOrder order;                    ///< in which q, k and v are; `out` is frame by frame
     const Residual* residual = nullptr;  ///< added to the output
@@ -40,8 +42,9 @@ struct AttentionOptions {
 int default_block(const program::Limits& limits, int tokens);
 
 /// Whether one pass can write both results: they are slices of one tensor, `masked` behind `out`,
-/// that is bound at once. The matrix units' kernel has no such form.
-bool attends_both(const Program& program, const Matrix& out, const Matrix& masked);
+/// that is bound at once. The matrix units' kernel, which `full` means there, has no such form.
+bool attends_both(const Program& program, const Matrix& out, const Matrix& masked,
+                  AttentionProducts products = AttentionProducts::full);
 
 /// out[t, h * head_dim + c], token-major. Any token count; head dimensions up to 512.
 void attention(Program& program, const std::string& name, const HeadMatrix& q, const HeadMatrix& k,

@@ -111,6 +111,7 @@ Matrix WanDit::build_self_attention(int index, int branch, StepKind kind,
 
     kernels::AttentionOptions dense;
     dense.scale = scale;
+    dense.products = parameters.products;
     // A refresh computes two results, one behind the other so that one pass can write both.
     const bool twice = kind == StepKind::refresh && residuals_;
     const int behind = kernels::round_up(tokens_, 64);
@@ -135,8 +136,8 @@ Matrix WanDit::build_self_attention(int index, int branch, StepKind kind,
     // refreshes every step decides anew.
     const bool refresh = kind == StepKind::refresh;
     const Matrix masked = twice ? results.slice(behind, tokens_) : Matrix{};
-    const bool one_pass =
-        twice && !order.first_frame_apart && kernels::attends_both(program_, out, masked);
+    const bool one_pass = twice && !order.first_frame_apart &&
+                          kernels::attends_both(program_, out, masked, parameters.products);
     const bool decides = refresh || parameters.ssar == SsarMode::off;
     if (decides) {
         split({}, false);

@@ -203,6 +203,15 @@ ParseResult parse_options(int argc, char** argv) {
                               {{"dense", AttentionKind::dense}, {"sparse", AttentionKind::sparse}},
                               "default: dense")
         ->group(group);
+    add_choice<AttentionProducts>(
+        app, "--attention-arithmetic", attention.products,
+        {{"full", AttentionProducts::full},
+         {"int8-qk", AttentionProducts::int8_qk},
+         {"int8", AttentionProducts::int8}},
+        "int8-qk multiplies queries and keys in 8 bits, int8 probabilities and values too "
+        "(SageAttention); for devices without matrix units whose dot products of bytes are faster "
+        "than fp32; default: full")
+        ->group(group);
     auto* density = app.add_option("--density", attention.density,
                                    "share of query-key pairs that is computed; default 0.25")
                         ->group(group);

@@ -47,12 +47,18 @@ const char* name_of(Sink sink) {
     return kNames[static_cast<std::size_t>(sink)];
 }
 
-// What matters of the attention: a dense clip has nothing to say but that.
+const char* name_of(AttentionProducts products) {
+    constexpr std::array kNames = {"full", "int8-qk", "int8"};
+    return kNames[static_cast<std::size_t>(products)];
+}
+
+// What matters of the attention: a dense clip has nothing more to say.
 Json attention_record(const AttentionParameters& a) {
     if (a.kind == AttentionKind::dense) {
-        return {{"kind", "dense"}};
+        return {{"kind", "dense"}, {"arithmetic", name_of(a.products)}};
     }
     Json record = {{"kind", "sparse"},
+                   {"arithmetic", name_of(a.products)},
                    {"density", a.density},
                    {"block_size", a.block_size},
                    {"mask", a.mask == MaskMode::exact ? "exact" : "svg"},

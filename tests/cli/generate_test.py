@@ -89,6 +89,17 @@ class Generate(CliTest):
             clips.add((self.folder / "a.y4m").read_bytes())
         self.assertEqual(len(clips), 10)
 
+    def test_attention_in_8_bits(self) -> None:
+        """Another arithmetic, nearly the same clip, in refreshes and between them."""
+        clips = set()
+        for arithmetic, least in (("full", "90"), ("int8-qk", "55"), ("int8", "50")):
+            self.clip("--steps", "3", "--refresh-interval", "2", "--attention", "sparse",
+                      "--attention-arithmetic", arithmetic, "--progress", "none", "-o", f"{arithmetic}/")
+            result = self.run_tool(COMPARE, "full", arithmetic, "--min-psnr", least)
+            self.assertEqual(result.returncode, 0, result.stdout)
+            clips.add(b"".join(p.read_bytes() for p in sorted((self.folder / arithmetic).iterdir())))
+        self.assertEqual(len(clips), 3)
+
     def test_steps_are_reused(self) -> None:
         long = ["--size", "48x32", "--frames", "5", "--steps", "8", "--progress", "none"]
         self.clip(*long, "-o", "all.y4m", "--attention", "sparse")

@@ -1,11 +1,20 @@
 // How self-attention is computed while a clip is denoised: all of it, or the blocks of a mask plus
 // a correction from the last full computation (SSAR, second-order sparse attention
-// reparameterisation).
+// reparameterisation); and in which arithmetic.
 #pragma once
 
 namespace quantsparse {
 
 enum class AttentionKind { dense, sparse };
+
+/// What self-attention multiplies: its operands as they are (fp32, halves on matrix units), or
+/// codes of eight bits as SageAttention does (arXiv 2410.02367), for devices without matrix units
+/// whose dot products of four bytes outrun their fp32 arithmetic.
+enum class AttentionProducts {
+    full,
+    int8_qk,  ///< q k^T in codes, a scale for each 64 tokens, k's mean over the tokens taken out
+    int8,     ///< the probabilities and v as well, v with a scale for each column
+};
 
 /// How the band's width follows from the density: `exact` counts the first frame's columns, `svg`
 /// is SparseVideoGen's own formula, which comes out denser than asked.
@@ -44,6 +53,7 @@ enum class ResidualStorage { half, int8, int4, low_rank };
 
 struct AttentionParameters {
     AttentionKind kind = AttentionKind::dense;
+    AttentionProducts products = AttentionProducts::full;
     double density = 0.25;  ///< of query-key pairs inside the mask
     /// Queries and keys of a block; 0: 64, 32 on CPU drivers, with matrix units 128 from 4,096
     /// tokens on.
