@@ -115,14 +115,16 @@ Share share_of_time(const Timing& timing, const Timing& of) {
     return {ratios[ratios.size() / 2], ratios.front(), ratios.back()};
 }
 
-/// Attention in turns: dense beside sparse and what part of the time is left, both beside the same
-/// in codes of eight bits.
+/// Attention in turns: dense beside sparse and what part of the time is left, and if asked for the
+/// same in codes of eight bits.
 void add_comparison(Table& table, Device& device, const KernelCase& c,
                     const KernelOptions& options) {
     std::vector<const KernelCase*> cases;
     if (c.dense) cases.push_back(c.dense.get());
     cases.push_back(&c);
-    for (const auto& other : c.in_codes) cases.push_back(other.get());
+    if (options.codes) {
+        for (const auto& other : c.in_codes) cases.push_back(other.get());
+    }
     std::vector<std::unique_ptr<program::Executor>> executors;
     std::vector<program::Executor*> turns;
     for (const KernelCase* one : cases) {
@@ -171,7 +173,7 @@ void run_kernels(const KernelOptions& options) {
             std::find(options.only.begin(), options.only.end(), c.kind) == options.only.end()) {
             continue;
         }
-        if (c.dense || !c.in_codes.empty()) {
+        if (c.dense || (options.codes && !c.in_codes.empty())) {
             add_comparison(table, device, c, options);
             continue;
         }

@@ -15,6 +15,7 @@ struct KernelOptions {
     int repeats = 5;
     /// Kinds: gemm, quantize, norm, attention, sparse, refresh; empty: all.
     std::vector<std::string> only;
+    bool codes = false;  ///< attention in codes of eight bits, too
     std::vector<int> tokens = {512, 1024};
     double density = 0.25;  ///< of the sparse ones
     int matrix_tile = -1;   ///< of kernels/matrix_tiles.hpp; -1: as the runtime chooses

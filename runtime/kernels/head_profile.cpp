@@ -56,11 +56,12 @@ Shape shape_for(const Program& program, const HeadMatrix& q, int samples, bool t
         shape.samples = kPrivateSamples;
         shape.group_samples = shape.samples * static_cast<int>(kPrivateLanes);
     } else {
-        shape.lanes = program.limits().runs_on_cpu ? 8 : 32;
-        // An invocation holds three sums of each sample. With 8 of 128 columns 106 registers spill
-        // on gfx1100 (quantsparse-bench isa).
-        const int widest = program.limits().runs_on_cpu ? 128 : 64;
-        shape.samples = q.padded_dim > 2 * widest ? 2 : q.padded_dim > widest ? 4 : 8;
+        // An invocation holds three sums of each sample. With 8, 106 registers spill on gfx1100 in
+        // heads of 128 columns, and 29 in those of 20 and 64.
+        const bool cpu = program.limits().runs_on_cpu;
+        shape.lanes = cpu ? 8 : 32;
+        const bool wide = q.padded_dim > (cpu ? 256 : 128);
+        shape.samples = wide ? 2 : cpu && q.padded_dim <= 128 ? 8 : 4;
         shape.group_samples = shape.samples;
     }
     const int groups = (samples + shape.group_samples - 1) / shape.group_samples * q.heads;
