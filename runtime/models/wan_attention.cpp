@@ -112,12 +112,17 @@ Matrix WanDit::build_self_attention(int index, int branch, StepKind kind,
     kernels::AttentionOptions dense;
     dense.scale = scale;
     dense.products = parameters.products;
-    // A refresh computes two results, one behind the other so that one pass can write both.
+    // A refresh computes two results, where it can in one pass that writes one behind the other.
     const bool twice = kind == StepKind::refresh && residuals_;
-    const int behind = kernels::round_up(tokens_, 64);
-    const Matrix results =
-        add_matrix(program_, "self_attn", twice ? behind + tokens_ : tokens_, c.dim);
-    const Matrix out = results.slice(0, tokens_);
+    const Matrix both{
+        {}, kernels::round_up(tokens_, 64) + tokens_, c.dim, kernels::round_up(c.dim, 4), 0};
+    const auto first = [&](const Matrix& m) { return m.slice(0, tokens_); };
+    const auto second = [&](const Matrix& m) { return m.slice(m.rows - tokens_, tokens_); };
+    const bool one_pass =
+        twice && parameters.sink != Sink::frame0 &&
+        kernels::attends_both(program_, first(both), second(both), parameters.products);
+    const Matrix results = add_matrix(program_, "self_attn", one_pass ? both.rows : tokens_, c.dim);
+    const Matrix out = first(results);
     if (kind == StepKind::dense) {
         split({}, false);
         kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, dense);
@@ -135,9 +140,6 @@ Matrix WanDit::build_self_attention(int index, int branch, StepKind kind,
     // Types belong to the residuals, so they are decided when those are: at a refresh. Without
     // refreshes every step decides anew.
     const bool refresh = kind == StepKind::refresh;
-    const Matrix masked = twice ? results.slice(behind, tokens_) : Matrix{};
-    const bool one_pass = twice && !order.first_frame_apart &&
-                          kernels::attends_both(program_, out, masked, parameters.products);
     const bool decides = refresh || parameters.ssar == SsarMode::off;
     if (decides) {
         split({}, false);
@@ -159,11 +161,12 @@ Matrix WanDit::build_self_attention(int index, int branch, StepKind kind,
         kernels::attention(program_, "self_attn.sparse", heads.q, heads.k, heads.v, out, sparse);
         return out;
     }
+    const Matrix masked =
+        one_pass ? second(results) : add_matrix(program_, "self_attn.masked", tokens_, c.dim);
     if (one_pass) {
-        kernels::AttentionOptions both = sparse;
-        both.blocks = &complete_list_;
-        both.masked = &masked;
-        kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, both);
+        sparse.blocks = &complete_list_;
+        sparse.masked = &masked;
+        kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, sparse);
     } else {
         kernels::attention(program_, "self_attn.sparse", heads.q, heads.k, heads.v, masked, sparse);
     }

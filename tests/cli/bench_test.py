@@ -57,6 +57,15 @@ class BenchTest(CliTest):
         self.assertIn("EXTRAPOLATED", page)
         self.assertEqual(page.count("<svg"), 4)
 
+    def test_real_sizes_fit_their_memory(self):
+        """The plans of the README, with the smallest bindings and allocations that a device may have."""
+        gib = 1 << 30
+        for model, size, limit in (("wan-1.3b", "832x480", 6), ("wan-14b", "1280x720", 16)):
+            text, out = self.done("model", "--config", model, "--size", size, "--frames", 81, "--guidance",
+                                  "--attention", "sparse", "--plan", "--no-device", "--memory-limit", f"{limit}G")
+            self.assertLessEqual(out["peak_bytes"], limit * gib, model)
+            self.assertIn("fits", text)
+
     def test_a_models_autoencoder(self):
         clip = self.folder / "clip"
         self.assert_done(self.video("-m", MODEL, "-p", "a red circle moves left on a black background", "--size", "96x96",
