@@ -151,10 +151,10 @@ std::vector<Result> run_quant_lowrank(const Case& c, const Settings& settings) {
         report.output("y", out.y, c.floats(id + ".y"));
         const auto singular_values = c.floats(target + ".singular_values");
         bool close = true;
-        for (int r = 0; r < rank; ++r) {  // V carries them: U's columns have length 1
+        for (int r = 0; r < rank; ++r) {  // U carries them: V's columns have length 1
             double square = 0;
-            for (int column = 0; column < k; ++column) {
-                square += std::pow(static_cast<double>(out.v[at(column, r, rank)]), 2);
+            for (int row = 0; row < n; ++row) {
+                square += std::pow(static_cast<double>(out.u[at(row, r, rank)]), 2);
             }
             close &= std::abs(std::sqrt(square) - singular_values[static_cast<std::size_t>(r)]) <=
                      of_first * singular_values.front();
