@@ -96,12 +96,18 @@ KernelCase normalize(int tokens, int k) {
     return c;
 }
 
-constexpr AttentionProducts kInCodes[] = {AttentionProducts::int8_qk, AttentionProducts::int8};
-
 const char* prefix(AttentionProducts products) {
     return products == AttentionProducts::int8      ? "int8 "
            : products == AttentionProducts::int8_qk ? "int8-qk "
                                                     : "";
+}
+
+/// The same case on codes of eight bits, beside it; `make` makes one.
+template <typename Make>
+void add_in_codes(KernelCase& c, Make&& make) {
+    for (const AttentionProducts products : {AttentionProducts::int8_qk, AttentionProducts::int8}) {
+        c.in_codes.push_back(std::make_shared<KernelCase>(make(products)));
+    }
 }
 
 KernelCase dense_attention(int tokens, int heads, int head_dim, AttentionProducts products) {
@@ -125,10 +131,9 @@ KernelCase dense_attention(int tokens, int heads, int head_dim, AttentionProduct
         kernels::attention(program, "attention", q, k, v, out, options);
     };
     if (products == AttentionProducts::full) {
-        for (const AttentionProducts other : kInCodes) {
-            c.in_codes.push_back(
-                std::make_shared<KernelCase>(dense_attention(tokens, heads, head_dim, other)));
-        }
+        add_in_codes(c, [&](AttentionProducts other) {
+            return dense_attention(tokens, heads, head_dim, other);
+        });
     }
     return c;
 }
@@ -172,10 +177,9 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density, i
         };
     }
     if (sparse && products == AttentionProducts::full) {
-        for (const AttentionProducts other : kInCodes) {
-            c.in_codes.push_back(std::make_shared<KernelCase>(
-                attention_path(tokens, heads, head_dim, density, block, other)));
-        }
+        add_in_codes(c, [&](AttentionProducts other) {
+            return attention_path(tokens, heads, head_dim, density, block, other);
+        });
     }
     c.build = [=](Program& program) {
         std::vector<Matrix> rows;
@@ -257,10 +261,9 @@ KernelCase refresh_attention(int tokens, int heads, int head_dim, double density
         kernels::attention(program, "attention", q, k, v, results.slice(0, tokens), options);
     };
     if (products == AttentionProducts::full) {
-        for (const AttentionProducts other : kInCodes) {
-            c.in_codes.push_back(std::make_shared<KernelCase>(
-                refresh_attention(tokens, heads, head_dim, density, block, other)));
-        }
+        add_in_codes(c, [&](AttentionProducts other) {
+            return refresh_attention(tokens, heads, head_dim, density, block, other);
+        });
     }
     return c;
 }

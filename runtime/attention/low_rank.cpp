@@ -58,8 +58,9 @@ constexpr std::uint32_t u32(int value) {
     return static_cast<std::uint32_t>(value);
 }
 
-std::uint32_t lanes_for(const Program& program) {
-    return program.limits().runs_on_cpu ? 8u : 64u;
+std::uint32_t lanes_for(const Program& program, std::uint32_t wanted = 64) {
+    const program::Limits& limits = program.limits();
+    return limits.runs_on_cpu ? 8u : std::min(wanted, limits.max_invocations);
 }
 
 /// A small row-major matrix [k, columns] as the right operand of a product, whose columns land in
@@ -184,14 +185,11 @@ class Projection {
         for (const float shift : shifts) {
             const Matrix triangle = add_matrix(program_, name_ + ".triangle", size_, size_);
             const kernels::Loads load = kernels::loads(program_, {read(z.tensor)});
-            const std::uint32_t lanes =
-                program_.limits().runs_on_cpu
-                    ? 8u
-                    : std::min(kWideGroup, program_.limits().max_invocations);
             program_.dispatch(name_ + ".orthonormal",
                               load.texels ? ShaderId::low_rank_orthonormal_texels
                                           : ShaderId::low_rank_orthonormal,
-                              {lanes, u32(size_)}, {load(read(z.tensor)), write(triangle.tensor)},
+                              {lanes_for(program_, kWideGroup), u32(size_)},
+                              {load(read(z.tensor)), write(triangle.tensor)},
                               OrthonormalPush{u32(z.rows), u32(z.stride), shift}, {1, 1, 1},
                               2.0 * size_ * size_ * (z.rows + 2.0 * size_));
             const Matrix turned = add_matrix(program_, name_ + ".basis", z.rows, size_);

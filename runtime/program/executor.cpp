@@ -441,8 +441,8 @@ struct Executor::Impl {
             seconds += taken;
             const bool compiles = recording && batch.compiles;
             compiled |= compiles;
-            (compiles ? longest_compiling : longest_submission) =
-                std::max(compiles ? longest_compiling : longest_submission, taken);
+            double& longest_of_kind = compiles ? longest_compiling : longest_submission;
+            longest_of_kind = std::max(longest_of_kind, taken);
             longest = std::max(longest, taken);
             if (!compiles) rates.learn(batch.parts, taken);
             for (const Rates::Part& part : batch.parts) work += part.work;

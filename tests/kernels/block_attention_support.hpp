@@ -105,6 +105,39 @@ class BlockAttentionTest : public DeviceTest {
         write_heads(executor, s, k, x.k, types);
         write_heads(executor, s, v, x.v, types);
     }
+    /// Attention under the mask and over all keys in one pass, heads spatial and temporal in turn:
+    /// the rows over all keys, the gap before the others, and those under the mask. Operands are
+    /// written as heads of types `stored`.
+    std::vector<float> run_both(const program::Limits& limits, const Shape& s, const Operands& x,
+                                const BlockMask& complete, kernels::AttentionOptions options,
+                                const std::vector<std::uint32_t>& stored) {
+        Program program(limits);
+        const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
+                   v = add_heads(program, "v", s);
+        const int behind = kernels::round_up(s.tokens(), 64);
+        const Matrix results =
+            add_kept_matrix(program, "results", behind + s.tokens(), s.heads * s.head_dim);
+        const Matrix out = results.slice(0, s.tokens()), masked = results.slice(behind, s.tokens());
+        EXPECT_TRUE(kernels::attends_both(program, out, masked, options.products));
+        const Tensor types =
+            program.add("types", static_cast<std::uint64_t>(s.heads) * 4, Lifetime::persistent);
+        const BlockList list = attention::declare_block_list(program, "list", complete);
+        options.blocks = &list;
+        options.order = {types, s.frames, s.places, false};
+        options.masked = &masked;
+        kernels::attention(program, "attention", q, k, v, out, options);
+        Executor executor = executor_for(program);
+        write_operands(executor, s, q, k, v, x, stored);
+        write_block_list(executor, list, complete);
+        write_types(executor, types, types_in_turn(s));
+        executor.run(0);
+        return read_matrix<float>(executor, results);
+    }
+    static std::vector<std::uint32_t> types_in_turn(const Shape& s) {
+        std::vector<std::uint32_t> types;
+        for (int h = 0; h < s.heads; ++h) types.push_back(static_cast<std::uint32_t>(h) % 2);
+        return types;
+    }
     static BlockMask band_mask(int tokens, int band, int sink, int block) {
         return attention::make_block_mask(attention::band_sight(tokens, band, sink), block);
     }

@@ -381,34 +381,12 @@ TEST_F(Int8AttentionTest, OnePassGivesBothResults) {
                               Case{{1, 136, 3, 50}, 9, 50, 64}}) {
             const Shape& s = c.shape;
             const Options o{products};
-            Program program(limits_for(o));
-            const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
-                       v = add_heads(program, "v", s);
-            const int behind = kernels::round_up(s.tokens(), 64);
-            const Matrix results =
-                add_kept_matrix(program, "results", behind + s.tokens(), s.heads * s.head_dim);
-            const Matrix out = results.slice(0, s.tokens());
-            const Matrix masked = results.slice(behind, s.tokens());
-            ASSERT_TRUE(kernels::attends_both(program, out, masked, products));
-            const Tensor types_tensor =
-                program.add("types", static_cast<std::uint64_t>(s.heads) * 4, Lifetime::persistent);
             const BlockMask complete =
                 attention::complete_list(band_mask(s.tokens(), c.band, c.sink, c.block));
-            const BlockList list = attention::declare_block_list(program, "list", complete);
-            kernels::AttentionOptions options = attention_options(s, o);
-            options.blocks = &list;
-            options.order = {types_tensor, s.frames, s.places, false};
-            options.masked = &masked;
-            kernels::attention(program, "attention", q, k, v, out, options);
-            Executor executor = executor_for(program);
+            const kernels::AttentionOptions options = attention_options(s, o);
             const Operands x = grid_operands(s);
-            std::vector<std::uint32_t> types;
-            for (int h = 0; h < s.heads; ++h) types.push_back(static_cast<std::uint32_t>(h) % 2);
-            write_operands(executor, s, q, k, v, x, by_frame(s));
-            write_block_list(executor, list, complete);
-            write_types(executor, types_tensor, types);
-            executor.run(0);
-            const auto all = read_matrix<float>(executor, results);
+            const auto types = types_in_turn(s);
+            const auto all = run_both(limits_for(o), s, x, complete, options, by_frame(s));
             for (const bool whole : {false, true}) {
                 const auto walk = [&](int, int i) {
                     const auto sees = [&](int j) {

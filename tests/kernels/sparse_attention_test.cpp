@@ -88,34 +88,14 @@ TEST_F(SparseAttentionTest, OnePassOverTheKeysGivesBothResults) {
         const Shape& s = c.shape;
         const std::string what = fmt::format("{} heads of {}, {} tokens, band {}", s.heads,
                                              s.head_dim, s.tokens(), c.band);
-        Program program(limits());
-        const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
-                   v = add_heads(program, "v", s);
-        const int behind = kernels::round_up(s.tokens(), 64);
-        const Matrix results =
-            add_kept_matrix(program, "results", behind + s.tokens(), s.heads * s.head_dim);
-        const Matrix out = results.slice(0, s.tokens()), masked = results.slice(behind, s.tokens());
-        ASSERT_TRUE(kernels::attends_both(program, out, masked));
-        const Tensor types_tensor =
-            program.add("types", static_cast<std::uint64_t>(s.heads) * 4, Lifetime::persistent);
-        const BlockMask mask = band_mask(s.tokens(), c.band, c.sink, c.block);
-        const BlockMask complete = attention::complete_list(mask);
-        const BlockList list = attention::declare_block_list(program, "list", complete);
         kernels::AttentionOptions options;
         options.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
-        options.blocks = &list;
-        options.order = {types_tensor, s.frames, s.places, false};
-        options.masked = &masked;
-        kernels::attention(program, "attention", q, k, v, out, options);
-        Executor executor = executor_for(program);
         const Operands x = random_operands(s);
-        std::vector<std::uint32_t> types;
-        for (int h = 0; h < s.heads; ++h) types.push_back(static_cast<std::uint32_t>(h) % 2);
-        write_operands(executor, s, q, k, v, x, types);
-        write_block_list(executor, list, complete);
-        write_types(executor, types_tensor, types);
-        executor.run(0);
-        const auto all = read_matrix<float>(executor, results);
+        const auto types = types_in_turn(s);
+        const auto all =
+            run_both(limits(), s, x,
+                     attention::complete_list(band_mask(s.tokens(), c.band, c.sink, c.block)),
+                     options, types);
         const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(s.count());
         expect_close(std::vector<float>(all.begin(), all.begin() + count),
                      reference(s, x, options.scale, [](int, int, int) { return true; }), 5e-6,
