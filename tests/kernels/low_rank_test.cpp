@@ -160,15 +160,14 @@ TEST_F(LowRankTest, RecoversAMatrixOfTheRankAskedFor) {
     }
 }
 
-TEST_F(LowRankTest, IsNearTheOptimum) {
+TEST_F(LowRankTest, IsWithinOnePercentOfTheOptimum) {
     for (const auto& [rows, columns, rank] :
          {std::array{100, 60, 16}, {37, 50, 4}, {300, 45, 8}, {33, 33, 31}, {75, 97, 32}}) {
-        // Within 1 % where singular values fall; the slower they do the less there is to be gained.
-        for (const auto& [decay, bound] : {std::pair{0.8, 1.01}, {0.97, 1.015}}) {
+        for (const double decay : {0.8, 0.97}) {
             auto x = of_rank(rows, columns, std::min(rows, columns), decay);
             const auto f = project({x}, rows, columns, rank).front();
             const double best = optimum(x, rows, columns, rank);
-            EXPECT_LE(distance(x, product(f, rows, columns)), bound * best + 1e-5 * norm(x))
+            EXPECT_LE(distance(x, product(f, rows, columns)), 1.01 * best + 1e-5 * norm(x))
                 << rows << "x" << columns << " rank " << rank << " decay " << decay;
         }
     }
