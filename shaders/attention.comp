@@ -8,7 +8,7 @@
 // partial are tested pair by pair, against the keys that query t sees: a range, a prefix and a suffix.
 //
 //   row_ptr    uint32 [lists, query_blocks + 1], counted in entries of columns
-//   columns    uint32 key block, bit 31: partial
+//   columns    uint32 key block, bit 31: partial, bits 20 to 27: what of it nobody looks at (kernels/attention.hpp)
 //   sight      uint32 [1 + tokens, 2]: end of the prefix and begin of the suffix, then each query's range
 //   types      uint32 [heads]: heads of type 1 hold their tokens place by place, (p, f), p F + f (kOrdered);
 //              out has them frame by frame all the same
@@ -98,10 +98,14 @@ void main() {
 #endif
     for (uint tile = 0; tile < tiles; ++tile) {
 #ifdef SPARSE
-        const uint block = columns[entry + tile / per_block];
-        const bool partial = (block & kPartial) != 0;
-        const uint first = (block & ~kPartial) * kBlock + tile % per_block * kTile;
+        const uint listed = columns[entry + tile / per_block];
+        const bool partial = (listed & kPartial) != 0;
+        const uint first = block_of(listed) * kBlock + tile % per_block * kTile;
         if (first >= p.keys) continue;  // the tail of the last block
+        if (per_block > 1) {
+            const uvec2 range = keys_of(listed, 1);
+            if (first + kTile <= range.x || first >= range.y) continue;
+        }
 #else
         const uint first = tile * kTile;
 #endif

@@ -17,9 +17,6 @@
 const uint kTile = 4;
 #include "attention.glsl"
 #include "add_values.glsl"
-#ifdef SPARSE
-const uint kTilesOfBlock = kBlock / kTile;
-#endif
 #ifdef BOTH
 #include "attention_both.glsl"
 #elif defined(SPARSE)
@@ -63,13 +60,18 @@ void main() {
     [[dont_unroll]] for (uint pass = 0; pass < 2; ++pass, ++list) {
 #endif
     // One loop over the tiles of all blocks: nested ones carry the sums through memory at each block's end.
-    const uint entry = row_ptr[list];
-    const uint tiles = (row_ptr[list + 1] - entry) * kTilesOfBlock;
-    uint block = 0;
-    for (uint tile = 0; tile < tiles; ++tile) {
-        if (tile % kTilesOfBlock == 0) block = columns[entry + tile / kTilesOfBlock];
-        const bool partial = (block & kPartial) != 0;
-        const uint first = (block & ~kPartial) * kBlock + tile % kTilesOfBlock * kTile;
+    uint next = row_ptr[list];
+    const uint entries_end = row_ptr[list + 1];
+    bool partial = false;
+    uvec2 range = uvec2(0);  // keys of the present block that are left
+    while (next < entries_end || range.x < range.y) {
+        if (range.x >= range.y) {
+            const uint entry = columns[next++];
+            partial = (entry & kPartial) != 0;
+            range = keys_of(entry, kTile);
+        }
+        const uint first = range.x;
+        range.x += kTile;
 #else
     for (uint first = 0; first < p.keys; first += kTile) {
 #endif

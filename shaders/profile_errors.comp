@@ -1,6 +1,7 @@
-// errors[head, sample] = (|o - o_spatial|^2, |o - o_temporal|^2) from the partial results of profile_heads.comp.
+// errors[head, sample] = (|o - o_spatial|^2, |o - o_temporal|^2) from the partial results of profile_heads.comp, in the
+// columns that were sampled there.
 //
-//   partials  vec4 [heads, samples, splits, 3, 1 + kDim4]
+//   partials  vec4 [heads, samples, splits, 3, 1 + kSampled4]
 //   errors    fp32 [heads, samples, 2]
 //
 // One work-group per sample (x) and head (y).
@@ -9,7 +10,7 @@
 #extension GL_EXT_control_flow_attributes : require
 #include "constants.glsl"
 
-layout(constant_id = 1) const uint kDim4 = 16;
+layout(constant_id = 1) const uint kSampled4 = 8;
 
 layout(set = 0, binding = 0, std430) readonly buffer Partials { vec4 partials[]; };
 layout(set = 0, binding = 1, std430) writeonly buffer Errors { vec2 errors[]; };
@@ -27,16 +28,16 @@ const float kMasked = -3.0e38;
 void main() {
     const uint lane = gl_LocalInvocationID.x;
     const uint samples = gl_NumWorkGroups.x;
-    const uint base = (gl_WorkGroupID.y * samples + gl_WorkGroupID.x) * p.splits * kMasks * (1 + kDim4);
+    const uint base = (gl_WorkGroupID.y * samples + gl_WorkGroupID.x) * p.splits * kMasks * (1 + kSampled4);
     vec2 error = vec2(0.0);
-    for (uint d = lane; d < kDim4; d += gl_WorkGroupSize.x) {
+    for (uint d = lane; d < kSampled4; d += gl_WorkGroupSize.x) {
         vec4 o[kMasks];
         [[unroll]] for (uint m = 0; m < kMasks; ++m) {
             float largest = kMasked;
             float total = 0.0;
             vec4 sum = vec4(0.0);
             for (uint i = 0; i < p.splits; ++i) {
-                const uint at = base + (i * kMasks + m) * (1 + kDim4);
+                const uint at = base + (i * kMasks + m) * (1 + kSampled4);
                 const vec2 part = partials[at].xy;
                 const float now = max(largest, part.x);
                 const float before = exp(largest - now);

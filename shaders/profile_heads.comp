@@ -5,9 +5,13 @@
 //
 //   q, k, v    fp32 [heads, *_stride, padded_dim], frame by frame
 //   sight      uint32 [1 + tokens, 2]: as in attention.comp
-//   partials   vec4 [heads, samples, splits, 3, 1 + kDim4]: of the keys of one split and each mask the
-//              maximum m of the scores and sum_j exp(s_j - m), then sum_j exp(s_j - m) v_j;
+//   partials   vec4 [heads, samples, splits, 3, 1 + kSampled4]: of the keys of one split and each mask the
+//              maximum m of the scores and sum_j exp(s_j - m), then sum_j exp(s_j - m) v_j in the sampled columns;
 //              profile_errors.comp puts the splits together
+//
+// Columns of the outputs are sampled like queries, since most of the time would go into them: with 32 of 64 columns the
+// types that are chosen raise the masks' squared error by 0.3 % over the best types, with all by 0.1 %
+// (bench/replay/head_types.py).
 //
 // A work-group takes kSamples samples (x) of a head (y) and split_keys keys (z), in tiles as attention.comp does.
 // Few samples and heads fill a wide device only with the keys cut in many splits.
@@ -19,7 +23,7 @@
 
 const uint kKeysPerLane = 4;
 const uint kTile = kLanes * kKeysPerLane;
-const uint kVectors = (kDim4 + kLanes - 1) / kLanes;  // vec4 of the output an invocation owns
+const uint kParts = kLanes / kSampled4;  // of a tile's fours of keys: kSampled4 invocations sum one part's values
 
 shared vec4 weights[kMasks * kSamples][kTile / 4 + 1];  // one more column: rows begin in different banks
 shared float rescale[kMasks * kSamples];
@@ -39,15 +43,15 @@ void main() {
 
     uint query[kSamples];  // those past the end repeat the last one, unwritten
     uvec4 ranges[kSamples];
-    vec4 sum[kMasks * kSamples][kVectors];
+    vec4 sum[kMasks * kSamples];
     [[unroll]] for (uint t = 0; t < kSamples; ++t) {
         const uint token = sampled_query(min(sample0 + t, last_sample));
         query[t] = (head * p.q_stride + token) * kDim4;
         ranges[t] = seen_ranges(token);
     }
-    [[unroll]] for (uint t = 0; t < kMasks * kSamples; ++t) {
-        [[unroll]] for (uint i = 0; i < kVectors; ++i) sum[t][i] = vec4(0.0);
-    }
+    [[unroll]] for (uint t = 0; t < kMasks * kSamples; ++t) sum[t] = vec4(0.0);
+    const uint four = sampled_four(lane % kSampled4);
+    const uint part = lane / kSampled4;
     for (uint t = lane; t < kMasks * kSamples; t += kLanes) {
         maximum[t] = kMasked;
         denominator[t] = 0.0;
@@ -97,33 +101,33 @@ void main() {
         }
         barrier();
         const uint tile_keys = min(kTile, end - first);
-        [[unroll]] for (uint i = 0; i < kVectors; ++i) {
-            const uint d = min(i * kLanes + lane, kDim4 - 1);
-            [[unroll]] for (uint t = 0; t < kMasks * kSamples; ++t) sum[t][i] *= rescale[t];
-            for (uint j = 0; j < tile_keys; j += 4) {
-                // Keys past the end have weight zero; their values are those of the last key.
-                const uvec4 key = (kv + min(first + j + uvec4(0, 1, 2, 3), uvec4(last))) * kDim4 + d;
-                const vec4 v0 = load_v(key.x);
-                const vec4 v1 = load_v(key.y);
-                const vec4 v2 = load_v(key.z);
-                const vec4 v3 = load_v(key.w);
-                [[unroll]] for (uint t = 0; t < kMasks * kSamples; ++t) {
-                    const vec4 e = weights[t][j / 4];
-                    sum[t][i] += e.x * v0 + e.y * v1 + e.z * v2 + e.w * v3;
-                }
+        [[unroll]] for (uint t = 0; t < kMasks * kSamples; ++t) sum[t] *= rescale[t];
+        for (uint j = 4 * part; part < kParts && j < tile_keys; j += 4 * kParts) {
+            // Keys past the end have weight zero; their values are those of the last key.
+            const uvec4 key = (kv + min(first + j + uvec4(0, 1, 2, 3), uvec4(last))) * kDim4 + four;
+            const vec4 v0 = load_v(key.x);
+            const vec4 v1 = load_v(key.y);
+            const vec4 v2 = load_v(key.z);
+            const vec4 v3 = load_v(key.w);
+            [[unroll]] for (uint t = 0; t < kMasks * kSamples; ++t) {
+                const vec4 e = weights[t][j / 4];
+                sum[t] += e.x * v0 + e.y * v1 + e.z * v2 + e.w * v3;
             }
         }
         barrier();
     }
 
-    [[unroll]] for (uint t = 0; t < kMasks * kSamples; ++t) {
+    [[unroll]] for (uint t = 0; t < kMasks * kSamples; ++t) weights[t][lane] = sum[t];
+    barrier();
+    for (uint n = lane; n < kMasks * kSamples * kSampled4; n += kLanes) {
+        const uint t = n / kSampled4;
+        const uint d = n % kSampled4;
         const uint i = sample0 + t / kMasks;
         if (i >= p.samples) continue;
+        vec4 total = weights[t][d];
+        for (uint other = 1; other < kParts; ++other) total += weights[t][other * kSampled4 + d];
         const uint at = partial_at(head, i, t % kMasks);
-        if (lane == 0) partials[at] = vec4(maximum[t], denominator[t], 0.0, 0.0);
-        [[unroll]] for (uint j = 0; j < kVectors; ++j) {
-            const uint d = j * kLanes + lane;
-            if (d < kDim4) partials[at + 1 + d] = sum[t][j];
-        }
+        if (d == 0) partials[at] = vec4(maximum[t], denominator[t], 0.0, 0.0);
+        partials[at + 1 + d] = total;
     }
 }

@@ -32,10 +32,10 @@ void main() {
 
     uvec4 ranges[kSamples];
     vec4 q[kSamples][kDim4];
-    vec4 all0[kDim4], spatial0[kDim4], temporal0[kDim4];  // outputs of the first sample
-    vec4 all1[kDim4], spatial1[kDim4], temporal1[kDim4];
-    vec4 all2[kDim4], spatial2[kDim4], temporal2[kDim4];
-    vec4 all3[kDim4], spatial3[kDim4], temporal3[kDim4];
+    vec4 all0[kSampled4], spatial0[kSampled4], temporal0[kSampled4];  // outputs of the first sample
+    vec4 all1[kSampled4], spatial1[kSampled4], temporal1[kSampled4];
+    vec4 all2[kSampled4], spatial2[kSampled4], temporal2[kSampled4];
+    vec4 all3[kSampled4], spatial3[kSampled4], temporal3[kSampled4];
     float maximum[kSamples][kMasks];
     float denominator[kSamples][kMasks];
     [[unroll]] for (uint t = 0; t < kSamples; ++t) {
@@ -50,7 +50,7 @@ void main() {
             denominator[t][m] = 0.0;
         }
     }
-    [[unroll]] for (uint d = 0; d < kDim4; ++d) {
+    [[unroll]] for (uint d = 0; d < kSampled4; ++d) {
         all0[d] = spatial0[d] = temporal0[d] = all1[d] = spatial1[d] = temporal1[d] = vec4(0.0);
         all2[d] = spatial2[d] = temporal2[d] = all3[d] = spatial3[d] = temporal3[d] = vec4(0.0);
     }
@@ -85,9 +85,9 @@ void main() {
                 weight[t][m] = e;
             }
         }
-        [[unroll]] for (uint d = 0; d < kDim4; ++d) {
-            const vec4 v0 = load_v(row.x + d), v1 = load_v(row.y + d);
-            const vec4 v2 = load_v(row.z + d), v3 = load_v(row.w + d);
+        [[unroll]] for (uint d = 0; d < kSampled4; ++d) {
+            const uvec4 at = row + sampled_four(d);
+            const vec4 v0 = load_v(at.x), v1 = load_v(at.y), v2 = load_v(at.z), v3 = load_v(at.w);
             add_to_sample(all0[d], spatial0[d], temporal0[d], factor[0], weight[0], v0, v1, v2, v3);
             add_to_sample(all1[d], spatial1[d], temporal1[d], factor[1], weight[1], v0, v1, v2, v3);
             add_to_sample(all2[d], spatial2[d], temporal2[d], factor[2], weight[2], v0, v1, v2, v3);
@@ -101,7 +101,7 @@ void main() {
         [[unroll]] for (uint m = 0; m < kMasks; ++m) {
             const uint at = partial_at(head, i, m);
             partials[at] = vec4(maximum[t][m], denominator[t][m], 0.0, 0.0);
-            [[unroll]] for (uint d = 0; d < kDim4; ++d) {
+            [[unroll]] for (uint d = 0; d < kSampled4; ++d) {
                 const vec4 all = t == 0 ? all0[d] : t == 1 ? all1[d] : t == 2 ? all2[d] : all3[d];
                 const vec4 spatial = t == 0 ? spatial0[d] : t == 1 ? spatial1[d] : t == 2 ? spatial2[d] : spatial3[d];
                 const vec4 temporal = t == 0 ? temporal0[d] : t == 1 ? temporal1[d] : t == 2 ? temporal2[d] : temporal3[d];

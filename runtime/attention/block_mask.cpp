@@ -59,6 +59,51 @@ Sight band_sight(int tokens, int band, int sink) {
 
 namespace {
 
+/// The smallest range that holds both; an empty one holds nothing.
+KeyRange joined(KeyRange a, KeyRange b) {
+    if (a.begin >= a.end) return b;
+    if (b.begin >= b.end) return a;
+    return {std::min(a.begin, b.begin), std::max(a.end, b.end)};
+}
+
+KeyRange common(KeyRange a, KeyRange b) {
+    return {std::max(a.begin, b.begin), std::min(a.end, b.end)};
+}
+
+/// The smallest range of `keys` outside of which none of the queries `q0` .. `q1` - 1 sees any.
+KeyRange seen_range(const Sight& sight, int q0, int q1, KeyRange keys) {
+    KeyRange seen = joined(common(keys, {0, sight.prefix}), common(keys, {sight.suffix, keys.end}));
+    for (int q = q0; q < q1; ++q) {
+        seen = joined(seen, common(keys, sight.ranges[static_cast<std::size_t>(q)]));
+    }
+    return seen;
+}
+
+/// The same of the keys that they do not see.
+KeyRange unseen_range(const Sight& sight, int q0, int q1, KeyRange keys) {
+    const KeyRange inner = common(keys, {sight.prefix, sight.suffix});
+    KeyRange unseen{keys.end, keys.begin};
+    for (int q = q0; q < q1; ++q) {
+        const KeyRange& row = sight.ranges[static_cast<std::size_t>(q)];
+        if (row.begin >= row.end) return inner;
+        unseen = joined(unseen, common(inner, {0, row.begin}));
+        unseen = joined(unseen, common(inner, {row.end, keys.end}));
+    }
+    return unseen;
+}
+
+/// An entry of a list: a block of keys, of which only those of `range` matter.
+std::uint32_t entry_of(int column, int block, KeyRange range, bool partial) {
+    const int first = column * block, end = first + block;
+    const auto sixteenths = [&](int keys) {
+        return static_cast<std::uint32_t>(std::clamp(keys * 16 / block, 0, 15));
+    };
+    return static_cast<std::uint32_t>(column) |
+           sixteenths(range.begin - first) << BlockList::kHiddenBefore |
+           sixteenths(end - range.end) << BlockList::kHiddenBehind |
+           (partial ? BlockList::kPartial : 0u);
+}
+
 /// What the queries of a block see together, in whole blocks.
 void widen_to_blocks(Sight& sight, int block) {
     const int tokens = sight.tokens();
@@ -105,8 +150,9 @@ BlockMask make_block_mask(Sight sight, int block, MaskGranularity granularity) {
             if (!outer && std::none_of(rows.begin(), rows.end(), sees_some)) continue;
             const bool whole =
                 k1 <= prefix || k0 >= suffix || (k0 >= shared.begin && k1 <= shared.end);
-            mask.columns.push_back(static_cast<std::uint32_t>(column) |
-                                   (whole ? 0u : BlockList::kPartial));
+            const KeyRange keys{k0, k1};
+            mask.columns.push_back(entry_of(
+                column, block, whole ? keys : seen_range(mask.sight, q0, q1, keys), !whole));
             listed += static_cast<std::uint64_t>(q1 - q0) * static_cast<std::uint64_t>(k1 - k0);
         }
         mask.row_ptr.push_back(static_cast<std::uint32_t>(mask.columns.size()));
@@ -120,6 +166,11 @@ BlockMask make_block_mask(Sight sight, int block, MaskGranularity granularity) {
 BlockMask complete_list(const BlockMask& mask) {
     BlockMask all{mask.sight, mask.block, 1, 1, {0}, {}};
     const std::size_t blocks = mask.row_ptr.size() - 1;
+    const int tokens = mask.sight.tokens();
+    const auto keys_of = [&](std::size_t b) {
+        const int first = static_cast<int>(b) * mask.block;
+        return KeyRange{first, std::min(first + mask.block, tokens)};
+    };
     const auto end_row = [&] {
         all.row_ptr.push_back(static_cast<std::uint32_t>(all.columns.size()));
     };
@@ -129,12 +180,20 @@ BlockMask complete_list(const BlockMask& mask) {
         all.columns.insert(all.columns.end(), listed.begin(), listed.end());
         end_row();
         auto next = listed.begin();
-        for (std::uint32_t column = 0; column < blocks; ++column) {
-            const bool is_listed = next != listed.end() && (*next & ~BlockList::kPartial) == column;
-            if (!is_listed || (*next & BlockList::kPartial)) {
-                all.columns.push_back(is_listed ? *next : column);
+        const KeyRange queries = keys_of(b);
+        for (std::size_t column = 0; column < blocks; ++column) {
+            const bool is_listed =
+                next != listed.end() && (*next & BlockList::kBlockMask) == column;
+            KeyRange keys = keys_of(column);
+            if (is_listed) {
+                const bool partial = (*next & BlockList::kPartial) != 0;
+                ++next;
+                if (!partial) continue;
+                keys = unseen_range(mask.sight, queries.begin, queries.end, keys);
+                if (keys.begin >= keys.end) continue;
             }
-            if (is_listed) ++next;
+            all.columns.push_back(
+                entry_of(static_cast<int>(column), mask.block, keys, is_listed));
         }
         end_row();
     }

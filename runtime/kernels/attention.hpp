@@ -9,7 +9,12 @@ namespace quantsparse::kernels {
 
 /// Which key blocks each query block attends to: block-CSR on the device, written by the host.
 struct BlockList {
-    static constexpr std::uint32_t kPartial = 0x80000000u;  ///< of a column: pairs are tested
+    /// An entry of `columns` is a key block's number, below 2^20. Its pairs are tested where it is
+    /// kPartial. Bits 20 to 23 and 24 to 27: sixteenths of the block at its begin and at its end
+    /// in which no query attends to anything, so that kernels need not look there.
+    static constexpr std::uint32_t kPartial = 0x80000000u;
+    static constexpr std::uint32_t kBlockMask = 0xFFFFFu;
+    static constexpr int kHiddenBefore = 20, kHiddenBehind = 24;  ///< first bits
     Tensor row_ptr;  ///< uint32 [lists, query_blocks + 1], counted in entries of `columns`
     Tensor columns;  ///< uint32 [entries]
     Tensor sight;    ///< uint32 [1 + queries, 2], read for every query: in partial ones it sees the

@@ -42,6 +42,9 @@ struct Shape {
 /// Wider heads would unroll into too much code.
 constexpr int kWidestPrivate = 128;
 
+/// Fours of columns whose errors are looked at, a divisor of any work-group's width.
+constexpr int kSampledFours = 8;
+
 /// Samples of an invocation, whose outputs have names of their own there.
 constexpr int kPrivateSamples = 4;
 
@@ -56,12 +59,10 @@ Shape shape_for(const Program& program, const HeadMatrix& q, int samples, bool t
         shape.samples = kPrivateSamples;
         shape.group_samples = shape.samples * static_cast<int>(kPrivateLanes);
     } else {
-        // An invocation holds three sums of each sample. With 8, 106 registers spill on gfx1100 in
-        // heads of 128 columns, and 29 in those of 20 and 64.
+        // An invocation holds three sums of each sample. With 8, 106 registers spill on gfx1100.
         const bool cpu = program.limits().runs_on_cpu;
         shape.lanes = cpu ? 8 : 32;
-        const bool wide = q.padded_dim > (cpu ? 256 : 128);
-        shape.samples = wide ? 2 : cpu && q.padded_dim <= 128 ? 8 : 4;
+        shape.samples = cpu ? 8 : 4;
         shape.group_samples = shape.samples;
     }
     const int groups = (samples + shape.group_samples - 1) / shape.group_samples * q.heads;
@@ -82,6 +83,7 @@ Tensor profile_heads(Program& program, const std::string& name, const HeadMatrix
     const auto u32 = [](int value) { return static_cast<std::uint32_t>(value); };
     samples = std::min(samples, q.tokens);
     const std::uint32_t lanes = row_lanes(program);
+    const int fours = std::min(q.padded_dim / 4, kSampledFours);
     const Tensor errors =
         program.add(name + ".errors",
                     static_cast<std::uint64_t>(q.heads) * static_cast<std::uint64_t>(samples) * 8);
@@ -90,7 +92,7 @@ Tensor profile_heads(Program& program, const std::string& name, const HeadMatrix
     const Loads operands{shape.shader == ShaderId::profile_heads_private};
     const std::uint64_t partial_bytes = static_cast<std::uint64_t>(samples) *
                                         static_cast<std::uint64_t>(shape.splits * kMasks) *
-                                        static_cast<std::uint64_t>(4 + q.padded_dim) * 4;
+                                        static_cast<std::uint64_t>(1 + fours) * 16;
     const int chunk = static_cast<int>(std::clamp<std::uint64_t>(
         program.limits().max_binding_bytes / std::max(q.head_bytes(), partial_bytes), 1,
         static_cast<std::uint64_t>(q.heads)));
@@ -105,17 +107,17 @@ Tensor profile_heads(Program& program, const std::string& name, const HeadMatrix
         program.dispatch(
             name, shape.shader,
             {shape.lanes, u32(q.padded_dim / 4), shape.lanes, u32(shape.samples),
-             order.first_frame_apart},
+             order.first_frame_apart, u32(fours)},
             {bind(q), bind(k), bind(v), read(blocks.sight), program::write(partials)},
             ProfilePush{u32(q.tokens), u32(order.tokens_per_frame), u32(q.token_stride),
                         u32(k.token_stride), u32(samples), u32(shape.split_keys), scale,
                         u32(order.frames)},
             {ceil_div(u32(samples), u32(shape.group_samples)), u32(heads), u32(shape.splits)},
-            8.0 * samples * q.tokens * q.padded_dim * heads);
-        program.dispatch(name + ".errors", ShaderId::profile_errors, {lanes, u32(q.padded_dim / 4)},
+            2.0 * samples * q.tokens * (q.padded_dim + kMasks * 4 * fours) * heads);
+        program.dispatch(name + ".errors", ShaderId::profile_errors, {lanes, u32(fours)},
                          {read(partials), program::write(errors)},
                          ErrorsPush{u32(shape.splits), u32(head)}, {u32(samples), u32(heads), 1},
-                         12.0 * samples * shape.splits * q.padded_dim * heads);
+                         48.0 * samples * shape.splits * fours * heads);
     }
     program.dispatch(name + ".types", ShaderId::profile_types, {lanes},
                      {read(errors), program::write(order.head_types)},

@@ -53,7 +53,20 @@ layout(push_constant) uniform Push {
 #include "residual.glsl"
 #endif
 
+// Entries of `columns`.
 const uint kPartial = 0x80000000u;
+
+uint block_of(uint entry) {
+    return entry & 0xFFFFFu;
+}
+
+#ifdef SPARSE
+/// Of an entry's block the first key that any query attends to, rounded down to a multiple of `step`, and the end.
+uvec2 keys_of(uint entry, uint step) {
+    const uint first = block_of(entry) * kBlock;
+    return first + uvec2((entry >> 20 & 15u) * kBlock / 16 / step * step, kBlock - (entry >> 24 & 15u) * kBlock / 16);
+}
+#endif
 
 const float kMasked = -3.0e38;
 

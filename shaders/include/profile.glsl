@@ -8,6 +8,7 @@ layout(constant_id = 1) const uint kDim4 = 16;     // padded_dim / 4
 layout(constant_id = 2) const uint kLanes = 16;    // the work-group's width again: sizes arrays
 layout(constant_id = 3) const uint kSamples = 4;   // of a work-group, or of an invocation
 layout(constant_id = 4) const uint kFrame0Apart = 0;
+layout(constant_id = 5) const uint kSampled4 = 8;  // fours of the outputs' columns that are looked at
 
 #include "attention_operands.glsl"
 #include "token_order.glsl"
@@ -58,9 +59,14 @@ vec4 masked(vec4 score, uvec4 key, uvec2 range, uvec2 edges) {
     return mix(vec4(kMasked), score, notEqual(inside | outer, uvec4(0)));
 }
 
+/// Which four of the columns is the i-th that is looked at: they are spread evenly.
+uint sampled_four(uint i) {
+    return i * kDim4 / kSampled4;
+}
+
 /// Where the partial result of a sample, this work-group's keys and a mask begins.
 uint partial_at(uint head, uint i, uint mask) {
-    return (((head * p.samples + i) * gl_NumWorkGroups.z + gl_WorkGroupID.z) * kMasks + mask) * (1 + kDim4);
+    return (((head * p.samples + i) * gl_NumWorkGroups.z + gl_WorkGroupID.z) * kMasks + mask) * (1 + kSampled4);
 }
 
 #endif

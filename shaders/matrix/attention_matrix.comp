@@ -56,9 +56,9 @@ uint list_entry;
 /// First key of a tile of this query block's list; `partial`: pairs are tested.
 uint first_key(uint tile, out bool partial) {
     const uint per_block = kBlock / kTileKeys;
-    const uint block = columns[list_entry + tile / per_block];
-    partial = (block & kPartial) != 0;
-    return (block & ~kPartial) * kBlock + tile % per_block * kTileKeys;
+    const uint entry = columns[list_entry + tile / per_block];
+    partial = (entry & kPartial) != 0;
+    return block_of(entry) * kBlock + tile % per_block * kTileKeys;
 }
 #else
 uint first_key(uint tile, out bool partial) {

@@ -251,7 +251,7 @@ class Int8AttentionTest : public BlockAttentionTest {
         const int tokens = list.sight.tokens();
         for (std::uint32_t e = list.row_ptr[row]; e < list.row_ptr[row + 1]; ++e) {
             const bool partial = (list.columns[e] & BlockList::kPartial) != 0;
-            const int block = static_cast<int>(list.columns[e] & ~BlockList::kPartial);
+            const int block = static_cast<int>(list.columns[e] & BlockList::kBlockMask);
             const int end = std::min((block + 1) * list.block, tokens);
             for (int first = block * list.block; first < end; first += tile_keys(list.block)) {
                 Tile tile{first, {}};

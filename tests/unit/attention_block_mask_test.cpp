@@ -5,11 +5,42 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <functional>
 
 namespace quantsparse::attention {
 namespace {
 
-constexpr std::uint32_t kPartial = kernels::BlockList::kPartial;
+using kernels::BlockList;
+
+constexpr std::uint32_t kPartial = BlockList::kPartial;
+
+std::size_t block_of(std::uint32_t entry) {
+    return entry & BlockList::kBlockMask;
+}
+
+/// The keys that an entry says matter: all that `needed` names are among them, and none that whole
+/// sixteenths could leave out.
+void expect_tight(std::uint32_t entry, const BlockMask& mask, int query_block,
+                  const std::function<bool(int query, int key)>& needed) {
+    const int part = mask.block / 16, tokens = mask.sight.tokens();
+    const int first = static_cast<int>(block_of(entry)) * mask.block;
+    const int begin = first + static_cast<int>(entry >> BlockList::kHiddenBefore & 15U) * part;
+    const int end =
+        first + mask.block - static_cast<int>(entry >> BlockList::kHiddenBehind & 15U) * part;
+    int least = tokens, most = -1;
+    for (int i = query_block * mask.block; i < std::min(tokens, (query_block + 1) * mask.block);
+         ++i) {
+        for (int j = first; j < std::min(tokens, first + mask.block); ++j) {
+            if (!needed(i, j)) continue;
+            least = std::min(least, j);
+            most = std::max(most, j);
+        }
+    }
+    EXPECT_LE(begin, least);
+    EXPECT_LT(least, begin + part);
+    EXPECT_GT(end, most);
+    EXPECT_GE(most, end - part);
+}
 
 bool allowed(int i, int j, int band, int sink) {
     return std::abs(i - j) <= band || j < sink;
@@ -53,7 +84,9 @@ TEST(BlockMask, ListsExactlyTheBlocksWithAllowedPairs) {
                 }
                 if (inside == 0) continue;
                 ASSERT_LT(entry, mask.columns.size());
-                EXPECT_EQ(mask.columns[entry] & ~kPartial, static_cast<std::uint32_t>(column));
+                EXPECT_EQ(block_of(mask.columns[entry]), static_cast<std::size_t>(column));
+                expect_tight(mask.columns[entry], mask, b,
+                             [&](int i, int j) { return allowed(i, j, band, sink); });
                 // A whole block may be marked partial where the sink's end meets the band's.
                 if (!(mask.columns[entry] & kPartial)) {
                     EXPECT_EQ(inside, pairs);
@@ -82,10 +115,14 @@ TEST(BlockMask, ACompleteListNamesEveryPairOnce) {
                       std::vector<std::uint32_t>(mask.columns.begin() + mask.row_ptr[b],
                                                  mask.columns.begin() + mask.row_ptr[b + 1]));
             std::vector<int> times(blocks, 0);
-            for (const std::uint32_t column : listed) ++times[column & ~kPartial];
-            for (const std::uint32_t column : rest) {
-                EXPECT_EQ((column & kPartial) != 0, times[column & ~kPartial] == 1);
-                if (!(column & kPartial)) ++times[column];
+            for (const std::uint32_t entry : listed) ++times[block_of(entry)];
+            for (const std::uint32_t entry : rest) {
+                const bool partial = (entry & kPartial) != 0;
+                EXPECT_EQ(partial, times[block_of(entry)] == 1);
+                if (!partial) ++times[block_of(entry)];
+                expect_tight(entry, mask, static_cast<int>(b), [&](int i, int j) {
+                    return !partial || !allowed(i, j, band, sink);
+                });
             }
             EXPECT_EQ(times, std::vector<int>(blocks, 1));
         }
@@ -98,9 +135,11 @@ TEST(BlockMask, BlockGranularityListsTheSameBlocksWhole) {
         const BlockMask block =
             make_block_mask(band_sight(tokens, band, sink), 32, MaskGranularity::block);
         EXPECT_EQ(block.row_ptr, token.row_ptr);
-        std::vector<std::uint32_t> whole;
-        for (const std::uint32_t column : token.columns) whole.push_back(column & ~kPartial);
-        EXPECT_EQ(block.columns, whole);
+        ASSERT_EQ(block.columns.size(), token.columns.size());
+        for (std::size_t e = 0; e < block.columns.size(); ++e) {
+            EXPECT_EQ(block_of(block.columns[e]), block_of(token.columns[e]));
+            EXPECT_FALSE(block.columns[e] & kPartial);
+        }
         EXPECT_DOUBLE_EQ(block.token_density, token.block_density);
     }
 }
@@ -179,7 +218,8 @@ TEST(BlockMask, RangesOfTheirOwnWithTextBehind) {
             pairs += inside;
             if (inside == 0) continue;
             ASSERT_LT(entry, mask.columns.size());
-            EXPECT_EQ(mask.columns[entry] & ~kPartial, static_cast<std::uint32_t>(column));
+            EXPECT_EQ(block_of(mask.columns[entry]), static_cast<std::size_t>(column));
+            expect_tight(mask.columns[entry], mask, b, sees);
             if (!(mask.columns[entry] & kPartial)) {
                 EXPECT_EQ(outside, 0);
             }
