@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <optional>
 
@@ -32,8 +33,9 @@ struct Row {
     double block_seconds = 0;  ///< mean of a period at the larger number, of the minima
     double block_median = 0;
     double clip_seconds = 0;  ///< all steps, layers and branches at the clip's tokens
-    /// With SSAR: by how much a period takes longer than the same steps without a correction.
-    std::optional<double> ssar_adds;
+    /// With SSAR: by how much a period takes longer than the same steps without a correction, of
+    /// the minima and of the medians.
+    std::optional<std::array<double, 2>> ssar_adds;
 
     /// Mean over a refresh period of what each kind of step takes.
     double period_mean(const std::vector<double>& of_kinds) const {
@@ -88,52 +90,76 @@ StagePlan plan_of(const ModelOptions& model, int tokens, const program::Limits& 
     return pipeline::stage_plan("dit", program);
 }
 
-/// Runs all rows at one number of tokens. In turns where the device has room for all of them, so
-/// that what disturbs one disturbs all; returns whether it had.
-bool measure(Device& device, std::vector<Row>& rows, int size, int tokens, int repeats) {
-    std::vector<std::unique_ptr<Block>> blocks;
-    const auto make = [&](Row& row) {
-        row.model.tokens = tokens;
-        blocks.push_back(std::make_unique<Block>(device, row.model));
-        row.kinds = blocks.back()->kinds();
-        row.seconds[size].resize(row.kinds.size());
-        fmt::print("  {} at {} tokens: {}\n", row.name, tokens,
-                   bytes_text(blocks.back()->plan().total_bytes()));
-        std::fflush(stdout);
-        blocks.back()->warm_up();
-    };
-    const auto run = [&](Row& row, Block& block) {
-        for (std::size_t k = 0; k < row.kinds.size(); ++k) {
-            row.seconds[size][k].push_back(block.run(row.kinds[k]));
-        }
-        block.check_finite();
-    };
+/// Whether `row` is the one before with a correction: what that adds is told from runs in turns.
+bool corrects(const Row& row, const Row& before) {
+    return row.model.attention.kind == AttentionKind::sparse &&
+           row.model.attention.ssar != SsarMode::none &&
+           before.model.attention.kind == AttentionKind::sparse &&
+           before.model.attention.ssar == SsarMode::none;
+}
+
+/// Rows that are measured in turns, so that what disturbs one disturbs all: as many as the device has
+/// room for, those with and without a correction always together. Returns each group's end.
+std::vector<std::size_t> groups_of(Device& device, const std::vector<Row>& rows, int tokens) {
     const std::uint64_t budget = device.internal().memory_budget();
-    std::uint64_t wanted = 0;
-    for (const Row& row : rows) {
+    const auto bytes = [&](const Row& row) {
         ModelOptions model = row.model;
         model.tokens = tokens;
-        wanted += Block::plan_of(device, model).total_bytes();
+        return Block::plan_of(device, model).total_bytes();
+    };
+    std::vector<std::size_t> ends;
+    std::uint64_t wanted = 0;
+    for (std::size_t r = 0; r < rows.size();) {
+        std::uint64_t unit = bytes(rows[r]);
+        std::size_t end = r + 1;
+        for (; end < rows.size() && corrects(rows[end], rows[end - 1]); ++end) {
+            unit += bytes(rows[end]);
+        }
+        if (r > 0 && budget && wanted + unit > budget) {
+            ends.push_back(r);
+            wanted = 0;
+        }
+        wanted += unit;
+        r = end;
     }
-    const bool together = !budget || wanted <= budget;
-    if (together) {
-        for (Row& row : rows) make(row);
+    ends.push_back(rows.size());
+    return ends;
+}
+
+/// Runs all rows at one number of tokens; returns whether all of them in turns.
+bool measure(Device& device, std::vector<Row>& rows, int size, int tokens, int repeats) {
+    const std::vector<std::size_t> ends = groups_of(device, rows, tokens);
+    std::size_t first = 0;
+    for (const std::size_t end : ends) {
+        std::vector<std::unique_ptr<Block>> blocks;
+        for (std::size_t r = first; r < end; ++r) {
+            Row& row = rows[r];
+            row.model.tokens = tokens;
+            blocks.push_back(std::make_unique<Block>(device, row.model));
+            row.kinds = blocks.back()->kinds();
+            row.seconds[size].resize(row.kinds.size());
+            fmt::print("  {} at {} tokens: {}\n", row.name, tokens,
+                       bytes_text(blocks.back()->plan().total_bytes()));
+            std::fflush(stdout);
+            blocks.back()->warm_up();
+        }
         for (int i = 0; i < repeats; ++i) {
-            for (std::size_t r = 0; r < rows.size(); ++r) run(rows[r], *blocks[r]);
+            for (std::size_t r = first; r < end; ++r) {
+                for (std::size_t k = 0; k < rows[r].kinds.size(); ++k) {
+                    rows[r].seconds[size][k].push_back(
+                        blocks[r - first]->run(rows[r].kinds[k]));
+                }
+                blocks[r - first]->check_finite();
+            }
             fmt::print("  round {} of {} at {} tokens\n", i + 1, repeats, tokens);
             std::fflush(stdout);
         }
-    } else {
-        for (Row& row : rows) {
-            make(row);
-            for (int i = 0; i < repeats; ++i) run(row, *blocks.back());
-            blocks.clear();
-        }
+        first = end;
     }
     for (Row& row : rows) {
         for (auto& times : row.seconds[size]) std::sort(times.begin(), times.end());
     }
-    return together;
+    return ends.size() == 1;
 }
 
 void evaluate(std::vector<Row>& rows, const Table4Options& options, int layers) {
@@ -160,10 +186,9 @@ void evaluate(std::vector<Row>& rows, const Table4Options& options, int layers) 
                            ((layers - dense_layers) * block + dense_layers * dense_cost.back());
     }
     for (std::size_t r = 1; r < rows.size(); ++r) {
-        if (rows[r - 1].model.attention.kind == AttentionKind::sparse &&
-            rows[r - 1].model.attention.ssar == SsarMode::none) {
-            rows[r].ssar_adds = rows[r].block_seconds / rows[r - 1].block_seconds - 1;
-        }
+        if (!corrects(rows[r], rows[r - 1])) continue;
+        rows[r].ssar_adds = {rows[r].block_seconds / rows[r - 1].block_seconds - 1,
+                             rows[r].block_median / rows[r - 1].block_median - 1};
     }
 }
 
@@ -230,7 +255,10 @@ Json json_of(const std::vector<Row>& rows, const Table4Options& options, const D
                       {"block_speed", rows[0].block_seconds / row.block_seconds},
                       {"clip_seconds_extrapolated", row.clip_seconds},
                       {"clip_speed_extrapolated", rows[0].clip_seconds / row.clip_seconds}};
-        if (row.ssar_adds) entry["ssar_adds"] = *row.ssar_adds;
+        if (row.ssar_adds) {
+            entry["ssar_adds"] = (*row.ssar_adds)[0];
+            entry["ssar_adds_of_medians"] = (*row.ssar_adds)[1];
+        }
         for (std::size_t k = 0; k < row.kinds.size(); ++k) {
             for (int size = 0; size < 2; ++size) {
                 const auto& times = row.seconds[size][k];
@@ -273,15 +301,17 @@ void run_table4(const Table4Options& options) {
         fmt::format("Block: measured at {} tokens, mean of a refresh period of {} steps, minimum "
                     "(median) of {} runs{}, with embeddings and head.",
                     options.tokens, rows.back().model.attention.refresh_interval, options.repeats,
-                    together ? " in turns" : " one configuration after another"),
+                    together ? " in turns" : ", in turns as far as memory allows"),
         fmt::format("Clip: EXTRAPOLATED to {} tokens, {} layers, {} steps and {} branches from "
                     "blocks of {} and {} tokens as a n + b n^2.",
                     options.clip_tokens, config.num_layers, options.steps, kBranches,
                     options.tokens / 2, options.tokens)};
     for (const Row& row : rows) {
         if (row.ssar_adds) {
-            notes.push_back(fmt::format("{}: {:+.1f} % beside the same steps without a correction.",
-                                        row.name, 100 * *row.ssar_adds));
+            notes.push_back(
+                fmt::format("{}: {:+.1f} % of the minima, {:+.1f} % of the medians beside the "
+                            "same steps without a correction, in turns.",
+                            row.name, 100 * (*row.ssar_adds)[0], 100 * (*row.ssar_adds)[1]));
         }
     }
     std::vector<std::vector<std::string>> cells;

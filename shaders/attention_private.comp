@@ -35,7 +35,7 @@ void main() {
     uint row[kQueries];  // those past the end repeat the last one, unwritten
 #ifdef SPARSE
     uvec2 sees[kQueries];  // in partial blocks: the first key and how many, and those all queries see
-    const uvec2 all_see = sight[0];
+    const uvec2 all_see = min(sight[0], uvec2(p.keys));
 #endif
     vec4 q[kQueries][kDim4];
     vec4 sum0[kDim4], sum1[kDim4], sum2[kDim4], sum3[kDim4];
@@ -45,7 +45,8 @@ void main() {
         row[t] = min(p.query_base + query0 + t * kLanes + lane, last_row);
 #ifdef SPARSE
         const uvec2 range = sight[1 + row[t]];
-        sees[t] = uvec2(range.x, range.y - range.x);
+        const uint range_end = min(range.y, p.keys);
+        sees[t] = uvec2(range.x, range_end - min(range.x, range_end));
 #endif
         maximum[t] = kMasked;
         denominator[t] = 0.0;
@@ -59,71 +60,76 @@ void main() {
     list *= 2;
     [[dont_unroll]] for (uint pass = 0; pass < 2; ++pass, ++list) {
 #endif
-    // One loop over the tiles of all blocks: nested ones carry the sums through memory at each block's end.
     uint next = row_ptr[list];
     const uint entries_end = row_ptr[list + 1];
-    bool partial = false;
-    uvec2 range = uvec2(0);  // keys of the present block that are left
-    while (next < entries_end || range.x < range.y) {
-        if (range.x >= range.y) {
-            const uint entry = columns[next++];
-            partial = (entry & kPartial) != 0;
-            range = keys_of(entry, kTile);
+    while (next < entries_end) {
+        uint entry = columns[next++];
+        uvec2 range = keys_of(entry, kTile);
+        // Neighbours of the same kind make one range: a loop's end carries the sums through memory.
+        while (next < entries_end && is_whole(entry) && columns[next] == entry + 1) {
+            entry = columns[next++];
+            range.y += kBlock;
         }
-        const uint first = range.x;
-        range.x += kTile;
+        const bool partial = (entry & kPartial) != 0;
+        uvec2 inside[kQueries];  // the first key a query sees, and how many; beside them, what all see
+        [[unroll]] for (uint t = 0; t < kQueries; ++t) inside[t] = partial ? sees[t] : uvec2(0, p.keys);
+        const uint prefix = partial ? all_see.x : 0;
+        const uvec2 suffix = uvec2(all_see.y, p.keys - all_see.y);
 #else
-    for (uint first = 0; first < p.keys; first += kTile) {
+    {
+        const uvec2 range = uvec2(0, p.keys);
 #endif
-        const uint last = p.keys - 1;
-        uint key[4];
-        [[unroll]] for (uint j = 0; j < 4; ++j) key[j] = (kv_head + min(first + j, last)) * kDim4;
+        for (uint first = range.x; first < range.y; first += kTile) {
+            const uint last = p.keys - 1;
+            uint key[4];
+            [[unroll]] for (uint j = 0; j < 4; ++j) key[j] = (kv_head + min(first + j, last)) * kDim4;
 
-        vec4 score[kQueries];
-        [[unroll]] for (uint t = 0; t < kQueries; ++t) score[t] = vec4(0.0);
-        [[unroll]] for (uint d = 0; d < kDim4; ++d) {
-            const vec4 k0 = load_k(key[0] + d), k1 = load_k(key[1] + d);
-            const vec4 k2 = load_k(key[2] + d), k3 = load_k(key[3] + d);
-            [[unroll]] for (uint t = 0; t < kQueries; ++t) {
-                score[t] += vec4(dot(q[t][d], k0), dot(q[t][d], k1), dot(q[t][d], k2), dot(q[t][d], k3));
+            vec4 score[kQueries];
+            [[unroll]] for (uint t = 0; t < kQueries; ++t) score[t] = vec4(0.0);
+            [[unroll]] for (uint d = 0; d < kDim4; ++d) {
+                const vec4 k0 = load_k(key[0] + d), k1 = load_k(key[1] + d);
+                const vec4 k2 = load_k(key[2] + d), k3 = load_k(key[3] + d);
+                [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+                    score[t] += vec4(dot(q[t][d], k0), dot(q[t][d], k1), dot(q[t][d], k2), dot(q[t][d], k3));
+                }
             }
-        }
-        // Drivers that run lanes as a vector run both sides of a branch: what queries share of the mask comes first.
-        const uvec4 keys = first + uvec4(0, 1, 2, 3);
-        const uvec4 exist = uvec4(lessThan(keys, uvec4(p.keys)));
+            // Drivers that run lanes as a vector run both sides of a branch: what queries share of the mask comes first.
+            const uvec4 keys = first + uvec4(0, 1, 2, 3);
 #ifdef SPARSE
-        const uvec4 seen_by_all = uvec4(lessThan(keys, uvec4(all_see.x))) | uvec4(greaterThanEqual(keys, uvec4(all_see.y))) |
-                                  uvec4(!partial);
+            // In a range if the distance from its begin, which wraps around below it, is short.
+            const bvec4 by_all = mix(lessThan(keys - suffix.x, uvec4(suffix.y)), bvec4(true), lessThan(keys, uvec4(prefix)));
 #endif
-        float factor[kQueries];
-        [[unroll]] for (uint t = 0; t < kQueries; ++t) {
-            vec4 s = score[t];
-            if (kHasBias != 0) s += position_bias(head, row[t], first);
-            uvec4 seen = exist;
+#if !defined(SPARSE) || defined(BOTH)
+            const bvec4 exist = lessThan(keys, uvec4(p.keys));
+#endif
+            float factor[kQueries];
+            [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+                vec4 s = score[t];
+                if (kHasBias != 0) s += position_bias(head, row[t], first);
 #ifdef SPARSE
-            // In the range if the distance from its begin, which wraps around below it, is short.
-            const uvec4 listed = seen_by_all | uvec4(lessThan(keys - sees[t].x, uvec4(sees[t].y)));
+                bvec4 seen = mix(by_all, bvec4(true), lessThan(keys - inside[t].x, uvec4(inside[t].y)));
 #ifdef BOTH
-            seen &= listed ^ uvec4(partial && pass != 0);
+                seen = mix(bvec4(false), mix(seen, not(seen), bvec4(partial && pass != 0)), exist);
+#endif
 #else
-            seen &= listed;
+                const bvec4 seen = exist;
 #endif
-#endif
-            s = mix(vec4(kMasked), s, notEqual(seen, uvec4(0)));
-            const float now = max(maximum[t], max(max(s.x, s.y), max(s.z, s.w)));
-            const vec4 e = exp(s - now);
-            factor[t] = exp(maximum[t] - now);
-            maximum[t] = now;
-            denominator[t] = denominator[t] * factor[t] + (e.x + e.y) + (e.z + e.w);
-            score[t] = e;
-        }
-        [[unroll]] for (uint d = 0; d < kDim4; ++d) {
-            const vec4 v0 = load_v(key[0] + d), v1 = load_v(key[1] + d);
-            const vec4 v2 = load_v(key[2] + d), v3 = load_v(key[3] + d);
-            sum0[d] = add_values(sum0[d], factor[0], score[0], v0, v1, v2, v3);
-            sum1[d] = add_values(sum1[d], factor[1], score[1], v0, v1, v2, v3);
-            sum2[d] = add_values(sum2[d], factor[2], score[2], v0, v1, v2, v3);
-            sum3[d] = add_values(sum3[d], factor[3], score[3], v0, v1, v2, v3);
+                s = mix(vec4(kMasked), s, seen);
+                const float now = max(maximum[t], max(max(s.x, s.y), max(s.z, s.w)));
+                const vec4 e = exp(s - now);
+                factor[t] = exp(maximum[t] - now);
+                maximum[t] = now;
+                denominator[t] = denominator[t] * factor[t] + (e.x + e.y) + (e.z + e.w);
+                score[t] = e;
+            }
+            [[unroll]] for (uint d = 0; d < kDim4; ++d) {
+                const vec4 v0 = load_v(key[0] + d), v1 = load_v(key[1] + d);
+                const vec4 v2 = load_v(key[2] + d), v3 = load_v(key[3] + d);
+                sum0[d] = add_values(sum0[d], factor[0], score[0], v0, v1, v2, v3);
+                sum1[d] = add_values(sum1[d], factor[1], score[1], v0, v1, v2, v3);
+                sum2[d] = add_values(sum2[d], factor[2], score[2], v0, v1, v2, v3);
+                sum3[d] = add_values(sum3[d], factor[3], score[3], v0, v1, v2, v3);
+            }
         }
     }
 

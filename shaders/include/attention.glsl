@@ -60,6 +60,11 @@ uint block_of(uint entry) {
     return entry & 0xFFFFFu;
 }
 
+/// Whether nothing of the entry's block is left out.
+bool is_whole(uint entry) {
+    return (entry >> 20 & 255u) == 0;
+}
+
 #ifdef SPARSE
 /// Of an entry's block the first key that any query attends to, rounded down to a multiple of `step`, and the end.
 uvec2 keys_of(uint entry, uint step) {
