@@ -3,9 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <memory>
-#include <optional>
 
 #include "block.hpp"
 #include "clip_cost.hpp"
@@ -33,9 +31,9 @@ struct Row {
     double block_seconds = 0;  ///< mean of a period at the larger number, of the minima
     double block_median = 0;
     double clip_seconds = 0;  ///< all steps, layers and branches at the clip's tokens
-    /// With SSAR: by how much a period takes longer than the same steps without a correction, of
-    /// the minima and of the medians.
-    std::optional<std::array<double, 2>> ssar_adds;
+    /// With SSAR: by how much a period takes longer than the same steps without a correction, each
+    /// round's beside its neighbour's.
+    std::vector<double> ssar_adds;
 
     /// Mean over a refresh period of what each kind of step takes.
     double period_mean(const std::vector<double>& of_kinds) const {
@@ -126,6 +124,19 @@ std::vector<std::size_t> groups_of(Device& device, const std::vector<Row>& rows,
     return ends;
 }
 
+void compare_rounds(Row& row, const Row& before, int size, int repeats) {
+    row.ssar_adds.clear();
+    for (std::size_t i = 0; i < static_cast<std::size_t>(repeats); ++i) {
+        const auto period = [&](const Row& of) {
+            std::vector<double> kinds;
+            for (const auto& times : of.seconds[size]) kinds.push_back(times[i]);
+            return of.period_mean(kinds);
+        };
+        row.ssar_adds.push_back(period(row) / period(before) - 1);
+    }
+    std::sort(row.ssar_adds.begin(), row.ssar_adds.end());
+}
+
 /// Runs all rows at one number of tokens; returns whether all of them in turns.
 bool measure(Device& device, std::vector<Row>& rows, int size, int tokens, int repeats) {
     const std::vector<std::size_t> ends = groups_of(device, rows, tokens);
@@ -156,6 +167,9 @@ bool measure(Device& device, std::vector<Row>& rows, int size, int tokens, int r
         }
         first = end;
     }
+    for (std::size_t r = 1; r < rows.size(); ++r) {
+        if (corrects(rows[r], rows[r - 1])) compare_rounds(rows[r], rows[r - 1], size, repeats);
+    }
     for (Row& row : rows) {
         for (auto& times : row.seconds[size]) std::sort(times.begin(), times.end());
     }
@@ -184,11 +198,6 @@ void evaluate(std::vector<Row>& rows, const Table4Options& options, int layers) 
         if (row.model.attention.kind == AttentionKind::dense) dense_cost.push_back(block);
         row.clip_seconds = options.steps * kBranches *
                            ((layers - dense_layers) * block + dense_layers * dense_cost.back());
-    }
-    for (std::size_t r = 1; r < rows.size(); ++r) {
-        if (!corrects(rows[r], rows[r - 1])) continue;
-        rows[r].ssar_adds = {rows[r].block_seconds / rows[r - 1].block_seconds - 1,
-                             rows[r].block_median / rows[r - 1].block_median - 1};
     }
 }
 
@@ -255,9 +264,9 @@ Json json_of(const std::vector<Row>& rows, const Table4Options& options, const D
                       {"block_speed", rows[0].block_seconds / row.block_seconds},
                       {"clip_seconds_extrapolated", row.clip_seconds},
                       {"clip_speed_extrapolated", rows[0].clip_seconds / row.clip_seconds}};
-        if (row.ssar_adds) {
-            entry["ssar_adds"] = (*row.ssar_adds)[0];
-            entry["ssar_adds_of_medians"] = (*row.ssar_adds)[1];
+        if (!row.ssar_adds.empty()) {
+            entry["ssar_adds"] = row.ssar_adds[row.ssar_adds.size() / 2];
+            entry["ssar_adds_range"] = {row.ssar_adds.front(), row.ssar_adds.back()};
         }
         for (std::size_t k = 0; k < row.kinds.size(); ++k) {
             for (int size = 0; size < 2; ++size) {
@@ -307,12 +316,11 @@ void run_table4(const Table4Options& options) {
                     options.clip_tokens, config.num_layers, options.steps, kBranches,
                     options.tokens / 2, options.tokens)};
     for (const Row& row : rows) {
-        if (row.ssar_adds) {
-            notes.push_back(
-                fmt::format("{}: {:+.1f} % of the minima, {:+.1f} % of the medians beside the "
-                            "same steps without a correction, in turns.",
-                            row.name, 100 * (*row.ssar_adds)[0], 100 * (*row.ssar_adds)[1]));
-        }
+        if (row.ssar_adds.empty()) continue;
+        notes.push_back(fmt::format(
+            "{}: {:+.1f} % ({:+.1f} to {:+.1f}) beside the same steps without a correction in turns.",
+            row.name, 100 * row.ssar_adds[row.ssar_adds.size() / 2], 100 * row.ssar_adds.front(),
+            100 * row.ssar_adds.back()));
     }
     std::vector<std::vector<std::string>> cells;
     fmt::print("\n{:<26}{:>12}{:>12}{:>21}{:>9}{:>12}{:>9}\n", "configuration", "storage", "memory",

@@ -43,8 +43,10 @@ else
     for driver in /usr/share/vulkan/icd.d/lvp_icd*.json /usr/lib/chromium/vk_swiftshader_icd.json; do
         [[ -e $driver ]] || continue
         export VK_DRIVER_FILES=$driver VK_ICD_FILENAMES=$driver
-        run_tests "$(basename "$driver" .json)" -LE '^(unit|fuzz|calib|train)$' "${skip[@]}"
-        skip=(-E '^golden.swiftshader$')  # it chooses its driver itself: once is enough
+        # Two at a time: what takes long is the drivers' compilers, which use one core.
+        run_tests "$(basename "$driver" .json)" -LE '^(unit|fuzz|calib|train)$' -j 2 "${skip[@]}"
+        # Once is enough for what chooses its driver itself, and for options and files.
+        skip=(-E '^(golden.swiftshader|cli.(usage|bad_models|bench|calibrate))$')
         tested=$(( tested + 1 ))
     done
     if (( tested == 0 )); then

@@ -21,7 +21,7 @@ class CalibratedModelTest : public DeviceTest {
   protected:
     void SetUp() override {
         DeviceTest::SetUp();
-        const auto source = fs::path(__FILE__).parent_path().parent_path().parent_path();
+        const fs::path source = QUANTSPARSE_TEST_ROOT;
         const auto tokenizer =
             source / "samples" / "models" / "shapes-tiny" / "tokenizer" / "spiece.model";
         tiny_.text_encoder.vocab_size = 512;  // at least as many as the bundled tokenizer's

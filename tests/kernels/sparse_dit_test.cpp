@@ -15,7 +15,8 @@ class SparseDitTest : public DeviceTest {
     static constexpr pipeline::LatentShape kShape{0, 7, 8, 12};  // channels: the model's
 
     static const format::ModelBundle& bundle() {
-        static const format::ModelBundle model = format::open_model(QUANTSPARSE_TEST_MODEL);
+        static const format::ModelBundle model =
+            format::open_model(QUANTSPARSE_TEST_ROOT "/samples/models/shapes-tiny");
         return model;
     }
     pipeline::LatentShape shape() const {

@@ -66,7 +66,7 @@ TEST(ConvertPth, AnOriginalReleaseFolderIsCalibratedAsItIs) {
     format::test::write_network(release / "diffusion_pytorch_model.safetensors",
                                 format::required_tensors(tiny.transformer));
     format::test::write_text(release / "config.json", format::to_json(tiny.transformer).dump());
-    const auto source = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
+    const std::filesystem::path source = QUANTSPARSE_TEST_ROOT;
     std::filesystem::create_directories(release / "google" / "umt5-xxl");
     std::filesystem::copy_file(
         source / "samples" / "models" / "shapes-tiny" / "tokenizer" / "spiece.model",

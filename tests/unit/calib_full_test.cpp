@@ -25,7 +25,7 @@ class FullPresetTest : public testing::Test {
     void SetUp() override {
         reset_cancel();
         set_thread_count(1);
-        const auto source = fs::path(__FILE__).parent_path().parent_path().parent_path();
+        const fs::path source = QUANTSPARSE_TEST_ROOT;
         const auto tokenizer =
             source / "samples" / "models" / "shapes-tiny" / "tokenizer" / "spiece.model";
         tiny_.text_encoder.vocab_size = 512;  // at least as many as the bundled tokenizer's

@@ -86,8 +86,7 @@ inline std::filesystem::path golden_root() {
     if (const char* root = std::getenv("QUANTSPARSE_GOLDEN")) {
         return root;
     }
-    const auto tests = std::filesystem::path(__FILE__).parent_path().parent_path();
-    const auto copy = tests / "golden" / "data";
+    const std::filesystem::path copy = QUANTSPARSE_TEST_ROOT "/tests/golden/data";
     return std::filesystem::exists(copy / "wan-dit-plain") ? copy : std::filesystem::path();
 }
 
