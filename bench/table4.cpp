@@ -96,8 +96,8 @@ bool corrects(const Row& row, const Row& before) {
            before.model.attention.ssar == SsarMode::none;
 }
 
-/// Rows that are measured in turns, so that what disturbs one disturbs all: as many as the device has
-/// room for, those with and without a correction always together. Returns each group's end.
+/// Rows that are measured in turns, so that what disturbs one disturbs all: as many as the device
+/// has room for, those with and without a correction always together. Returns each group's end.
 std::vector<std::size_t> groups_of(Device& device, const std::vector<Row>& rows, int tokens) {
     const std::uint64_t budget = device.internal().memory_budget();
     const auto bytes = [&](const Row& row) {
@@ -124,6 +124,7 @@ std::vector<std::size_t> groups_of(Device& device, const std::vector<Row>& rows,
     return ends;
 }
 
+/// What each round of `row` took over the one of `before` beside it.
 void compare_rounds(Row& row, const Row& before, int size, int repeats) {
     row.ssar_adds.clear();
     for (std::size_t i = 0; i < static_cast<std::size_t>(repeats); ++i) {
@@ -157,8 +158,7 @@ bool measure(Device& device, std::vector<Row>& rows, int size, int tokens, int r
         for (int i = 0; i < repeats; ++i) {
             for (std::size_t r = first; r < end; ++r) {
                 for (std::size_t k = 0; k < rows[r].kinds.size(); ++k) {
-                    rows[r].seconds[size][k].push_back(
-                        blocks[r - first]->run(rows[r].kinds[k]));
+                    rows[r].seconds[size][k].push_back(blocks[r - first]->run(rows[r].kinds[k]));
                 }
                 blocks[r - first]->check_finite();
             }
@@ -317,10 +317,11 @@ void run_table4(const Table4Options& options) {
                     options.tokens / 2, options.tokens)};
     for (const Row& row : rows) {
         if (row.ssar_adds.empty()) continue;
-        notes.push_back(fmt::format(
-            "{}: {:+.1f} % ({:+.1f} to {:+.1f}) beside the same steps without a correction in turns.",
-            row.name, 100 * row.ssar_adds[row.ssar_adds.size() / 2], 100 * row.ssar_adds.front(),
-            100 * row.ssar_adds.back()));
+        notes.push_back(
+            fmt::format("{}: {:+.1f} % ({:+.1f} to {:+.1f}) beside the same steps without a "
+                        "correction in turns.",
+                        row.name, 100 * row.ssar_adds[row.ssar_adds.size() / 2],
+                        100 * row.ssar_adds.front(), 100 * row.ssar_adds.back()));
     }
     std::vector<std::vector<std::string>> cells;
     fmt::print("\n{:<26}{:>12}{:>12}{:>21}{:>9}{:>12}{:>9}\n", "configuration", "storage", "memory",

@@ -192,8 +192,7 @@ BlockMask complete_list(const BlockMask& mask) {
                 keys = unseen_range(mask.sight, queries.begin, queries.end, keys);
                 if (keys.begin >= keys.end) continue;
             }
-            all.columns.push_back(
-                entry_of(static_cast<int>(column), mask.block, keys, is_listed));
+            all.columns.push_back(entry_of(static_cast<int>(column), mask.block, keys, is_listed));
         }
         end_row();
     }

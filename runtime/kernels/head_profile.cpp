@@ -42,7 +42,7 @@ struct Shape {
 /// Wider heads would unroll into too much code.
 constexpr int kWidestPrivate = 128;
 
-/// Fours of columns whose errors are looked at, a divisor of any work-group's width.
+/// Fours of columns whose errors are looked at, at most the width of any work-group.
 constexpr int kSampledFours = 8;
 
 /// Samples of an invocation, whose outputs have names of their own there.

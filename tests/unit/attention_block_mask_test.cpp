@@ -120,9 +120,8 @@ TEST(BlockMask, ACompleteListNamesEveryPairOnce) {
                 const bool partial = (entry & kPartial) != 0;
                 EXPECT_EQ(partial, times[block_of(entry)] == 1);
                 if (!partial) ++times[block_of(entry)];
-                expect_tight(entry, mask, static_cast<int>(b), [&](int i, int j) {
-                    return !partial || !allowed(i, j, band, sink);
-                });
+                expect_tight(entry, mask, static_cast<int>(b),
+                             [&](int i, int j) { return !partial || !allowed(i, j, band, sink); });
             }
             EXPECT_EQ(times, std::vector<int>(blocks, 1));
         }
