@@ -3,7 +3,7 @@
 # Khronos validation layers and their synchronisation checks on. Fails on a failed test, on any
 # validation message and on any warning in our code (warnings are errors in the build).
 #
-#   tests/run.sh              Debian 12, as root or with sudo; 20 to 30 minutes on two cores
+#   tests/run.sh              Debian 12, as root or with sudo; 19 to 30 minutes on two cores
 #   tests/run.sh -L unit      arguments go to ctest
 set -euo pipefail
 cd "$(dirname "$0")/.."
