@@ -4,11 +4,15 @@
 
 #include <cmath>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "attention/block_mask.hpp"
+#include "attention/step_schedule.hpp"
 #include "kernels/attention.hpp"
 #include "kernels/head_profile.hpp"
 #include "kernels/quantized_matmul.hpp"
+#include "kernels/residual.hpp"
 #include "kernels/rows.hpp"
 
 namespace quantsparse::bench {
@@ -92,6 +96,47 @@ KernelCase normalize(int tokens, int k) {
         const Matrix x = kernels::add_matrix(program, "x", tokens, k, Lifetime::persistent);
         const Matrix y = kernels::add_matrix(program, "y", tokens, k, Lifetime::persistent);
         kernels::normalize_rows(program, "norm", x, y, {});
+    };
+    return c;
+}
+
+/// SSAR's correction as a pass of its own: the residual in 8 bits and the difference by factors.
+KernelCase add_low_rank(int tokens, int heads, int head_dim, int rank) {
+    const int columns = heads * head_dim;
+    KernelCase c;
+    c.kind = "residual";
+    c.name = fmt::format("low-rank add {}x{}, rank {}", tokens, columns, rank);
+    c.operation = "add";
+    c.operations = 2.0 * tokens * columns * rank;
+    c.bytes = tokens * (9.0 * columns + 4.0 * rank) + 4.0 * columns * rank;
+    const auto residual = std::make_shared<kernels::Residual>();
+    c.prepare = [=](program::Executor& executor) {
+        // Every head has the two references that a difference needs.
+        const std::vector<std::uint32_t> state(4 * static_cast<std::size_t>(heads), 2);
+        attention::Correction correction;
+        correction.coefficients[2] = {1, 0, 0, 1};
+        executor.write_values(residual->state, std::span<const std::uint32_t>(state));
+        executor.write(residual->control,
+                       std::as_bytes(std::span<const attention::Correction>(&correction, 1)));
+    };
+    c.build = [=](Program& program) {
+        kernels::Residual& r = *residual;
+        r = {};
+        r.storage = kernels::Residual::Storage::int8;
+        r.tokens = tokens;
+        r.heads = heads;
+        r.head_dim = head_dim;
+        r.difference4 = rank / 4;
+        r.rows = program.add("rows", r.row_bytes() * static_cast<std::uint64_t>(tokens),
+                             Lifetime::persistent);
+        r.u = kernels::add_matrix(program, "u", tokens, rank, Lifetime::persistent);
+        r.v = kernels::add_matrix(program, "v", columns, rank, Lifetime::persistent);
+        r.state =
+            program.add("state", static_cast<std::uint64_t>(heads) * 16, Lifetime::persistent);
+        r.control = program.add("control", sizeof(attention::Correction), Lifetime::persistent);
+        const Matrix out =
+            kernels::add_matrix(program, "out", tokens, columns, Lifetime::persistent);
+        kernels::add_residual(program, "add", out, r);
     };
     return c;
 }
@@ -291,6 +336,7 @@ std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double dens
             cases.push_back(quantize(m, k, 128));
         }
         cases.push_back(normalize(m, 1536));
+        cases.push_back(add_low_rank(m, 12, 128, 16));
         cases.push_back(dense_attention(m, 12, 128, AttentionProducts::full));
         cases.push_back(dense_attention(m, 3, 64, AttentionProducts::full));
         cases.push_back(

@@ -281,7 +281,8 @@ int main(int argc, char** argv) {
         "kernels", "Single kernels at the shapes of real models, as a share of that peak");
     add_kernel_options(*kernels, kernel_options);
     kernels->add_option("--only", kernel_options.only, "Only these kinds")
-        ->check(CLI::IsMember({"gemm", "quantize", "norm", "attention", "sparse", "refresh"}));
+        ->check(CLI::IsMember(
+            {"gemm", "quantize", "norm", "residual", "attention", "sparse", "refresh"}));
     kernels->add_flag("--int8", kernel_options.codes,
                       "Attention in 8 bits (--attention-arithmetic int8-qk, int8) beside it, too");
     kernels->add_option("--tokens", kernel_options.tokens, "Rows of the activations")
