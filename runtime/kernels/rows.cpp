@@ -1,5 +1,7 @@
 #include "kernels/rows.hpp"
 
+#include <fmt/format.h>
+
 #include "kernels/loads.hpp"
 #include "quantsparse/error.hpp"
 
@@ -77,6 +79,12 @@ HeadMatrix add_head_matrix(Program& program, const std::string& name, int heads,
 void split_heads(Program& program, const std::string& name, const Matrix& input,
                  const HeadMatrix& out, const HeadTransform& transform) {
     using program::read;
+    if (transform.order.head_types.valid() && input.rows > TokenOrder::kMostTokens) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("{}: heads of two orders hold {} tokens at most, not {}: make the "
+                                "clip smaller or attention dense",
+                                name, TokenOrder::kMostTokens, input.rows));
+    }
     const Loads load = row_loads(program, input, out.head_dim % 4 == 0,
                                  {transform.norm_weight, transform.rope_table});
     const auto optional = [&](Tensor t) { return load.optional(t, input.tensor); };

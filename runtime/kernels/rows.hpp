@@ -43,7 +43,8 @@ HeadMatrix add_head_matrix(Program& program, const std::string& name, int heads,
 
 /// How heads see the tokens of a clip: type 0 frame by frame, type 1 place by place.
 struct TokenOrder {
-    Tensor head_types;  ///< uint32 [heads]; invalid: all of type 0
+    static constexpr int kMostTokens = 1 << 21;  ///< that token_order.glsl divides exactly
+    Tensor head_types;                           ///< uint32 [heads]; invalid: all of type 0
     int frames = 0;
     int tokens_per_frame = 0;
     bool first_frame_apart = false;  ///< type 1 holds frame 0 as it is, the others after it

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <cmath>
 
+#include "quantsparse/error.hpp"
 #include "support.hpp"
 
 namespace quantsparse::tests {
@@ -157,6 +158,20 @@ TEST_F(RowsTest, SplitHeadsWithNormAndRope) {
         }
         expect_close(actual, expected, 1e-5, what);
     }
+}
+
+TEST_F(RowsTest, OrdersOfMoreTokensThanTheShaderDividesAreRefused) {
+    Program program(limits());
+    const Tensor types = program.add("types", 16, program::Lifetime::persistent);
+    const auto split = [&](int tokens) {
+        const Matrix in = kernels::add_matrix(program, "in", tokens, 4);
+        const auto out = kernels::add_head_matrix(program, "out", 1, tokens, 4);
+        kernels::HeadTransform transform;
+        transform.order = {types, 2, tokens / 2};
+        kernels::split_heads(program, "split", in, out, transform);
+    };
+    EXPECT_NO_THROW(split(kernels::TokenOrder::kMostTokens));
+    EXPECT_THROW(split(kernels::TokenOrder::kMostTokens + 2), Error);
 }
 
 }  // namespace
