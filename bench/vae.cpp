@@ -101,7 +101,8 @@ void run_vae(const VaeOptions& options) {
                    decibels.size(), options.clips.size(), seconds,
                    seconds / static_cast<double>(decibels.size()) * static_cast<double>(left));
         std::fflush(stdout);
-        clips.push_back({{"clip", (folder / "").parent_path().filename().string()}, {"psnr_db", decibels.back()}});
+        clips.push_back({{"clip", (folder / "").parent_path().filename().string()},
+                         {"psnr_db", decibels.back()}});
     }
     const double mean = std::accumulate(decibels.begin(), decibels.end(), 0.0) /
                         static_cast<double>(decibels.size());

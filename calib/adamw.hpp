@@ -1,5 +1,5 @@
 // AdamW without weight decay: what is learned here (scales, rotations, clipping) has no size to be
-// pulled to zero (algorithms 10.29).
+// pulled to zero (method 10.29).
 #pragma once
 
 #include <ATen/ATen.h>

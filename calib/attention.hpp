@@ -1,5 +1,5 @@
 // softmax(q k^T / sqrt(d)) v on the CPU, dense or under a band mask, never holding more than a tile
-// of query rows of the map: the backward pass computes the tiles again (algorithms 3.7).
+// of query rows of the map: the backward pass computes the tiles again (method 3.7).
 #pragma once
 
 #include <ATen/ATen.h>
@@ -10,7 +10,7 @@ namespace quantsparse::calib {
 
 /// Which pairs a sparse attention keeps: |position of i - position of j| <= half_width, or j among
 /// the first `sink` positions. Each head has an order of its own, frame-major (spatial heads) or
-/// place-major (temporal heads). Everything else is masked by adding -infinity (algorithms 4.1).
+/// place-major (temporal heads). Everything else is masked by adding -infinity (method 4.1).
 struct BandMask {
     at::Tensor positions;  ///< int64 [heads, tokens]; undefined or empty: dense
     std::int64_t half_width = 0;

@@ -1,4 +1,4 @@
-// The static sparse pattern during calibration (algorithms 4.1 to 4.4): a band plus the first
+// The static sparse pattern during calibration (method 4.1 to 4.4): a band plus the first
 // frame's columns, the same for all heads, each head in the token order that suits it better.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Multi-scale salient attention distillation (algorithms 3.4 to 3.7): how far the attention map of
+// Multi-scale salient attention distillation (method 3.4 to 3.7): how far the attention map of
 // the quantised block is from the floating-point one, seen coarsely everywhere (pooled) and exactly
 // for the queries of the most attended tokens (salient). Neither needs the L x L map.
 #pragma once

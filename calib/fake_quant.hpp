@@ -1,4 +1,4 @@
-// Quantise-then-dequantise that gradients pass through (algorithms 2.1 and 2.5): rounding counts as
+// Quantise-then-dequantise that gradients pass through (method 2.1 and 2.5): rounding counts as
 // the identity, so that dQ/dv = 1 inside the range, 0 outside, and dQ/ds = round(v/s) - v/s inside,
 // the bound outside.
 #pragma once

@@ -22,7 +22,7 @@ struct Target {
     BandMask mask;       ///< of the quantised block's self-attention
 };
 
-/// softmax of the similarities of the frames of y [F P, d], rows normalised (algorithms 7.1, TMD).
+/// softmax of the similarities of the frames of y [F P, d], rows normalised (method 7.1, TMD).
 at::Tensor frame_similarities(const at::Tensor& y, std::int64_t frames) {
     const auto rows = y.reshape({frames, -1});
     const auto unit = rows / rows.norm(2, 1, true).clamp_min(1e-12);
@@ -170,7 +170,7 @@ class Reconstruction {
     std::vector<Target> targets_;
 };
 
-/// lambda so that lambda * loss = ratio * output error at the start (algorithms 3.4), unless given.
+/// lambda so that lambda * loss = ratio * output error at the start (method 3.4), unless given.
 double effective_lambda(double given, double ratio, double output, double loss) {
     if (given >= 0) {
         return given;

@@ -1,4 +1,4 @@
-// Block-wise reconstruction with attention distillation (algorithms 3.3): the quantisation of a
+// Block-wise reconstruction with attention distillation (method 3.3): the quantisation of a
 // block learned so that its output, and the map of its self-attention, stay those of the
 // floating-point block.
 #pragma once

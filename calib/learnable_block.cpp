@@ -13,7 +13,7 @@
 namespace quantsparse::calib {
 namespace {
 
-constexpr double kLargestLog = 3.0;      // of the channel scale (algorithms 3.9)
+constexpr double kLargestLog = 3.0;      // of the channel scale (method 3.9)
 constexpr double kLeastClip = 0.7;       // of the activations
 constexpr double kClipLogit = 4.0;       // sigmoid(4) = 0.98
 constexpr float kLargestGamma = 0.995f;  // sigmoid reaches 1 at infinity only

@@ -1,5 +1,5 @@
 // A block whose quantisation is learned: channel scale and rotation per group of linears, clipping
-// per output channel, each with the parametrisation that keeps it valid (algorithms 2.3 to 2.5).
+// per output channel, each with the parametrisation that keeps it valid (method 2.3 to 2.5).
 // The weights themselves are not trained.
 #pragma once
 

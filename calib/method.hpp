@@ -35,7 +35,7 @@ struct MethodOverrides {
     std::optional<bool> clip_activations;
 };
 
-/// Settings of block-wise reconstruction (algorithms 3.1, 10.12, 10.29).
+/// Settings of block-wise reconstruction (method 3.1, 10.12, 10.29).
 struct LearningOptions {
     int epochs = 15;
     double rate = 5e-3;            ///< of channel scale and rotation

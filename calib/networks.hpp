@@ -1,5 +1,5 @@
 // Floating-point Wan DiT and UMT5 encoder on LibTorch, for running the unquantised model on the
-// CPU. Numbers in comments are the facts of the reference data's README.
+// CPU. Facts cited in comments are those of docs/networks.
 #pragma once
 
 #include <ATen/ATen.h>

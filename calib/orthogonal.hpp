@@ -1,4 +1,4 @@
-// Learned block-diagonal rotations that stay orthogonal by construction (algorithms 2.4): per block
+// Learned block-diagonal rotations that stay orthogonal by construction (method 2.4): per block
 // of b channels R = R0 (I - S)(I + S)^-1, S = T - T^t, with T learned from zero and R0 a Hadamard
 // matrix with random signs.
 #pragma once

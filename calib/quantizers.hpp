@@ -1,4 +1,4 @@
-// Quantise-then-dequantise and the search for the clipping that loses least (algorithms 2.1, 2.2).
+// Quantise-then-dequantise and the search for the clipping that loses least (method 2.1, 2.2).
 #pragma once
 
 #include <span>

@@ -1,4 +1,4 @@
-// The signs of the block Hadamard rotation (algorithms 2.4); the rotation itself is format's.
+// The signs of the block Hadamard rotation (method 2.4); the rotation itself is format's.
 #pragma once
 
 #include <cstdint>

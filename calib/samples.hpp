@@ -1,5 +1,5 @@
 // The inputs blocks are reconstructed on: states before the first block, taken from the clips the
-// model generates, and moved on from block to block (algorithms 3.2).
+// model generates, and moved on from block to block (method 3.2).
 #pragma once
 
 #include <filesystem>

@@ -1,5 +1,5 @@
 // The channel scale c that moves size from activations to weights: y = (x / c) (W diag(c))^T
-// (algorithms 2.3).
+// (method 2.3).
 #pragma once
 
 #include <span>

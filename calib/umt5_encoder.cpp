@@ -13,7 +13,8 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight) {
 }
 
 /// Bidirectional buckets of key-minus-query offsets: half for positive ones, exact while small,
-/// then logarithmic up to max_distance; the logarithm in fp32 as the reference takes it (fact 24).
+/// then logarithmic up to max_distance; the logarithm in fp32 as the reference takes it (umt5 fact
+/// 24).
 int bucket_of(int offset, int buckets, int max_distance) {
     const int half = buckets / 2;
     const int base = offset > 0 ? half : 0;
@@ -74,7 +75,8 @@ at::Tensor encode_text(const format::Checkpoint& checkpoint, const format::Umt5C
             return t.view({count, config.num_heads, -1}).transpose(0, 1);
         };
         auto u = rms_norm(x, weight("norm1"));
-        // No 1/sqrt(d), every layer its own bias (facts 24, 25). Valid tokens only, so no mask.
+        // No 1/sqrt(d), every layer its own bias (umt5 facts 24, 25). Valid tokens only, so no
+        // mask.
         const auto bias = weight("pos_embedding.embedding")
                               .index_select(0, buckets.view(-1))
                               .view({count, count, config.num_heads})

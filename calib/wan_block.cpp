@@ -14,7 +14,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
     return x * at::rsqrt(x.square().mean(-1, true) + eps) * weight;
 }
 
-/// Rotates adjacent pairs by the angle of their position (fact 7).
+/// Rotates adjacent pairs by the angle of their position (wan fact 7).
 at::Tensor rotate_pairs(const at::Tensor& x, const at::Tensor& cosines, const at::Tensor& sines) {
     const auto pairs = x.view({x.size(0), x.size(1), -1, 2});
     const auto a = pairs.select(3, 0);
@@ -77,7 +77,7 @@ at::Tensor run_wan_block(const format::WanDitConfig& config, const BlockWeights&
         return config.qk_norm ? rms_norm(x, weights.at(std::string(name) + ".weight"), config.eps)
                               : x;
     };
-    // shift1, scale1, gate1 of self attention, shift2, scale2, gate2 of the ffn (fact 4)
+    // shift1, scale1, gate1 of self attention, shift2, scale2, gate2 of the ffn (wan fact 4)
     const auto modulation = weights.at("modulation").view({6, config.dim}) + state.e0;
 
     auto u =

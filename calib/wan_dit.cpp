@@ -13,7 +13,7 @@ namespace quantsparse::calib {
 namespace {
 
 /// Angles [tokens, head_dim / 2] of the grid positions: head_dim splits into d - 4 (d / 6) for time
-/// and 2 (d / 6) for rows and columns, each axis with its own ladder (fact 7).
+/// and 2 (d / 6) for rows and columns, each axis with its own ladder (wan fact 7).
 at::Tensor rope_angles(std::array<std::int64_t, 3> grid, int head_dim) {
     const int side = 2 * (head_dim / 6);
     const std::array<int, 3> widths = {head_dim - 2 * side, side, side};
@@ -107,7 +107,7 @@ BlockState WanDit::prepare(const DitInput& input) const {
         state.grid[axis] = input.latent.size(static_cast<std::int64_t>(axis) + 1) / patch[axis];
     }
     const auto& grid = state.grid;
-    // Features in the order channel, time, row, column; tokens frame, row, column (fact 1).
+    // Features in the order channel, time, row, column; tokens frame, row, column (wan fact 1).
     const auto patches =
         input.latent.view({config_.in_dim, grid[0], patch[0], grid[1], patch[1], grid[2], patch[2]})
             .permute({1, 3, 5, 0, 2, 4, 6})
@@ -118,7 +118,7 @@ BlockState WanDit::prepare(const DitInput& input) const {
     const int half = config_.freq_dim / 2;
     const auto angles =
         input.timestep * at::exp(at::arange(half, at::kDouble) * (-std::log(10000.0) / half));
-    const auto sinusoid = at::cat({at::cos(angles), at::sin(angles)}).to(at::kFloat);  // fact 2
+    const auto sinusoid = at::cat({at::cos(angles), at::sin(angles)}).to(at::kFloat);  // wan fact 2
     const auto hidden = at::silu(
         at::linear(sinusoid, top("time_embedding.0.weight"), top("time_embedding.0.bias")));
     state.e = at::linear(hidden, top("time_embedding.2.weight"), top("time_embedding.2.bias"));
@@ -126,7 +126,7 @@ BlockState WanDit::prepare(const DitInput& input) const {
                           top("time_projection.1.bias"))
                    .view({6, config_.dim});
 
-    // Padded with zeros before the MLP and attended to without a mask (fact 8).
+    // Padded with zeros before the MLP and attended to without a mask (wan fact 8).
     const auto padded =
         at::constant_pad_nd(input.context, {0, 0, 0, config_.text_len - input.context.size(0)});
     state.context = at::linear(
@@ -165,8 +165,8 @@ at::Tensor WanDit::velocity(const BlockState& state) const {
         at::layer_norm(state.x, width, {}, {}, config_.eps) * (1 + modulation[1]) + modulation[0];
     const auto& grid = state.grid;
     const auto& patch = config_.patch_size;
-    // Head features in the order time, row, column, channel: not the mirror of the embedding (fact
-    // 1).
+    // Head features in the order time, row, column, channel: not the mirror of the embedding
+    // (wan fact 1).
     return at::linear(u, top("head.head.weight"), top("head.head.bias"))
         .view({grid[0], grid[1], grid[2], patch[0], patch[1], patch[2], config_.out_dim})
         .permute({6, 0, 3, 1, 4, 2, 5})

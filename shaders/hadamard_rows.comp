@@ -1,5 +1,5 @@
 // Rows times a block-diagonal Hadamard matrix, the fixed rotation of a quantised linear's input
-// (algorithms 2.4):
+// (method 2.4):
 //
 //   out[t, :] = (in[t, :] * multiplier) * H / sqrt(B) per block of B columns, Sylvester's H
 //

@@ -1,4 +1,4 @@
-// RMS norm over the channels at each position of frame-major pictures (golden fact 12), then SiLU:
+// RMS norm over the channels at each position of frame-major pictures (wan fact 12), then SiLU:
 //
 //   out[f, c, i] = act( x[f, c, i] / max(||x[f, :, i]||, 1e-12) * sqrt(C) * gamma[c] )
 //

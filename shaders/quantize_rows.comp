@@ -1,4 +1,4 @@
-// Dynamic symmetric quantisation of rows (algorithms 2):
+// Dynamic symmetric quantisation of rows (method 2):
 //
 //   x'[t, i] = x[t, i] * multiplier[i]              1 / channel scale, kHasMultiplier
 //   s[t]     = clip * max_i |x'[t, i]| / qmax       1 for an all-zero row; clip: 1 unless kClip

@@ -1,5 +1,5 @@
 // Rows times a block-diagonal matrix, the learned rotation of a quantised linear's input
-// (algorithms 2.4):
+// (method 2.4):
 //
 //   out[t, g b + j] = sum_i in[t, g b + i] * multiplier[g b + i] * R[g][i][j]
 //

@@ -1,7 +1,7 @@
 // From token-major rows to head-major attention operands, with what Wan does to q and k on the way:
 //
-//   y = x * rsqrt(mean(x^2) + eps) * weight     kNorm: RMS norm over all heads together (fact 6)
-//   (y[2i], y[2i+1]) rotated by its angle       kRope: adjacent pairs, 3 axes (fact 7)
+//   y = x * rsqrt(mean(x^2) + eps) * weight     kNorm: RMS norm over all heads together (wan fact 6)
+//   (y[2i], y[2i+1]) rotated by its angle       kRope: adjacent pairs, 3 axes (wan fact 7)
 //   out[head, token, c] = y[head * head_dim + c]
 //
 //   in     fp32 [tokens, in_stride]

@@ -30,8 +30,7 @@ StepSchedule::StepSchedule(const AttentionParameters& parameters, std::span<cons
     : parameters_(parameters), sigmas_(sigmas.begin(), sigmas.end()) {
     const int steps = static_cast<int>(sigmas_.size());
     const int dense_steps = resolved_dense_steps(parameters_, steps);
-    const int computed =
-        steps - static_cast<int>(std::count(reused.begin(), reused.end(), true));
+    const int computed = steps - static_cast<int>(std::count(reused.begin(), reused.end(), true));
     int index = 0;
     for (int step = 0; step < steps; ++step) {
         if (!reused.empty() && reused[static_cast<std::size_t>(step)]) {

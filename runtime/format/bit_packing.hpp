@@ -46,7 +46,7 @@ std::vector<std::uint32_t> pack_activation_codes(std::span<const std::int8_t> co
 std::vector<std::int8_t> unpack_activation_codes(std::span<const std::uint32_t> words, int m,
                                                  int k);
 
-/// Symmetric quantisation of weights per output channel (algorithms 2.1): scale = gamma * absmax /
+/// Symmetric quantisation of weights per output channel (method 2.1): scale = gamma * absmax /
 /// qmax, codes round half to even, clipped to [-qmax-1, qmax]. An all-zero row gets scale 1 and
 /// codes 0.
 struct QuantizedWeight {

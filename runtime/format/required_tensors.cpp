@@ -60,7 +60,7 @@ void add_decoder(List& list, const WanVaeConfig& config) {
     int index = 0;
     for (int stage = 0; stage < stages; ++stage) {
         const int out = config.dim * config.dim_mult[static_cast<std::size_t>(stages - 1 - stage)];
-        // The upsampler before stages 1 to 3 halved the channels (golden fact 19).
+        // The upsampler before stages 1 to 3 halved the channels (wan fact 19).
         int in = stage >= 1 && stage <= 3 ? width / 2 : width;
         for (int block = 0; block <= config.num_res_blocks; ++block) {
             add_residual(list, fmt::format("decoder.upsamples.{}", index++), in, out);

@@ -41,7 +41,7 @@ int take_number(std::string_view& rest) {
 }
 
 // diffusers swaps two norms: its `norm2` is the affine one before cross attention, which upstream
-// calls `norm3`; its `norm3` has no parameters (golden fact 5).
+// calls `norm3`; its `norm3` has no parameters (wan fact 5).
 constexpr std::array<Rename, 16> kTransformerBlock = {{
     {"attn1.to_q.", "self_attn.q."},
     {"attn1.to_k.", "self_attn.k."},
@@ -96,7 +96,7 @@ std::string from_diffusers_transformer(std::string name) {
     return name;
 }
 
-// wi_0 is the gate, wi_1 the value (golden fact 27).
+// wi_0 is the gate, wi_1 the value (umt5 fact 27).
 constexpr std::array<Rename, 10> kUmt5Block = {{
     {"layer.0.SelfAttention.q.", "attn.q."},
     {"layer.0.SelfAttention.k.", "attn.k."},
@@ -161,7 +161,7 @@ void rename_middle(std::string& name, std::string_view network) {
            "." + tail;
 }
 
-/// Upstream keeps the decoder's up path in one flat list, diffusers in stages (golden fact 23).
+/// Upstream keeps the decoder's up path in one flat list, diffusers in stages (wan fact 23).
 std::string from_diffusers_vae(std::string name, int stage_length) {
     if (rename_in_list(name, "encoder.down_blocks.", "encoder.downsamples.", kVaeResidual)) {
         return name;

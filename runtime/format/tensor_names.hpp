@@ -1,6 +1,6 @@
 // Renaming tensors of other layouts to the original Wan2.1 names.
 //
-// Layouts differ in names only, never in the tensors themselves (golden README). Known: diffusers
+// Layouts differ in names only, never in the tensors themselves (wan fact 23). Known: diffusers
 // for the transformer and the VAE, Transformers for UMT5, ComfyUI's prefix
 // `model.diffusion_model.`.
 #pragma once

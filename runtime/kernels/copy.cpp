@@ -13,7 +13,13 @@ struct ElementwisePush {
     std::uint32_t count, b_count, inner;
 };
 
-enum class Operation : std::uint32_t { add = 0, silu = 1, scale_channels = 2, copy = 3, subtract = 4 };
+enum class Operation : std::uint32_t {
+    add = 0,
+    silu = 1,
+    scale_channels = 2,
+    copy = 3,
+    subtract = 4
+};
 
 /// One invocation an element, in two group dimensions: one alone may be limited to 65,535 groups.
 std::array<std::uint32_t, 3> groups_for(std::uint64_t count, std::uint32_t lanes) {

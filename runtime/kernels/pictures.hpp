@@ -51,9 +51,9 @@ struct ConvOptions {
 void convolve(Program& program, const std::string& name, const Pictures& input,
               const ConvWeight& weight, const Pictures& out, const ConvOptions& options = {});
 
-/// out = x / max(||x||, 1e-12) * sqrt(channels) * gamma over channels, then SiLU when asked (fact
-/// 12). Written from frame `first_frame` of `out` on: before it lies the history of a causal
-/// convolution.
+/// out = x / max(||x||, 1e-12) * sqrt(channels) * gamma over channels, then SiLU when asked
+/// (wan fact 12). Written from frame `first_frame` of `out` on: before it lies the history of a
+/// causal convolution.
 void normalize_channels(Program& program, const std::string& name, const Pictures& input,
                         Tensor gamma, const Pictures& out, bool silu, int first_frame = 0);
 

@@ -67,7 +67,7 @@ void Umt5Encoder::build() {
         };
         const HeadMatrix q = project("q"), k = project("k"), v = project("v");
         const Matrix attended = add_matrix(program_, "attended", tokens_, c.dim_attn);
-        kernels::AttentionOptions attention;  // no 1/sqrt(d): fact 25
+        kernels::AttentionOptions attention;  // no 1/sqrt(d): umt5 fact 25
         attention.keys = valid_;
         attention.bias_span = tokens_;
         // [heads, 2 * tokens - 1] by key - query, from the layer's own table [buckets, heads].

@@ -1,5 +1,5 @@
 // The UMT5 text encoder as a Program of one layer that is replayed with each layer's weights
-// (golden facts 24-28): the encoder never has to be resident whole. Embedding rows are looked up on
+// (umt5 facts 24-28): the encoder never has to be resident whole. Embedding rows are looked up on
 // the CPU.
 #pragma once
 
@@ -29,7 +29,7 @@ class Umt5Encoder {
                               const std::function<bool(int, int)>& between = {},
                               const std::function<void(int)>& after_layer = {}) const;
 
-    /// Bucket of a relative position key - query: bidirectional, logarithm in fp32 (fact 24).
+    /// Bucket of a relative position key - query: bidirectional, logarithm in fp32 (umt5 fact 24).
     static int relative_bucket(int relative_position, int num_buckets, int max_distance);
 
   private:

@@ -27,10 +27,10 @@ constexpr int kFfnRows = 4096;
 /// Places in a block whose values are watched: after self-attention, cross-attention, feed-forward.
 constexpr int kSitesPerBlock = 3;
 
-/// Modulation vectors of a block, in upstream's order (fact 4).
+/// Modulation vectors of a block, in upstream's order (wan fact 4).
 enum ModulationVector { kShift1, kScale1, kGate1, kShift2, kScale2, kGate2 };
 
-/// Pairs of a head turned by time; rows and columns get head_dim / 6 each (fact 7).
+/// Pairs of a head turned by time; rows and columns get head_dim / 6 each (wan fact 7).
 int row_pairs(int head_dim) {
     return head_dim / 6;
 }
@@ -60,8 +60,7 @@ std::vector<float> make_rope_table(int head_dim, int positions) {
 
 std::vector<float> time_sinusoid(const format::WanDitConfig& config, double timestep) {
     const int half = config.freq_dim / 2;
-    std::vector<float> values(static_cast<std::size_t>(round_up(config.freq_dim, 4)),
-                              0.0f);
+    std::vector<float> values(static_cast<std::size_t>(round_up(config.freq_dim, 4)), 0.0f);
     for (int j = 0; j < half; ++j) {
         const double angle = timestep * std::pow(10000.0, -static_cast<double>(j) / half);
         values[static_cast<std::size_t>(j)] = static_cast<float>(std::cos(angle));
@@ -264,7 +263,7 @@ void WanDit::build_step(int branch, attention::StepKind kind) {
         program_.begin_phase(fmt::format("{}.{}", kNames[static_cast<int>(kind)], branch));
     const bool first = branch == 0 && kind == options_.step_kinds.front();
 
-    // Time: e for the head, e0 (six vectors) for the blocks; both stay fp32 (fact 3).
+    // Time: e for the head, e0 (six vectors) for the blocks; both stay fp32 (wan fact 3).
     const Matrix sinusoid{sinusoid_, 1, c.freq_dim, round_up(c.freq_dim, 4), 0};
     const Matrix time_hidden = add_matrix(program_, "time_hidden", 1, c.dim);
     const Matrix time_e = add_matrix(program_, "time_e", 1, c.dim);
@@ -288,7 +287,7 @@ void WanDit::build_step(int branch, attention::StepKind kind) {
                           head_modulation, 2 * dim_stride_, dim_stride_);
 
     // Patches: features (channel, row, column) of a token; tokens in (frame, row, column) order
-    // (fact 1).
+    // (wan fact 1).
     const int py = c.patch_size[1], px = c.patch_size[2];
     const int plane = options_.latent_height * options_.latent_width;
     const int rows =
@@ -370,7 +369,7 @@ void WanDit::build_block(int index, int branch, attention::StepKind kind, const 
         if (kept) keep(program_, mid + "after_self_attn", x);
     }
 
-    {  // cross-attention: no gate, no RoPE, every padded text row attended to (facts 5, 8)
+    {  // cross-attention: no gate, no RoPE, every padded text row attended to (wan facts 5, 8)
         Matrix u = x;
         if (c.cross_attn_norm) {
             u = add_matrix(program_, "norm3", tokens_, c.dim);

@@ -1,5 +1,5 @@
-// The Wan2.1 diffusion transformer as a Program (upstream: wan/modules/model.py; golden facts
-// 1-11).
+// The Wan2.1 diffusion transformer as a Program (upstream: wan/modules/model.py;
+// wan facts 1-11).
 #pragma once
 
 #include <map>
@@ -18,11 +18,11 @@ namespace quantsparse::models {
 
 struct WanDitOptions {
     format::WanDitConfig config;
-    int weight_bits = 16;      ///< 4, 6 or 8: the ten linears of each block are quantised
-    int activation_bits = 16;  ///< 8 or 6 with quantised weights
+    int weight_bits = 16;        ///< 4, 6 or 8: the ten linears of each block are quantised
+    int activation_bits = 16;    ///< 8 or 6 with quantised weights
     InputTransforms transforms;  ///< of the quantised linears
-    int latent_frames = 0;     ///< latent grid before patching
-    int latent_height = 0;     ///< a multiple of the patch
+    int latent_frames = 0;       ///< latent grid before patching
+    int latent_height = 0;       ///< a multiple of the patch
     int latent_width = 0;
     int branches = 1;   ///< 2 with classifier-free guidance: conditional, then unconditional
     bool half = false;  ///< float weights stored as halves
@@ -33,8 +33,8 @@ struct WanDitOptions {
         attention::StepKind::dense};  ///< phases to build
 };
 
-/// Sinusoidal embedding of a timestep on the 0..1000 scale: cosines, then sines (fact 2), zeros up
-/// to a multiple of four. Computed in fp64.
+/// Sinusoidal embedding of a timestep on the 0..1000 scale: cosines, then sines (wan fact 2), zeros
+/// up to a multiple of four. Computed in fp64.
 std::vector<float> time_sinusoid(const format::WanDitConfig& config, double timestep);
 
 /// Appends all operations to `program` and keeps the handles the host needs.
@@ -129,7 +129,7 @@ class WanDit {
     attention::BlockMask mask_;
     kernels::BlockList blocks_list_;
     kernels::BlockList complete_list_;  ///< of refreshes that compute both results in one pass
-    std::vector<Tensor> head_types_;  ///< uint32 [heads] for [branch, layer]
+    std::vector<Tensor> head_types_;    ///< uint32 [heads] for [branch, layer]
     std::unique_ptr<attention::ResidualState> residuals_;
 };
 

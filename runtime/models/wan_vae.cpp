@@ -153,7 +153,7 @@ Pictures WanVae::residual_block(const std::string& name, const Pictures& x, int 
 }
 
 Pictures WanVae::attention_block(const std::string& name, const Pictures& x) {
-    // Per frame, one head over all channels (fact 14): frames take the place of heads.
+    // Per frame, one head over all channels (wan fact 14): frames take the place of heads.
     const Pictures normed =
         add_pictures(program_, name + ".normed", x.frames, x.channels, x.height, x.width);
     normalize_channels(program_, "norm", x, gamma(name + ".norm.gamma", x.channels), normed, false);
@@ -196,8 +196,8 @@ Pictures WanVae::upsample(const std::string& name, const Pictures& x, bool tempo
     Pictures frames = x;
     if (temporal) {
         Conv& conv = convolution(name + ".time_conv", 2 * x.channels, x, 3, 1, 1);
-        // The first frame is neither doubled nor part of the history of those that follow (fact
-        // 17).
+        // The first frame is neither doubled nor part of the history of those that follow
+        // (wan fact 17).
         if (!first) {
             const Pictures padded = with_history(name, x.frames, x, 2);
             load_history(conv, padded);
@@ -221,7 +221,7 @@ Pictures WanVae::upsample(const std::string& name, const Pictures& x, bool tempo
 }
 
 Pictures WanVae::downsample(const std::string& name, const Pictures& x, bool temporal, bool first) {
-    // Zeros only to the right and below, stride 2 (fact 18).
+    // Zeros only to the right and below, stride 2 (wan fact 18).
     Conv& spatial = convolution(name + ".resample.1", x.channels, x, 1, 3, 3);
     const Pictures half = add_pictures(program_, name + ".half", x.frames, x.channels,
                                        (x.height + 1 - 3) / 2 + 1, (x.width + 1 - 3) / 2 + 1);
@@ -229,8 +229,8 @@ Pictures WanVae::downsample(const std::string& name, const Pictures& x, bool tem
     options.stride = 2;
     convolve(program_, "downsample", x, spatial.weight, half, options);
     if (!temporal) return half;
-    // Kernel 3, stride 2, no padding over the whole sequence (fact 16): each chunk needs one frame
-    // of the one before; the first frame of all passes through.
+    // Kernel 3, stride 2, no padding over the whole sequence (wan fact 16): each chunk needs one
+    // frame of the one before; the first frame of all passes through.
     Conv& conv = convolution(name + ".time_conv", x.channels, half, 3, 1, 1);
     if (first) {
         copy_frames(program_, "history", half.tensor, conv.history, half.frame_floats(), 1,
@@ -401,7 +401,8 @@ Clip WanVae::run(program::Executor& executor, const Clip& input,
         if (after_chunk) after_chunk(chunk == 0 ? "first." : "next.");
     }
     if (!decode) {
-        // The mean half, normalised with the reciprocal in fp32 as upstream does (facts 20, 21).
+        // The mean half, normalised with the reciprocal in fp32 as upstream does (wan facts 20,
+        // 21).
         const std::size_t per_channel = static_cast<std::size_t>(out.frames) * out_plane;
         for (std::size_t i = 0; i < out.values.size(); ++i) {
             const std::size_t c = i / per_channel;

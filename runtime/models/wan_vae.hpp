@@ -1,6 +1,6 @@
-// The Wan video VAE as Programs that stream through time (upstream: wan/modules/vae.py; golden
-// facts 12-22): a phase for the first latent frame and one for each later one, with the last two
-// input frames of every causal convolution kept between runs. Pictures are frame-major, fp32.
+// The Wan video VAE as Programs that stream through time (upstream: wan/modules/vae.py;
+// wan facts 12-22): a phase for the first latent frame and one for each later one, with the last
+// two input frames of every causal convolution kept between runs. Pictures are frame-major, fp32.
 #pragma once
 
 #include <functional>

@@ -90,8 +90,8 @@ std::uint64_t vae_bytes(const program::Limits& limits, const format::WanVaeConfi
 
 program::Limits device_limits(const vulkan::Device& device) {
     const auto& capabilities = device.capabilities();
-    program::Limits limits = program::limits_of(capabilities.info, capabilities.storage_alignment,
-                                                device.arithmetic());
+    program::Limits limits =
+        program::limits_of(capabilities.info, capabilities.storage_alignment, device.arithmetic());
     if (device.tuning() && device.tuning()->arithmetic == device.arithmetic()) {
         limits.product_lanes = device.tuning()->product_lanes;
         limits.product_rows = device.tuning()->product_rows;
@@ -103,7 +103,7 @@ program::Limits device_limits(const vulkan::Device& device) {
 std::vector<float> encode_tokens(vulkan::Device& device, const format::Umt5Config& config,
                                  const format::Checkpoint& checkpoint, const std::vector<int>& ids,
                                  int valid, const StageOptions& options, const Between& between) {
-    // The valid tokens alone give the same rows as the padded, masked sequence (fact 28).
+    // The valid tokens alone give the same rows as the padded, masked sequence (umt5 fact 28).
     program::Program program(device_limits(device));
     const models::Umt5Encoder encoder(program, config, valid, valid, options.half);
     program::Executor executor(device, program, static_cast<bool>(options.profile));
@@ -169,7 +169,7 @@ bool Denoiser::set_context(int branch, std::span<const float> hidden, const Betw
             ErrorCode::invalid_argument,
             fmt::format("the prompt has {} tokens, the model takes {}", rows, config_.text_len));
     }
-    // Padded with zeros before the text MLP; the padding is attended to (fact 8).
+    // Padded with zeros before the text MLP; the padding is attended to (wan fact 8).
     std::vector<float> padded(
         static_cast<std::size_t>(config_.text_len) * static_cast<std::size_t>(context.stride),
         0.0f);

@@ -121,7 +121,7 @@ models::Clip encode_video(vulkan::Device& device, const format::WanVaeConfig& co
                           const format::Checkpoint& checkpoint, const models::Clip& video,
                           const StageOptions& options, const Between& between = {});
 
-/// Clamped, truncated to bytes (golden fact 37): [frames, height, width, 3].
+/// Clamped, truncated to bytes (wan fact 37): [frames, height, width, 3].
 std::vector<std::uint8_t> to_rgb8(const models::Clip& video);
 
 // ---- planning -----------------------------------------------------------------------------------

@@ -183,9 +183,10 @@ struct TextToVideo::Impl {
             fail(fmt::format("flow shift {} makes no sense: choose 1 to 20", p.flow_shift));
         }
         if (!(p.step_cache >= 0) || p.step_cache > 100) {
-            fail(fmt::format("a step cache threshold of {} makes no sense: choose 0 (off) or a "
-                             "little more, for example 0.08",
-                             p.step_cache));
+            fail(
+                fmt::format("a step cache threshold of {} makes no sense: choose 0 (off) or a "
+                            "little more, for example 0.08",
+                            p.step_cache));
         }
         check_attention(p.attention);
         if (p.attention.kind == AttentionKind::sparse) {

@@ -1,4 +1,4 @@
-// DPM-Solver++ 2M, midpoint form, on the flow's data prediction (fact 33).
+// DPM-Solver++ 2M, midpoint form, on the flow's data prediction (wan fact 33).
 #pragma once
 
 #include "sampling/scheduler.hpp"

@@ -1,4 +1,5 @@
-// Euler's rule on the flow (fact 34): the plainest sampler, one model call per step, no history.
+// Euler's rule on the flow (wan fact 34): the plainest sampler, one model call per step, no
+// history.
 #pragma once
 
 #include "sampling/scheduler.hpp"

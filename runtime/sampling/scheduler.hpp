@@ -1,4 +1,4 @@
-// Flow-matching samplers as upstream Wan2.1 numbers them (golden facts 29-35). CPU only, no Vulkan.
+// Flow-matching samplers as upstream Wan2.1 numbers them (wan facts 29-35). CPU only, no Vulkan.
 #pragma once
 
 #include <cstddef>

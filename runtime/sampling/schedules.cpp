@@ -15,7 +15,7 @@ namespace {
 
 constexpr double kTrainTimesteps = 1000;
 
-// Upstream's UniPC starts at 1 - 1/1000 kept in fp32 (fact 29).
+// Upstream's UniPC starts at 1 - 1/1000 kept in fp32 (wan fact 29).
 constexpr double kUnipcStart = static_cast<double>(0.999f);
 
 // Upper end of `steps`: more than the number of training timesteps only repeats timesteps.
@@ -38,7 +38,7 @@ Schedule make_schedule(SamplerKind kind, int steps, double shift) {
     Schedule schedule;
     for (int i = 0; i < steps; ++i) {
         // The order of operations matters: some timesteps sit one rounding error below an integer
-        // and are truncated (fact 30).
+        // and are truncated (wan fact 30).
         const double s = i * increment + start;
         // Never above 1, which cancellation in the denominator could bring for a tiny shift.
         const double sigma = std::min(shift * s / (1 + (shift - 1) * s), 1.0);

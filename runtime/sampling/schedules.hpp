@@ -12,12 +12,12 @@ struct Schedule {
     std::vector<float> timesteps;  ///< steps values on the 0..1000 scale
 };
 
-/// Golden facts 29, 30 and 34. Throws Error(invalid_argument) for steps < 1 or shift <= 0.
+/// wan facts 29, 30 and 34. Throws Error(invalid_argument) for steps < 1 or shift <= 0.
 Schedule make_schedule(SamplerKind kind, int steps, double shift);
 
 /// One integration interval from noise level `sigma` to `sigma_next`, in the variable
-/// lambda = log(1 - sigma) - log(sigma) (fact 31). The ends sigma 1 and 0 give infinite h; every
-/// factor below is finite there.
+/// lambda = log(1 - sigma) - log(sigma) (wan fact 31). The ends sigma 1 and 0 give infinite h;
+/// every factor below is finite there.
 struct Interval {
     Interval(double sigma, double sigma_next);
 

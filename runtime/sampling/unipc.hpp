@@ -1,5 +1,5 @@
-// UniPC (bh2, order 2, data prediction) on the flow (fact 32): each step first corrects the sample
-// the last step predicted, then predicts the next one. One model call per step.
+// UniPC (bh2, order 2, data prediction) on the flow (wan fact 32): each step first corrects the
+// sample the last step predicted, then predicts the next one. One model call per step.
 #pragma once
 
 #include "sampling/scheduler.hpp"

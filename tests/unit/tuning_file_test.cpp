@@ -25,8 +25,8 @@ class TuningFile : public testing::Test {
 };
 
 TEST_F(TuningFile, ComesBackAsItWas) {
-    for (const Tuning& tuning : {Tuning{Arithmetic::dot, 128, 16, -1},
-                                 Tuning{Arithmetic::matrix, 0, 0, 3}, Tuning{}}) {
+    for (const Tuning& tuning :
+         {Tuning{Arithmetic::dot, 128, 16, -1}, Tuning{Arithmetic::matrix, 0, 0, 3}, Tuning{}}) {
         ASSERT_TRUE(write_tuning(file(), tuning));
         EXPECT_EQ(read_tuning(file()), tuning);
     }
@@ -60,9 +60,9 @@ TEST_F(TuningFile, BadFilesAreIgnored) {
          {std::string(), std::string("{"), std::string("[]"), good.substr(0, 40),
           change(R"("version":1)", R"("version":0)"), change(R"("version":1)", R"("version":"1")"),
           change(R"("dot")", R"("fast")"), change(R"("dot")", "3"), change(":64", ":-64"),
-          change(":64", ":65"), change(":64", ":4096"), change(":64", ":1e99"), change(":16", ":12"),
-          change(":16", ":\"16\""), change(":-1", ":-2"), change(":-1", ":99999999999"),
-          change(R"("product_rows":16,)", "")}) {
+          change(":64", ":65"), change(":64", ":4096"), change(":64", ":1e99"),
+          change(":16", ":12"), change(":16", ":\"16\""), change(":-1", ":-2"),
+          change(":-1", ":99999999999"), change(R"("product_rows":16,)", "")}) {
         EXPECT_EQ(read(text), std::nullopt) << text;
     }
 }

@@ -1,5 +1,5 @@
-// The one exception type of quantsparse. A message says what went wrong, where, and what to do next,
-// on one line, so that an executable can print it as it is.
+// The one exception type of quantsparse. A message says what went wrong, where, and what to do
+// next, on one line, so that an executable can print it as it is.
 #pragma once
 
 #include <stdexcept>

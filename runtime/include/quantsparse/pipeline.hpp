@@ -26,10 +26,10 @@ struct GenerationParameters {
     int height = 0;               ///< pixels; 0: the model's native size
     int frames = 0;               ///< 4n + 1; 0: the model's native length
     std::uint64_t seed = 0;
-    int steps = 0;                ///< denoising steps, 1..1000; 0: the model's default
+    int steps = 0;  ///< denoising steps, 1..1000; 0: the model's default
     Sampler sampler = Sampler::unipc;
-    double guidance_scale = -1;   ///< 1 switches guidance off; negative: the model's default
-    double flow_shift = 0;        ///< 0: the model's default
+    double guidance_scale = -1;  ///< 1 switches guidance off; negative: the model's default
+    double flow_shift = 0;       ///< 0: the model's default
     /// Steps whose transformer is expected to change by less than this since it was last computed
     /// reuse what it gave then (TeaCache); 0: none does.
     double step_cache = 0;
@@ -47,8 +47,8 @@ struct Progress {
     const char* stage = "";  ///< "load", "text", "denoise", "decode"
     int done = 0;
     int total = 0;
-    double elapsed_seconds = 0;    ///< since generate() began
-    double remaining_seconds = -1; ///< estimate for this stage; negative: not known yet
+    double elapsed_seconds = 0;     ///< since generate() began
+    double remaining_seconds = -1;  ///< estimate for this stage; negative: not known yet
 };
 
 /// A picture of the clip so far: one frame, RGB8, rows top to bottom.
@@ -60,13 +60,13 @@ struct Picture {
 
 /// One stage's memory, known before anything is allocated.
 struct StagePlan {
-    std::string stage;               ///< "text_encoder", "dit" or "vae"
+    std::string stage;  ///< "text_encoder", "dit" or "vae"
     std::uint64_t weight_bytes = 0;
     std::uint64_t activation_bytes = 0;
     std::uint64_t residual_bytes = 0;  ///< what SSAR keeps between steps; 0 without
     std::uint64_t staging_bytes = 0;
     std::uint64_t largest_binding_bytes = 0;
-    std::uint64_t operations = 0;    ///< dispatches of one pass
+    std::uint64_t operations = 0;  ///< dispatches of one pass
     /// Of host memory, from which layers are streamed one after another when they don't all fit.
     std::uint64_t host_bytes = 0;
     std::string residency;  ///< "all resident", or what is streamed from host memory
@@ -78,8 +78,8 @@ struct StagePlan {
 
 struct MemoryPlan {
     std::vector<StagePlan> stages;
-    std::uint64_t peak_bytes = 0;    ///< stages run one after another: the largest of them
-    std::uint64_t budget_bytes = 0;  ///< what the device (or --memory-limit) allows; 0: unknown
+    std::uint64_t peak_bytes = 0;      ///< stages run one after another: the largest of them
+    std::uint64_t budget_bytes = 0;    ///< what the device (or --memory-limit) allows; 0: unknown
     std::uint64_t resident_bytes = 0;  ///< what the transformer takes if nothing is streamed
     std::uint64_t least_bytes = 0;     ///< the smallest budget that works
     bool fits() const { return budget_bytes == 0 || peak_bytes <= budget_bytes; }
@@ -122,7 +122,7 @@ struct OperationTime {
 /// What sparse attention decided in a layer during the last run.
 struct AttentionLayer {
     int layer = 0;
-    int branch = 0;  ///< 0: conditional, 1: unconditional
+    int branch = 0;                         ///< 0: conditional, 1: unconditional
     std::vector<std::uint32_t> head_types;  ///< at the last refresh: 0 spatial, 1 temporal
     std::vector<std::uint32_t> flips;       ///< how often a head's type changed between refreshes
     std::uint32_t refused = 0;     ///< refreshes whose difference was too large to be a trend
@@ -139,12 +139,12 @@ struct StepCounts {
     int dense = 0;    ///< attention over all keys
     int refresh = 0;  ///< the same, and SSAR's residual is renewed
     int sparse = 0;
-    int reused = 0;   ///< the transformer's blocks are not run
+    int reused = 0;  ///< the transformer's blocks are not run
 };
 
 struct ModelSummary {
-    std::string architecture;   ///< "wan2.1-t2v"
-    std::string quantization;   ///< "none" or "w4a8", "w6a6", ...
+    std::string architecture;                         ///< "wan2.1-t2v"
+    std::string quantization;                         ///< "none" or "w4a8", "w6a6", ...
     std::uint64_t transformer_linear_bytes = 0;       ///< the block linears as stored
     std::uint64_t transformer_linear_bf16_bytes = 0;  ///< the same in bf16
     int native_width = 0, native_height = 0, native_frames = 0;
@@ -179,8 +179,8 @@ class TextToVideo {
     std::optional<Video> generate(const GenerationParameters& parameters,
                                   const GenerationCallbacks& callbacks = {});
 
-    std::vector<OperationTime> profile() const;   ///< of the last run, empty without `profile`
-    std::vector<StageTime> stage_times() const;   ///< of the last run
+    std::vector<OperationTime> profile() const;  ///< of the last run, empty without `profile`
+    std::vector<StageTime> stage_times() const;  ///< of the last run
     /// Of the last run; empty without `profile` or without residuals.
     std::vector<AttentionLayer> attention_layers() const;
 
