@@ -7,7 +7,7 @@
 
 #include "kernels/copy.hpp"
 #include "measure.hpp"
-#include "pipeline/stages.hpp"
+#include "pipeline/stage.hpp"
 
 namespace quantsparse::bench {
 namespace {

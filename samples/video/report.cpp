@@ -28,6 +28,8 @@ const char* sampler_name(Sampler sampler) {
             return "dpm++";
         case Sampler::euler:
             return "euler";
+        case Sampler::lcm:
+            return "lcm";
     }
     return "";
 }
