@@ -1,7 +1,6 @@
 // One block of the Wan DiT on LibTorch, with its linears and its self-attention exchangeable: the
 // same code runs the floating-point model, the quantised one, and the one whose quantisation is
-// being learned (autograd goes through it). Numbers in comments are the facts of the reference
-// data's README.
+// being learned (autograd goes through it). docs/networks/wan.md has the facts that comments cite.
 #pragma once
 
 #include <ATen/ATen.h>
