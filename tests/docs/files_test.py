@@ -1,4 +1,4 @@
-"""Documents name files that exist, and bench/results/README.md names all of its folder's."""
+"""Documents name files that exist, bench/results/README.md names all of its folder's, and tables are whole."""
 from __future__ import annotations
 
 import re
@@ -13,11 +13,26 @@ PATH = re.compile(r"(?<![\w/(])((?:bench|calib|docs|runtime|samples|shaders|test
 CODE = re.compile(r"```.*?```", re.S)
 
 
+def broken_tables(text: str) -> list[int]:
+    """First lines of runs of rows that no reader shows as a table: without a line of dashes, or ragged."""
+    found, run = [], []
+    for number, line in enumerate(CODE.sub(lambda match: "\n" * match.group().count("\n"), text).splitlines() + [""], 1):
+        if line.lstrip().startswith("|"):
+            run.append(len(re.findall(r"(?<!\\)\|", line)))
+            dashes = set(line.strip()) <= set("|-: ") and len(run) == 2 or len(run) > 2 and dashes
+            continue
+        if run and (len(run) < 2 or not dashes or len(set(run)) > 1):
+            found.append(number - len(run))
+        run = []
+    return found
+
+
 def offences(root: Path) -> list[str]:
     found = []
     for path in files(root, {".md"}):
         text = path.read_text()
         where = path.relative_to(root)
+        found += [f"{where}:{number}: these rows are no table" for number in broken_tables(text)]
         for target in LINK.findall(CODE.sub("", text)):
             if "://" not in target and not (path.parent / target).exists():
                 found.append(f"{where}: no file {target}")
@@ -42,10 +57,13 @@ class Files(unittest.TestCase):
             (root / "docs").mkdir()
             (root / "bench/results").mkdir(parents=True)
             (root / "README.md").write_text("[a](docs/a.md) [b](docs/b.md#part) [c](https://c.d/e.md) `bench/c.py`\n")
-            (root / "docs/a.md").write_text("# A\n")
+            (root / "docs/a.md").write_text("| a |\n|---|\n| b |\n\n| c |\n\n| a | b |\n|---|---|\n| c |\n\n```\n| d\n```\n")
             (root / "bench/results/x.json").write_text("{}")
             (root / "bench/results/README.md").write_text("| `y.json` | |\n")
             self.assertEqual(offences(root), ["README.md: no file docs/b.md", "README.md: no file bench/c.py",
+                                              "bench/results/README.md:1: these rows are no table",
+                                              "docs/a.md:5: these rows are no table",
+                                              "docs/a.md:7: these rows are no table",
                                               "bench/results/README.md: no line for x.json",
                                               "bench/results/README.md: no file y.json"])
 

@@ -162,7 +162,7 @@ TEST(CheckpointTest, RefusesScaledFp8AndRepeatedTensors) {
                  [&] { Checkpoint::open(folder / "twice", Component::transformer); });
 }
 
-/// The reference data's folder, when the tester has it: both layouts hold the same weights.
+/// The reference cases that come in both layouts: these hold the same weights.
 class GoldenLayouts : public testing::Test {
   protected:
     void SetUp() override {
