@@ -1,4 +1,4 @@
-// The calibrator's own networks against the reference data, when the tester has them.
+// The calibrator's own networks against the reference cases of tests/golden/data.
 #include <gtest/gtest.h>
 
 #include "calib/forward.hpp"

@@ -160,7 +160,7 @@ TEST(CheckpointTest, RefusesScaledFp8AndRepeatedTensors) {
                  [&] { Checkpoint::open(folder / "twice", network_kind("wan-dit")); });
 }
 
-/// The reference data's folder, when the tester has it: both layouts hold the same weights.
+/// The reference cases that come in both layouts: these hold the same weights.
 class GoldenLayouts : public testing::Test {
   protected:
     void SetUp() override {

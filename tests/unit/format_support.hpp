@@ -82,8 +82,7 @@ inline void expect_error(ErrorCode code, const std::vector<std::string>& pieces,
     }
 }
 
-/// The reference data: $QUANTSPARSE_GOLDEN, else the copy in the tree when there is one, else
-/// empty.
+/// The reference cases: $QUANTSPARSE_GOLDEN, else tests/golden/data, else empty.
 inline std::filesystem::path golden_root() {
     if (const char* root = std::getenv("QUANTSPARSE_GOLDEN")) {
         return root;
