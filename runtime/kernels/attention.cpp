@@ -359,7 +359,9 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                                     : 0},
                 {ceil_div(static_cast<std::uint64_t>(rows), shape.group_queries()),
                  static_cast<std::uint32_t>(heads), 1},
-                4.0 * rows * keys * q.padded_dim * heads * (blocks ? blocks->density : 1.0));
+                4.0 * rows * keys * q.padded_dim * heads * (blocks ? blocks->density : 1.0),
+                // The last head, y, writes the padding: on matrix units there is none.
+                program::Cuts{true, units, true});
         }
     }
     if (head_major) merge_heads(program, name + ".merge", own, out, options);

@@ -28,6 +28,11 @@ std::array<std::uint32_t, 3> groups_for(std::uint64_t count, std::uint32_t lanes
     return {x, ceil_div(groups, x), 1};
 }
 
+/// Elements lie in order: y * gl_NumWorkGroups.x + x.
+program::Cuts cuts_for(const std::array<std::uint32_t, 3>& groups) {
+    return {groups[1] == 1, true, true};
+}
+
 std::uint32_t lanes_of(const Program& program) {
     return program.limits().runs_on_cpu ? 32 : 64;
 }
@@ -35,9 +40,10 @@ std::uint32_t lanes_of(const Program& program) {
 void elementwise(Program& program, const std::string& name, Operation operation, program::Binding a,
                  program::Binding b, program::Binding c, program::Binding out,
                  ElementwisePush push) {
+    const auto groups = groups_for(push.count, lanes_of(program));
     program.dispatch(name, shaders::ShaderId::elementwise,
                      {lanes_of(program), static_cast<std::uint32_t>(operation)}, {a, b, c, out},
-                     push, groups_for(push.count, lanes_of(program)), 8.0 * push.count);
+                     push, groups, 8.0 * push.count, cuts_for(groups));
 }
 
 /// All elements of matrices of one shape, padding included, as many rows at a time as can be bound.
@@ -78,9 +84,10 @@ void permute(Program& program, const std::string& name, Tensor input, Tensor out
     push.in_offset = static_cast<std::uint32_t>(p.in_offset);
     push.out_offset = static_cast<std::uint32_t>(p.out_offset);
     push.count = static_cast<std::uint32_t>(count);
+    const auto groups = groups_for(count, lanes_of(program));
     program.dispatch(name, shaders::ShaderId::permute, {lanes_of(program)},
-                     {program::read(input), program::write(out)}, push,
-                     groups_for(count, lanes_of(program)), 20.0 * static_cast<double>(count));
+                     {program::read(input), program::write(out)}, push, groups,
+                     20.0 * static_cast<double>(count), cuts_for(groups));
 }
 
 void add_repeated(Program& program, const std::string& name, Tensor a, Tensor b, Tensor out,

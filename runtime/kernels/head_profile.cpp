@@ -113,11 +113,13 @@ Tensor profile_heads(Program& program, const std::string& name, const HeadMatrix
                         u32(k.token_stride), u32(samples), u32(shape.split_keys), scale,
                         u32(order.frames)},
             {ceil_div(u32(samples), u32(shape.group_samples)), u32(heads), u32(shape.splits)},
-            2.0 * samples * q.tokens * (q.padded_dim + kMasks * 4 * fours) * heads);
+            2.0 * samples * q.tokens * (q.padded_dim + kMasks * 4 * fours) * heads,
+            program::Cuts{true, true, false});  // partial results lie by the number of splits, z
         program.dispatch(name + ".errors", ShaderId::profile_errors, {lanes, u32(fours)},
                          {read(partials), program::write(errors)},
                          ErrorsPush{u32(shape.splits), u32(head)}, {u32(samples), u32(heads), 1},
-                         48.0 * samples * shape.splits * fours * heads);
+                         48.0 * samples * shape.splits * fours * heads,
+                         program::Cuts{false, true, true});  // x counts the samples of a head
     }
     program.dispatch(name + ".types", ShaderId::profile_types, {lanes},
                      {read(errors), program::write(order.head_types)},
