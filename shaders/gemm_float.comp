@@ -34,18 +34,7 @@ layout(set = 0, binding = 4, std430) readonly buffer Factor { vec4 factor_values
 layout(set = 0, binding = 5, std430) readonly buffer Residual { vec4 residual_values[]; };
 layout(set = 0, binding = 6, std430) readonly buffer Gate { vec4 gate_values[]; };
 
-layout(push_constant) uniform Push {
-    uint m;
-    uint k;
-    uint n4;         // ceil(N / 4)
-    uint a_stride4;  // strides in vec4
-    uint b_stride4;
-    uint out_stride4;
-    uint factor_stride4;
-    uint residual_stride4;
-    uint gate_offset4;
-    uint column4;    // first column / 4 of this dispatch in out, bias, factor, residual and gate
-} p;
+#include "gemm_float_push.glsl"
 
 #include "epilogue.glsl"
 

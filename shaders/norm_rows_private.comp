@@ -3,12 +3,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
-
-layout(constant_id = 1) const uint kKind = 0;
-layout(constant_id = 2) const uint kHasWeight = 0;
-layout(constant_id = 3) const uint kHasBias = 0;
-layout(constant_id = 4) const uint kModulate = 0;
-layout(constant_id = 5) const uint kWatch = 0;
+#include "norm_rows.glsl"
 
 layout(set = 0, binding = 0) uniform usamplerBuffer in_texels;
 layout(set = 0, binding = 1, std430) writeonly buffer Out { vec4 out_values[]; };
@@ -16,16 +11,6 @@ layout(set = 0, binding = 2) uniform usamplerBuffer weight;
 layout(set = 0, binding = 3) uniform usamplerBuffer bias;
 layout(set = 0, binding = 4) uniform usamplerBuffer modulation;
 layout(set = 0, binding = 5, std430) buffer Watch { uint watch[]; };
-
-layout(push_constant) uniform Push {
-    uint columns;
-    uint stride;
-    uint shift_offset;
-    uint scale_offset;
-    float eps;
-    uint site;
-    uint rows;
-} p;
 
 vec4 load(usamplerBuffer values, uint i) {
     return uintBitsToFloat(texelFetch(values, int(i)));

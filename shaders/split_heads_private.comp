@@ -3,37 +3,14 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
+#include "split_heads.glsl"
 #include "token_order.glsl"
-
-layout(constant_id = 1) const uint kNorm = 0;
-layout(constant_id = 2) const uint kRope = 0;
-layout(constant_id = 3) const uint kFrames = 0;
-layout(constant_id = 4) const uint kFrame0Apart = 0;
-layout(constant_id = 5) const uint kOnlyTemporal = 0;
 
 layout(set = 0, binding = 0) uniform usamplerBuffer in_texels;
 layout(set = 0, binding = 1, std430) writeonly buffer Out { vec4 out_values[]; };
 layout(set = 0, binding = 2) uniform usamplerBuffer weight;
 layout(set = 0, binding = 3) uniform usamplerBuffer table;  // of two pairs each
 layout(set = 0, binding = 4, std430) readonly buffer Types { uint head_types[]; };
-
-layout(push_constant) uniform Push {
-    uint heads;
-    uint first_head;
-    uint columns;
-    uint head_dim;
-    uint padded_dim;
-    uint in_stride;
-    uint token_stride;
-    uint token_base;
-    uint grid_rows;
-    uint grid_columns;
-    uint pairs_time;
-    uint pairs_row;
-    float eps;
-    uint places;
-    uint rows;
-} p;
 
 vec4 load(usamplerBuffer values, uint i) {
     return uintBitsToFloat(texelFetch(values, int(i)));

@@ -1,17 +1,12 @@
 #include "kernels/copy.hpp"
 
+#include <shaders/elementwise.hpp>
+#include <shaders/permute.hpp>
+
+#include "kernels/specialization.hpp"
+
 namespace quantsparse::kernels {
 namespace {
-
-struct PermutePush {
-    std::uint32_t size[5], in_stride[5], out_stride[5];
-    std::uint32_t in_limit, in_offset, out_offset, count;
-};
-static_assert(sizeof(PermutePush) == 76, "permute.comp declares the same block");
-
-struct ElementwisePush {
-    std::uint32_t count, b_count, inner;
-};
 
 enum class Operation : std::uint32_t {
     add = 0,
@@ -39,11 +34,14 @@ std::uint32_t lanes_of(const Program& program) {
 
 void elementwise(Program& program, const std::string& name, Operation operation, program::Binding a,
                  program::Binding b, program::Binding c, program::Binding out,
-                 ElementwisePush push) {
+                 const shaders::elementwise::Push& push) {
+    using Constant = shaders::elementwise::Constant;
     const auto groups = groups_for(push.count, lanes_of(program));
-    program.dispatch(name, shaders::ShaderId::elementwise,
-                     {lanes_of(program), static_cast<std::uint32_t>(operation)}, {a, b, c, out},
-                     push, groups, 8.0 * push.count, cuts_for(groups));
+    program.dispatch(
+        name, shaders::ShaderId::elementwise,
+        Specialization<Constant>(lanes_of(program),
+                                 {{Constant::operation, static_cast<std::uint32_t>(operation)}}),
+        {a, b, c, out}, push, groups, 8.0 * push.count, cuts_for(groups));
 }
 
 /// All elements of matrices of one shape, padding included, as many rows at a time as can be bound.
@@ -52,10 +50,11 @@ void on_rows(Program& program, const std::string& name, Operation operation, con
     const int step = rows_per_dispatch(program, out.row_bytes(), out.rows);
     for (int first = 0; first < out.rows; first += step) {
         const int rows = std::min(step, out.rows - first);
-        const auto count = static_cast<std::uint32_t>(rows * out.stride);
+        const auto count = u32(rows * out.stride);
         elementwise(program, name, operation, read_rows(a, first, rows),
                     b ? read_rows(*b, first, rows) : program::unused(a.tensor),
-                    program::unused(a.tensor), write_rows(out, first, rows), {count, count, 1});
+                    program::unused(a.tensor), write_rows(out, first, rows),
+                    {.count = count, .b_count = count, .inner = 1});
     }
 }
 
@@ -72,17 +71,17 @@ void keep_permuted(Program& program, const std::string& name, Tensor tensor, con
 
 void permute(Program& program, const std::string& name, Tensor input, Tensor out,
              const Permutation& p) {
-    PermutePush push{};
+    shaders::permute::Push push{};
     std::uint64_t count = 1;
     for (std::size_t d = 0; d < 5; ++d) {
-        push.size[d] = static_cast<std::uint32_t>(p.size[d]);
-        push.in_stride[d] = static_cast<std::uint32_t>(p.in_stride[d]);
-        push.out_stride[d] = static_cast<std::uint32_t>(p.out_stride[d]);
+        push.size[d] = u32(p.size[d]);
+        push.in_stride[d] = u32(p.in_stride[d]);
+        push.out_stride[d] = u32(p.out_stride[d]);
         count *= push.size[d];
     }
-    push.in_limit = static_cast<std::uint32_t>(p.in_limit ? p.in_limit : p.size[4]);
-    push.in_offset = static_cast<std::uint32_t>(p.in_offset);
-    push.out_offset = static_cast<std::uint32_t>(p.out_offset);
+    push.in_limit = u32(p.in_limit ? p.in_limit : p.size[4]);
+    push.in_offset = u32(p.in_offset);
+    push.out_offset = u32(p.out_offset);
     push.count = static_cast<std::uint32_t>(count);
     const auto groups = groups_for(count, lanes_of(program));
     program.dispatch(name, shaders::ShaderId::permute, {lanes_of(program)},
@@ -94,20 +93,20 @@ void add_repeated(Program& program, const std::string& name, Tensor a, Tensor b,
                   int count, int b_count) {
     elementwise(program, name, Operation::add, program::read(a), program::read(b),
                 program::unused(a), program::write(out),
-                {static_cast<std::uint32_t>(count), static_cast<std::uint32_t>(b_count), 1});
+                {.count = u32(count), .b_count = u32(b_count), .inner = 1});
 }
 
 void apply_silu(Program& program, const std::string& name, Tensor a, Tensor out, int count) {
     elementwise(program, name, Operation::silu, program::read(a), program::unused(a),
-                program::unused(a), program::write(out), {static_cast<std::uint32_t>(count), 1, 1});
+                program::unused(a), program::write(out),
+                {.count = u32(count), .b_count = 1, .inner = 1});
 }
 
 void scale_channels(Program& program, const std::string& name, Tensor a, Tensor factor,
                     Tensor offset, Tensor out, int count, int channels, int inner) {
     elementwise(program, name, Operation::scale_channels, program::read(a), program::read(factor),
                 program::read(offset), program::write(out),
-                {static_cast<std::uint32_t>(count), static_cast<std::uint32_t>(channels),
-                 static_cast<std::uint32_t>(inner)});
+                {.count = u32(count), .b_count = u32(channels), .inner = u32(inner)});
 }
 
 void copy(Program& program, const std::string& name, Tensor a, Tensor out, int count, int a_offset,
@@ -117,7 +116,7 @@ void copy(Program& program, const std::string& name, Tensor a, Tensor out, int c
                 program::read(a, static_cast<std::uint64_t>(a_offset) * 4, bytes),
                 program::unused(a), program::unused(a),
                 program::write(out, static_cast<std::uint64_t>(out_offset) * 4, bytes),
-                {static_cast<std::uint32_t>(count), 1, 1});
+                {.count = u32(count), .b_count = 1, .inner = 1});
 }
 
 void copy(Program& program, const std::string& name, const Matrix& a, const Matrix& out) {

@@ -66,6 +66,11 @@ struct Limits {
     // What was measured to be fastest (quantsparse/tuning.hpp); 0 and -1: the defaults.
     int preferred_matrix_tile = -1;  ///< for products with enough work-groups
     std::uint32_t product_lanes = 0, product_rows = 0;
+
+    /// Whether integer products that matrix units don't make go through the dot tier.
+    bool uses_dot() const {
+        return arithmetic == Arithmetic::dot || (arithmetic == Arithmetic::matrix && has_dot);
+    }
 };
 
 struct Binding {
