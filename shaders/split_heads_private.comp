@@ -3,18 +3,15 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
+#include "loads.glsl"
 #include "split_heads.glsl"
 #include "token_order.glsl"
 
-layout(set = 0, binding = 0) uniform usamplerBuffer in_texels;
+LOADABLE(in, 0)
 layout(set = 0, binding = 1, std430) writeonly buffer Out { vec4 out_values[]; };
-layout(set = 0, binding = 2) uniform usamplerBuffer weight;
-layout(set = 0, binding = 3) uniform usamplerBuffer table;  // of two pairs each
+LOADABLE(weight, 2)
+LOADABLE(table, 3)  // of two pairs each
 layout(set = 0, binding = 4, std430) readonly buffer Types { uint head_types[]; };
-
-vec4 load(usamplerBuffer values, uint i) {
-    return uintBitsToFloat(texelFetch(values, int(i)));
-}
 
 void main() {
     const uint row = gl_GlobalInvocationID.x;
@@ -27,7 +24,7 @@ void main() {
     if (kNorm != 0) {
         vec4 squares = vec4(0.0);
         for (uint i = 0; i < p.columns / 4; ++i) {
-            const vec4 x = load(in_texels, base + i);
+            const vec4 x = load_in(base + i);
             squares += x * x;
         }
         inverse = 1.0 / sqrt((squares.x + squares.y + squares.z + squares.w) / float(p.columns) + p.eps);
@@ -44,13 +41,13 @@ void main() {
         const uint out_base = (head * p.token_stride + position_out) * dim4;
         const uint first = (p.first_head + head) * dim4;
         for (uint i = 0; i < fours; ++i) {
-            vec4 y = load(in_texels, base + first + i) * inverse;
-            if (kNorm != 0) y *= load(weight, first + i);
+            vec4 y = load_in(base + first + i) * inverse;
+            if (kNorm != 0) y *= load_weight(first + i);
             if (kRope != 0) {
                 const uvec2 pair = uvec2(2 * i, 2 * i + 1);
                 const uvec2 position = mix(mix(uvec2(place.z), uvec2(place.y), lessThan(pair, uvec2(p.pairs_time + p.pairs_row))),
                                            uvec2(place.x), lessThan(pair, uvec2(p.pairs_time)));
-                const vec4 angle = vec4(load(table, position.x * dim4 + i).xy, load(table, position.y * dim4 + i).zw);
+                const vec4 angle = vec4(load_table(position.x * dim4 + i).xy, load_table(position.y * dim4 + i).zw);
                 y = vec4(y.x * angle.x - y.y * angle.y, y.x * angle.y + y.y * angle.x,
                          y.z * angle.z - y.w * angle.w, y.z * angle.w + y.w * angle.z);
             }

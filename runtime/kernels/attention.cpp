@@ -1,7 +1,7 @@
 #include "kernels/attention.hpp"
 
 #include <algorithm>
-#include <shaders/attention.hpp>
+#include <shaders/attention_tiled.hpp>
 
 #include "kernels/attention_kernel.hpp"
 #include "kernels/loads.hpp"
@@ -39,8 +39,8 @@ std::vector<program::Binding> bindings_of(const AttentionCall& call, const Atten
     return bindings;
 }
 
-shaders::attention::Push push_of(const AttentionCall& call, int head, int heads, int first,
-                                 int rows) {
+shaders::attention_tiled::Push push_of(const AttentionCall& call, int head, int heads, int first,
+                                       int rows) {
     const AttentionOptions& options = call.options;
     const bool last_heads = head + heads == call.q.heads;
     return {

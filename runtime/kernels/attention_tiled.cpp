@@ -1,6 +1,5 @@
-// Host side of shaders/attention.comp: the invocations of a work-group share tiles of keys.
 #include <algorithm>
-#include <shaders/attention.hpp>
+#include <shaders/attention_tiled.hpp>
 
 #include "kernels/attention_codes.hpp"
 #include "kernels/attention_kernel.hpp"
@@ -9,7 +8,7 @@ namespace quantsparse::kernels {
 namespace {
 
 using shaders::ShaderId;
-using Constant = shaders::attention::Constant;
+using Constant = shaders::attention_tiled::Constant;
 
 /// Invocations of a work-group on GPUs.
 constexpr std::uint32_t kFullGroup = 64;
@@ -42,18 +41,21 @@ Shape shape_for(const program::Limits& limits, int padded_dim, int block) {
 }
 
 ShaderId full_shader(bool sparse, bool both) {
-    if (both) return ShaderId::attention_both;
-    return sparse ? ShaderId::attention_sparse : ShaderId::attention_dense;
+    if (both) return ShaderId::attention_tiled_both;
+    return sparse ? ShaderId::attention_tiled_sparse : ShaderId::attention_tiled_dense;
 }
 
 ShaderId code_shader(bool sparse, bool both, bool dot) {
     if (both) {
-        return dot ? ShaderId::attention_both_int8_dot : ShaderId::attention_both_int8_portable;
+        return dot ? ShaderId::attention_tiled_both_int8_dot
+                   : ShaderId::attention_tiled_both_int8_portable;
     }
     if (sparse) {
-        return dot ? ShaderId::attention_sparse_int8_dot : ShaderId::attention_sparse_int8_portable;
+        return dot ? ShaderId::attention_tiled_sparse_int8_dot
+                   : ShaderId::attention_tiled_sparse_int8_portable;
     }
-    return dot ? ShaderId::attention_dense_int8_dot : ShaderId::attention_dense_int8_portable;
+    return dot ? ShaderId::attention_tiled_dense_int8_dot
+               : ShaderId::attention_tiled_dense_int8_portable;
 }
 
 class AttentionTiled final : public AttentionKernel {

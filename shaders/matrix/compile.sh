@@ -36,4 +36,4 @@ compile peak_matrix half -DPEAK_HALF
 # What the modules were made from, which the build compares.
 sha256sum *.comp *.glsl ../include/constants.glsl ../include/epilogue.glsl ../include/attention.glsl \
     ../include/attention_operands.glsl ../include/gemm_float_push.glsl ../include/gemm_quantized_push.glsl \
-    ../include/residual.glsl >spirv/sources.sha256
+    ../include/loads.glsl ../include/residual.glsl ../include/sight.glsl >spirv/sources.sha256
