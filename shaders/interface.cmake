@@ -9,7 +9,7 @@
 # compile there. Push members are scalars and arrays of scalars, which lie in C++ as they do in GLSL.
 # What any variant of the shader declares counts: #if and #ifdef are not looked at.
 
-set(INTERFACE_LINES "^(#include|#define [A-Z_]+ [0-9]+$|layout\\((constant_id|push_constant)|    (uint|int|float) |})")
+set(INTERFACE_LINES "^(#include|#define [A-Z_]+ [0-9]+$|layout\\((constant_id|push_constant)|    [a-z0-9]+ [a-z0-9_]+[^(]*;|})")
 
 # Configures again when the file has changed.
 function(configure_again_for file)
@@ -51,7 +51,10 @@ function(read_interface file)
             set_property(GLOBAL APPEND PROPERTY INTERFACE_BLOCKS ${file})
         elseif(line MATCHES "^}")
             set(in_push FALSE)
-        elseif(in_push AND line MATCHES "^    (uint|int|float) ([a-z0-9_]+)(\\[[0-9]+\\])?;")
+        elseif(in_push)
+            if(NOT line MATCHES "^    (uint|int|float) ([a-z0-9_]+)(\\[[0-9]+\\])?;")
+                message(FATAL_ERROR "${file}: push constants are scalars and arrays of scalars, not\n${line}")
+            endif()
             set(type float)
             if(NOT CMAKE_MATCH_1 STREQUAL type)
                 set(type std::${CMAKE_MATCH_1}32_t)

@@ -3,6 +3,8 @@
 # needs glslang 13 or later, and Debian 12 has 11. Run it after changing one of them or what they include.
 #
 #   shaders/matrix/compile.sh [GLSLANG]     glslang's program; default: the first glslang on PATH
+#
+# The committed modules are what glslang 16.5 makes of their sources, to the bit; 13 numbers them differently.
 set -euo pipefail
 cd "$(dirname "$0")"
 glslang=${1:-glslang}
