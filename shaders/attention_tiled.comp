@@ -91,8 +91,7 @@ void main() {
             [[unroll]] for (uint t = 0; t < kQueries; ++t) {
                 const uint row = min(row0 + t, last_row);
                 const uvec4 range = partial ? load_sight(row) : uvec4(0);
-                scores[own + t][lane] =
-                    scores_of_pass(scaled_score(t, head, row, key0), key0, partial, range, pass);
+                keep_scores(own + t, lane, scaled_score(t, head, row, key0), key0, partial, range, pass);
             }
             barrier();
             // Not unrolled: compilers would keep all of the row in registers.
