@@ -1,6 +1,7 @@
 #include "peak.hpp"
 
 #include <fmt/format.h>
+#include <shaders/peak.hpp>
 
 #include <algorithm>
 #include <bit>
@@ -14,9 +15,7 @@ namespace {
 
 using shaders::ShaderId;
 
-struct Push {
-    std::uint32_t steps, factor, offset;
-};
+using Push = shaders::peak::Push;
 
 /// Long enough that starting the work does not show, short enough for any driver's patience.
 constexpr double kWantedMs = 40;

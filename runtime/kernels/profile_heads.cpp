@@ -1,31 +1,18 @@
 #include "kernels/head_profile.hpp"
 
 #include <algorithm>
+#include <shaders/profile_errors.hpp>
+#include <shaders/profile_heads.hpp>
+#include <shaders/profile_types.hpp>
 
 #include "kernels/loads.hpp"
+#include "kernels/specialization.hpp"
 
 namespace quantsparse::kernels {
 namespace {
 
 using program::read;
 using shaders::ShaderId;
-
-struct ProfilePush {
-    std::uint32_t tokens, places, q_stride, kv_stride, samples, split_keys;
-    float scale;
-    std::uint32_t frames;
-};
-static_assert(sizeof(ProfilePush) == 32, "profile.glsl declares the same block");
-
-struct ErrorsPush {
-    std::uint32_t splits, first_head;
-};
-static_assert(sizeof(ErrorsPush) == 8, "profile_errors.comp declares the same block");
-
-struct TypesPush {
-    std::uint32_t heads, samples;
-};
-static_assert(sizeof(TypesPush) == 8, "profile_types.comp declares the same block");
 
 constexpr int kMasks = 3;  ///< as profile.glsl counts them
 
@@ -38,9 +25,6 @@ struct Shape {
     int split_keys = 0;     ///< of a work-group
     int splits = 1;
 };
-
-/// Wider heads would unroll into too much code.
-constexpr int kWidestPrivate = 128;
 
 /// Fours of columns whose errors are looked at, at most the width of any work-group.
 constexpr int kSampledFours = 8;
@@ -80,7 +64,6 @@ Shape shape_for(const Program& program, const HeadMatrix& q, int samples, bool t
 Tensor profile_heads(Program& program, const std::string& name, const HeadMatrix& q,
                      const HeadMatrix& k, const HeadMatrix& v, float scale, const BlockList& blocks,
                      const TokenOrder& order, int samples) {
-    const auto u32 = [](int value) { return static_cast<std::uint32_t>(value); };
     samples = std::min(samples, q.tokens);
     const std::uint32_t lanes = row_lanes(program);
     const int fours = std::min(q.padded_dim / 4, kSampledFours);
@@ -93,36 +76,47 @@ Tensor profile_heads(Program& program, const std::string& name, const HeadMatrix
     const std::uint64_t partial_bytes = static_cast<std::uint64_t>(samples) *
                                         static_cast<std::uint64_t>(shape.splits * kMasks) *
                                         static_cast<std::uint64_t>(1 + fours) * 16;
-    const int chunk = static_cast<int>(std::clamp<std::uint64_t>(
-        program.limits().max_binding_bytes / std::max(q.head_bytes(), partial_bytes), 1,
-        static_cast<std::uint64_t>(q.heads)));
+    using Constant = shaders::profile_heads::Constant;
+    const Specialization<Constant> constants(shape.lanes,
+                                             {{Constant::dim4, u32(q.padded_dim / 4)},
+                                              {Constant::lanes, shape.lanes},
+                                              {Constant::samples, u32(shape.samples)},
+                                              {Constant::frame0_apart, order.first_frame_apart},
+                                              {Constant::sampled4, u32(fours)}});
+    using ErrorsConstant = shaders::profile_errors::Constant;
+    const Specialization<ErrorsConstant> errors_constants(lanes,
+                                                          {{ErrorsConstant::sampled4, u32(fours)}});
+    const int chunk = heads_per_dispatch(program, std::max(q.head_bytes(), partial_bytes), q.heads);
     for (int head = 0; head < q.heads; head += chunk) {
         const int heads = std::min(chunk, q.heads - head);
-        const auto bind = [&](const HeadMatrix& m) {
-            return operands(read(m.tensor, m.head_bytes() * static_cast<std::uint64_t>(head),
-                                 m.head_bytes() * static_cast<std::uint64_t>(heads)));
-        };
+        const auto bind = [&](const HeadMatrix& m) { return operands(read_heads(m, head, heads)); };
         const Tensor partials =
             program.add(name + ".partials", partial_bytes * static_cast<std::uint64_t>(heads));
         program.dispatch(
-            name, shape.shader,
-            {shape.lanes, u32(q.padded_dim / 4), shape.lanes, u32(shape.samples),
-             order.first_frame_apart, u32(fours)},
+            name, shape.shader, constants,
             {bind(q), bind(k), bind(v), read(blocks.sight), program::write(partials)},
-            ProfilePush{u32(q.tokens), u32(order.tokens_per_frame), u32(q.token_stride),
-                        u32(k.token_stride), u32(samples), u32(shape.split_keys), scale,
-                        u32(order.frames)},
+            shaders::profile_heads::Push{.tokens = u32(q.tokens),
+                                         .places = u32(order.tokens_per_frame),
+                                         .q_stride = u32(q.token_stride),
+                                         .kv_stride = u32(k.token_stride),
+                                         .samples = u32(samples),
+                                         .split_keys = u32(shape.split_keys),
+                                         .scale = scale,
+                                         .frames = u32(order.frames)},
             {ceil_div(u32(samples), u32(shape.group_samples)), u32(heads), u32(shape.splits)},
-            2.0 * samples * q.tokens * (q.padded_dim + kMasks * 4 * fours) * heads);
-        program.dispatch(name + ".errors", ShaderId::profile_errors, {lanes, u32(fours)},
-                         {read(partials), program::write(errors)},
-                         ErrorsPush{u32(shape.splits), u32(head)}, {u32(samples), u32(heads), 1},
-                         48.0 * samples * shape.splits * fours * heads);
+            2.0 * samples * q.tokens * (q.padded_dim + kMasks * 4 * fours) * heads,
+            program::Cuts{true, true, false});  // partial results lie by the number of splits, z
+        program.dispatch(
+            name + ".errors", ShaderId::profile_errors, errors_constants,
+            {read(partials), program::write(errors)},
+            shaders::profile_errors::Push{.splits = u32(shape.splits), .first_head = u32(head)},
+            {u32(samples), u32(heads), 1}, 48.0 * samples * shape.splits * fours * heads,
+            program::Cuts{false, true, true});  // x counts the samples of a head
     }
     program.dispatch(name + ".types", ShaderId::profile_types, {lanes},
                      {read(errors), program::write(order.head_types)},
-                     TypesPush{u32(q.heads), u32(samples)}, {ceil_div(u32(q.heads), lanes), 1, 1},
-                     2.0 * q.heads * samples);
+                     shaders::profile_types::Push{.heads = u32(q.heads), .samples = u32(samples)},
+                     {ceil_div(u32(q.heads), lanes), 1, 1}, 2.0 * q.heads * samples);
     return errors;
 }
 
