@@ -30,6 +30,7 @@ layout(push_constant) uniform Push {
     uint out_stride;
     uint first_row;    // `out` is bound from this row on
     uint places;
+    uint text;         // tokens in front of the grid
     uint pad_to;       // columns after the last head's that are set to zero
 } p;
 
@@ -46,7 +47,7 @@ void main() {
         const uint head = p.first_head + i / head4;
         const uint d4 = i % head4;
         const uint position =
-            head_types[head] != 0 ? position_by_place(token, kFrames, p.places, kFrame0Apart != 0) : token;
+            head_types[head] != 0 ? position_by_place(token, p.text, kFrames, p.places, kFrame0Apart != 0) : token;
         const uint base = (i / head4 * p.token_stride + position) * p.padded_dim + 4 * d4;
         vec4 y = vec4(head_values[base], head_values[base + 1], head_values[base + 2], head_values[base + 3]);
         if (kResidual != kNoResidual) y += residual_at(row, token, head, d4, residual_weight(head));

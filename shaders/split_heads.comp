@@ -69,7 +69,7 @@ void main() {
             y = vec2(y.x * angle.x - y.y * angle.y, y.x * angle.y + y.y * angle.x);
         }
         const uint position_out =
-            temporal ? position_by_place(token, kFrames, p.places, kFrame0Apart != 0) : token;
+            temporal ? position_by_place(token, p.text, kFrames, p.places, kFrame0Apart != 0) : token;
         const uint out_base = (head * p.token_stride + position_out) * p.padded_dim + 2 * pair;
         out_values[out_base] = y.x;
         out_values[out_base + 1] = y.y;

@@ -58,6 +58,7 @@ shaders::attention_tiled::Push push_of(const AttentionCall& call, int head, int 
         .list_stride =
             options.blocks && options.blocks->lists > 1 ? u32(options.blocks->query_blocks + 1) : 0,
         .places = u32(options.order.tokens_per_frame),
+        .text = u32(options.order.text_in_front),
         .frames = u32(options.order.frames),
         .masked_base = options.masked
                            ? u32((options.masked->first_row - call.out.first_row) * call.out.stride)

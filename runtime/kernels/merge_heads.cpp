@@ -36,6 +36,7 @@ void merge_heads(Program& program, const std::string& name, const HeadMatrix& he
                                  .out_stride = u32(out.stride),
                                  .first_row = u32(first),
                                  .places = u32(order.tokens_per_frame),
+                                 .text = u32(order.text_in_front),
                                  .pad_to = last ? u32(out.stride - out.columns) : 0,
                              },
                              {u32(rows), 1, 1}, 4.0 * rows * count * heads.padded_dim);

@@ -102,7 +102,8 @@ Tensor profile_heads(Program& program, const std::string& name, const HeadMatrix
                                          .samples = u32(samples),
                                          .split_keys = u32(shape.split_keys),
                                          .scale = scale,
-                                         .frames = u32(order.frames)},
+                                         .frames = u32(order.frames),
+                                         .text = u32(order.text_in_front)},
             {ceil_div(u32(samples), u32(shape.group_samples)), u32(heads), u32(shape.splits)},
             2.0 * samples * q.tokens * (q.padded_dim + kMasks * 4 * fours) * heads,
             program::Cuts{true, true, false});  // partial results lie by the number of splits, z

@@ -57,6 +57,8 @@ struct TokenOrder {
     int frames = 0;
     int tokens_per_frame = 0;
     bool first_frame_apart = false;  ///< type 1 holds frame 0 as it is, the others after it
+    int text_in_front =
+        0;  ///< tokens before the grid; they and those behind it stay where they are
 };
 
 /// What happens to the rows on the way (split_heads.comp).

@@ -66,6 +66,7 @@ void split_heads(Program& program, const std::string& name, const Matrix& input,
                                            .pairs_row = u32(transform.pairs[1]),
                                            .eps = transform.eps,
                                            .places = u32(order.tokens_per_frame),
+                                           .text = u32(order.text_in_front),
                                            .rows = u32(rows)},
                 {load.texels ? ceil_div(u32(rows), lanes) : u32(rows), 1, 1},
                 10.0 * rows * input.columns);

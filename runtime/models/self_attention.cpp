@@ -153,6 +153,7 @@ Matrix SparseSelfAttention::build_sparse(int layer, int branch, bool refresh,
     order.head_types = head_types_[static_cast<std::size_t>(branch * layers_ + layer)];
     order.frames = grid.frames;
     order.tokens_per_frame = grid.places;
+    order.text_in_front = grid.text_in_front;
     order.first_frame_apart = parameters_.sink == Sink::frame0;
     // Types belong to the residuals, so they are decided when those are: at a refresh. Without
     // refreshes every step decides anew.

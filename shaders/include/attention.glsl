@@ -43,6 +43,7 @@ layout(push_constant) uniform Push {
     uint pad_to;        // columns of `out` after the last head's that are set to zero
     uint list_stride;   // of row_ptr from one head to the next; 0: one list for all
     uint places;        // tokens of a frame
+    uint text;          // tokens in front of the grid
     uint frames;        // sizes of a clip are no constants: CPU drivers compile these kernels for seconds
     uint masked_base;   // BOTH: floats from the output over all keys to the mask's
 } p;
@@ -79,7 +80,10 @@ const float kMasked = -3.0e38;
 /// The token at a position of a head's order.
 uint token_of(uint position, uint head) {
 #ifdef SPARSE
-    if (kOrdered != 0 && head_types[head] != 0) return position % p.frames * p.places + position / p.frames;
+    if (kOrdered != 0 && head_types[head] != 0) {
+        const uint in_grid = position - p.text;  // wraps in front of the grid
+        if (in_grid < p.frames * p.places) return p.text + in_grid % p.frames * p.places + in_grid / p.frames;
+    }
 #endif
     return position;
 }

@@ -25,6 +25,7 @@ layout(push_constant) uniform Push {
     uint split_keys;  // keys of a work-group, a multiple of its tile
     float scale;
     uint frames;      // not a constant: CPU drivers compile a kernel for seconds
+    uint text;        // tokens in front of the grid
 } p;
 
 const uint kMasks = 3;  // all keys, the spatial mask's, the temporal mask's
@@ -44,7 +45,7 @@ uint sampled_query(uint i) {
 }
 
 uint place_index(uint token) {
-    return position_by_place(token, p.frames, p.places, kFrame0Apart != 0);
+    return position_by_place(token, p.text, p.frames, p.places, kFrame0Apart != 0);
 }
 
 /// Keys that a query sees in either order: [x, y) frame by frame, [z, w) place by place, beside what all see.

@@ -23,6 +23,7 @@ layout(push_constant) uniform Push {
     uint pairs_row;     // the column
     float eps;
     uint places;        // tokens of a frame
+    uint text;          // tokens in front of the grid
     uint rows;          // bound; split_heads_private.comp
 } p;
 

@@ -1,5 +1,6 @@
-// Where heads of type 1 hold their tokens: place by place, (p, f) at p F + f, while all else goes frame by frame. With
-// `apart` frame 0 comes first as it is, then the other frames place by place.
+// Where heads of type 1 hold the tokens of the grid: place by place, (p, f) at p F + f, while all else goes frame by
+// frame. With `apart` frame 0 comes first as it is, then the other frames place by place. Text in front of the grid and
+// behind it stays where it is.
 #ifndef QUANTSPARSE_TOKEN_ORDER_GLSL
 #define QUANTSPARSE_TOKEN_ORDER_GLSL
 
@@ -13,10 +14,13 @@ uvec2 divided(uint n, uint d) {
     return uvec2(quotient, rest);
 }
 
-uint position_by_place(uint token, uint frames, uint places, bool apart) {
-    const uvec2 place = divided(token, places);  // its frame, and where it lies in there
-    if (apart) return place.x == 0 ? token : places + place.y * (frames - 1) + place.x - 1;
-    return place.y * frames + place.x;
+/// `text`: tokens in front of the grid.
+uint position_by_place(uint token, uint text, uint frames, uint places, bool apart) {
+    const uint in_grid = token - text;  // wraps in front of it
+    if (in_grid >= frames * places) return token;
+    const uvec2 place = divided(in_grid, places);  // its frame, and where it lies in there
+    if (apart) return place.x == 0 ? token : text + places + place.y * (frames - 1) + place.x - 1;
+    return text + place.y * frames + place.x;
 }
 
 #endif

@@ -21,9 +21,18 @@ class BlockAttentionTest : public DeviceTest {
     struct Shape {
         int heads, head_dim, frames, places;
         bool apart = false;  ///< temporal heads hold frame 0 as it is, then the others
-        int tokens() const { return frames * places; }
+        int text_in_front = 0, text_behind = 0;
+        int grid() const { return frames * places; }
+        int tokens() const { return text_in_front + grid() + text_behind; }
+        bool is_text(int token) const {
+            return token < text_in_front || token >= text_in_front + grid();
+        }
         std::size_t count() const { return at(heads * tokens(), 0, head_dim); }
         int place_index(int token) const {
+            if (is_text(token)) return token;
+            return text_in_front + place_in_grid(token - text_in_front);
+        }
+        int place_in_grid(int token) const {
             if (!apart) return token % places * frames + token / places;
             if (token < places) return token;
             return places + token % places * (frames - 1) + token / places - 1;
@@ -34,6 +43,20 @@ class BlockAttentionTest : public DeviceTest {
         std::vector<float> q, k, v;
     };
     using Predicate = std::function<bool(int head, int i, int j)>;
+
+    /// The band among the grid's tokens; text sees all and is seen by all.
+    static attention::Sight sight_of(const Shape& s, int band, int sink) {
+        const int begin = s.text_in_front, end = begin + s.grid();
+        attention::Sight sight;
+        sight.prefix = begin + sink;
+        sight.suffix = end;
+        for (int i = 0; i < s.tokens(); ++i) {
+            sight.ranges.push_back(s.is_text(i) ? attention::KeyRange{0, s.tokens()}
+                                                : attention::KeyRange{std::max(begin, i - band),
+                                                                      std::min(end, i + band + 1)});
+        }
+        return sight;
+    }
 
     Operands random_operands(const Shape& s) {
         return {random(s.count()), random(s.count()), random(s.count())};

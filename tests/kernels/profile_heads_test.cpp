@@ -8,25 +8,30 @@
 namespace quantsparse::tests {
 namespace {
 
-class HeadProfileTest : public BlockAttentionTest {};
+class HeadProfileTest : public BlockAttentionTest {
+  protected:
+    void check_choice(const Shape& s);
+};
 
-TEST_F(HeadProfileTest, ProfilingPicksTheMaskThatChangesTheOutputLess) {
+void HeadProfileTest::check_choice(const Shape& s) {
     // Every query is a sample, so the errors can be computed in full; heads 0 and 1 look along
     // space and time, the rest anywhere.
-    const Shape s{6, 20, 6, 17};
     const int band = 21, sink = 17;
     Program program(limits());
     const auto q = add_heads(program, "q", s), k = add_heads(program, "k", s),
                v = add_heads(program, "v", s);
     const Tensor types = program.add("types", 32, Lifetime::persistent);
-    const BlockMask mask = band_mask(s.tokens(), band, sink, 64);
+    const BlockMask mask = attention::make_block_mask(sight_of(s, band, sink), 64);
     const BlockList list = attention::declare_block_list(program, "list", mask);
-    profile_heads(program, "profile", q, k, v, 1.0f, list, {types, s.frames, s.places}, s.tokens());
+    profile_heads(program, "profile", q, k, v, 1.0f, list,
+                  {types, s.frames, s.places, false, s.text_in_front}, s.tokens());
     Executor executor = executor_for(program);
     Operands x = random_operands(s);
     for (int t = 0; t < s.tokens(); ++t) {
+        if (s.is_text(t)) continue;
         for (int h = 0; h < 2; ++h) {
-            const int group = h == 0 ? t / s.places : t % s.places;
+            const int in_grid = t - s.text_in_front;
+            const int group = h == 0 ? in_grid / s.places : in_grid % s.places;
             for (int c = 0; c < s.head_dim; ++c) {
                 const float value = c == group % s.head_dim ? 3.0f : 0.0f;
                 x.q[at(h * s.tokens() + t, c, s.head_dim)] = value;
@@ -39,7 +44,10 @@ TEST_F(HeadProfileTest, ProfilingPicksTheMaskThatChangesTheOutputLess) {
     write_block_list(executor, list, mask);
     executor.run(0);
 
-    const auto sees = [&](int i, int j) { return std::abs(i - j) <= band || j < sink; };
+    const auto sees = [&](int i, int j) {
+        return s.is_text(i) || s.is_text(j) || std::abs(i - j) <= band ||
+               j < s.text_in_front + sink;
+    };
     const auto full = reference(s, x, 1.0f, [](int, int, int) { return true; });
     const auto along_space = reference(s, x, 1.0f, [&](int, int i, int j) { return sees(i, j); });
     const auto along_time = reference(
@@ -60,6 +68,14 @@ TEST_F(HeadProfileTest, ProfilingPicksTheMaskThatChangesTheOutputLess) {
             EXPECT_EQ(decided[static_cast<std::size_t>(h)], time < space ? 1u : 0u) << "head " << h;
         }
     }
+}
+
+TEST_F(HeadProfileTest, ProfilingPicksTheMaskThatChangesTheOutputLess) {
+    check_choice({6, 20, 6, 17});
+}
+
+TEST_F(HeadProfileTest, TextBesideTheGridIsSeenByAll) {
+    check_choice({6, 20, 6, 17, false, 10, 5});
 }
 
 TEST_F(HeadProfileTest, ProfiledErrorsAreThoseOfTheSampledQueries) {

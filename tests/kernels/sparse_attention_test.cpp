@@ -24,12 +24,12 @@ class SparseAttentionTest : public BlockAttentionTest {
         const Matrix out = add_kept_matrix(program, "out", s.tokens(), s.heads * s.head_dim);
         const Tensor types_tensor =
             program.add("types", static_cast<std::uint64_t>(s.heads) * 4, Lifetime::persistent);
-        const BlockMask mask = band_mask(s.tokens(), band, sink, block);
+        const BlockMask mask = attention::make_block_mask(sight_of(s, band, sink), block);
         const BlockList list = attention::declare_block_list(program, "list", mask);
         kernels::AttentionOptions options;
         options.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
         options.blocks = &list;
-        options.order = {types_tensor, s.frames, s.places, s.apart};
+        options.order = {types_tensor, s.frames, s.places, s.apart, s.text_in_front};
         kernels::attention(program, "attention", q, k, v, out, options);
         Executor executor = executor_for(program);
         const Operands x = random_operands(s);
@@ -45,7 +45,8 @@ class SparseAttentionTest : public BlockAttentionTest {
                 i = s.place_index(i);
                 j = s.place_index(j);
             }
-            return std::abs(i - j) <= band || j < sink;
+            const bool text = s.is_text(i) || s.is_text(j);
+            return text || std::abs(i - j) <= band || j < s.text_in_front + sink;
         });
         expect_close(read_matrix<float>(executor, out), expected, attention_tolerance(5e-6), what);
         EXPECT_TRUE(padding_is_zero(executor, out)) << what;
@@ -68,6 +69,16 @@ TEST_F(SparseAttentionTest, RaggedShapes) {
     check({5, 18, 13, 10}, 30, 10, 32);
     check({2, 64, 1, 130}, 20, 0, 64);
     check({2, 64, 130, 1}, 20, 1, 64);
+}
+
+TEST_F(SparseAttentionTest, TextBesideTheGrid) {
+    for (const bool apart : {false, true}) {
+        check({3, 64, 5, 60, apart, 77, 0}, 40, 60, 64);
+        check({2, 20, 7, 23, apart, 0, 50}, 11, 23, 32);
+        check({2, 64, 4, 33, apart, 64, 9}, 20, 33, 32);
+        check({2, 20, 1, 9, apart, 3, 5}, 2, 9, 32);
+    }
+    check({4, 20, 5, 60, false, 64, 7}, 40, 60, 64, 32 << 10);
 }
 
 TEST_F(SparseAttentionTest, TheFirstFrameApart) {
@@ -311,7 +322,7 @@ TEST_F(SparseAttentionTest, TheCorrectionIsAddedInTheOrderOfTokens) {
         kernels::AttentionOptions options;
         options.scale = 0.2f;
         options.blocks = &list;
-        options.order = {types_tensor, s.frames, s.places, s.apart};
+        options.order = {types_tensor, s.frames, s.places, s.apart, s.text_in_front};
         kernels::attention(program, "plain", q, k, v, plain, options);
         options.residual = &residual;
         kernels::attention(program, "attention", q, k, v, out, options);
@@ -366,14 +377,14 @@ TEST_F(SparseAttentionTest, TheCorrectionIsAddedInTheOrderOfTokens) {
 }
 
 TEST_F(SparseAttentionTest, SplitHeadsWritesTemporalHeadsPlaceByPlace) {
-    for (const Shape& s :
-         {Shape{3, 20, 5, 14}, Shape{3, 20, 5, 14, true}, Shape{3, 6, 1, 9, true}}) {
+    for (const Shape& s : {Shape{3, 20, 5, 14}, Shape{3, 20, 5, 14, true}, Shape{3, 6, 1, 9, true},
+                           Shape{3, 20, 5, 14, false, 7, 3}, Shape{3, 20, 5, 14, true, 3, 7}}) {
         Program program(limits());
         const Matrix in = add_kept_matrix(program, "in", s.tokens(), s.heads * s.head_dim);
         const auto out = add_heads(program, "out", s);
         kernels::HeadTransform transform;
         const Tensor types = program.add("types", 16, Lifetime::persistent);
-        transform.order = {types, s.frames, s.places, s.apart};
+        transform.order = {types, s.frames, s.places, s.apart, s.text_in_front};
         split_heads(program, "split", in, out, transform);
         // The same in two steps, of which the second leaves other heads as the first wrote them.
         const auto again = add_heads(program, "again", s);
