@@ -150,6 +150,9 @@ void check_tensors(const Checkpoint& checkpoint, const std::string& title, const
             codes.push_back({linear.name + ".codes",
                              codes_shape(linear.out_features, linear.in_features, group.bits)});
             floating.push_back({linear.name + ".scale", {linear.out_features}});
+            if (!linear.bias) {  // calibration puts the mean error there
+                floating.push_back({linear.name + ".bias", {linear.out_features}});
+            }
             for (const char* optional : {".channel_scale", ".rotation_signs"}) {
                 if (checkpoint.find(linear.name + optional) != nullptr) {
                     floating.push_back({linear.name + optional, {linear.in_features}});

@@ -8,7 +8,7 @@
 //     <name>.codes          U32 [rows, packed_n(N)]   bit_packing.hpp; at 6 bits the rows of the
 //                                                     2-bit plane follow those of the 4-bit plane
 //     <name>.scale          F32 [N]
-//     <name>.bias           F32 [N]
+//     <name>.bias           F32 [N]   also of a linear without one: the mean error goes there
 //     <name>.channel_scale  F32 [K]   c: the activation is divided by it
 //     <name>.rotation_signs F32 [K]   +-1; absent when nothing is rotated, or by
 //     <name>.rotation       F16 [K/b, b, b]  learned, b a multiple of 4

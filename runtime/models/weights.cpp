@@ -315,8 +315,9 @@ std::vector<Linear> BlockLinears::declare(const format::NetworkBlock& block,
         if (!bits.quantized()) {
             linear.weight = weights_.linear(linear.name, linear.n, linear.k, spec.bias);
         } else {
+            // Always with a bias: calibration puts the mean error there.
             linear.quantized =
-                weights_.quantized(linear.name, linear.n, linear.k, bits.weights, spec.bias);
+                weights_.quantized(linear.name, linear.n, linear.k, bits.weights, true);
             linear.activation_bits = bits.activations;
             linear.transform = linears.empty()
                                    ? weights_.input_transform(linear.name, linear.k, transforms_)
