@@ -122,7 +122,7 @@ KernelCase add_low_rank(int tokens, int heads, int head_dim, int rank) {
     c.build = [=](Program& program) {
         kernels::Residual& r = *residual;
         r = {};
-        r.storage = kernels::Residual::Storage::int8;
+        r.storage = ResidualStorage::int8;
         r.tokens = tokens;
         r.heads = heads;
         r.head_dim = head_dim;

@@ -25,19 +25,6 @@ using shaders::ShaderId;
 constexpr int kRowsPerGroup = 8;  ///< of residual_difference.comp
 constexpr int kCounters = 2;      ///< after the four words a head in `state`
 
-Residual::Storage storage_of(ResidualStorage storage) {
-    switch (storage) {
-        case ResidualStorage::half:
-            return Residual::Storage::half;
-        case ResidualStorage::int8:
-            return Residual::Storage::int8;
-        case ResidualStorage::int4:
-            return Residual::Storage::int4;
-        default:
-            return Residual::Storage::low_rank;
-    }
-}
-
 int max_usable(SsarMode mode) {
     return mode == SsarMode::third ? 3 : mode == SsarMode::first ? 1 : 2;
 }
@@ -94,15 +81,15 @@ Tensor ResidualState::add(const std::string& name, std::uint64_t bytes) {
 Residual ResidualState::declare(int layer, int branch) {
     const std::string name = fmt::format("ssar.{}.{}.", layer, branch);
     Residual r;
-    r.storage = storage_of(options_.storage);
+    r.storage = options_.storage;
     r.tokens = options_.tokens;
     r.heads = options_.heads;
     r.head_dim = options_.head_dim;
-    r.slots = r.storage == Residual::Storage::low_rank ? 1 : history_slots(options_.mode);
+    r.slots = r.storage == ResidualStorage::low_rank ? 1 : history_slots(options_.mode);
     r.control = control_[static_cast<std::size_t>(branch)];
     const int columns = r.heads * r.head_dim;
     const int rank4 = round_up(usable_rank(options_.rank, r.tokens, columns), 4) / 4;
-    if (r.storage == Residual::Storage::low_rank) r.delta4 = rank4;
+    if (r.storage == ResidualStorage::low_rank) r.delta4 = rank4;
     if (options_.mode == SsarMode::svd) r.difference4 = rank4;
     {  // what is large may be streamed
         const Program::Grouping grouping(program_,

@@ -24,11 +24,11 @@ std::vector<std::uint32_t> constants_of(std::uint32_t storage, int slots, int de
 int Residual::slot_words() const {
     const int head4 = (head_dim + 3) / 4;
     switch (storage) {
-        case Storage::half:
+        case ResidualStorage::half:
             return heads * 2 * head4;
-        case Storage::int8:
+        case ResidualStorage::int8:
             return heads * (head4 + 1);
-        case Storage::int4:
+        case ResidualStorage::int4:
             return heads * ((head4 + 1) / 2 + 1);
         default:
             return 0;
@@ -36,7 +36,8 @@ int Residual::slot_words() const {
 }
 
 std::vector<std::uint32_t> Residual::constants() const {
-    return constants_of(static_cast<std::uint32_t>(storage), slots, delta4, difference4, heads,
+    // residual.glsl numbers them after kNoResidual.
+    return constants_of(static_cast<std::uint32_t>(storage) + 1, slots, delta4, difference4, heads,
                         head_dim);
 }
 

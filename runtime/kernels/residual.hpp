@@ -5,13 +5,12 @@
 #include <vector>
 
 #include "kernels/matrix.hpp"
+#include "quantsparse/attention.hpp"
 
 namespace quantsparse::kernels {
 
 struct Residual {
-    /// As residual.glsl numbers them.
-    enum class Storage { half = 1, int8 = 2, int4 = 3, low_rank = 4 };
-    Storage storage = Storage::half;
+    ResidualStorage storage = ResidualStorage::half;
     int tokens = 0;
     int heads = 0;
     int head_dim = 0;

@@ -250,6 +250,7 @@ struct Executor::Impl {
                 batch.parts.push_back(part);
             }
             if (cursor.operation == n) break;  // the rest goes into submissions of its own
+            if (batch.compiles) break;  // compiling takes a while: progress and cancel come between
         }
         if (streamer) batch.next = phase.ahead.next_groups(cursor.operation, batch.use);
         end_batch(batch);

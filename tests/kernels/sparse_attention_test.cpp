@@ -306,7 +306,7 @@ TEST_F(SparseAttentionTest, TheCorrectionIsAddedInTheOrderOfTokens) {
         const BlockMask mask = band_mask(s.tokens(), 9, s.places, 64);
         const BlockList list = attention::declare_block_list(program, "list", mask);
         kernels::Residual residual;
-        residual.storage = kernels::Residual::Storage::half;
+        residual.storage = ResidualStorage::half;
         residual.tokens = s.tokens();
         residual.heads = s.heads;
         residual.head_dim = s.head_dim;
