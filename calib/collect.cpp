@@ -74,6 +74,24 @@ BlockState kept_state(const BlockState& state) {
     return kept;
 }
 
+/// The text states of each prompt and, last, of the unconditional branch.
+std::vector<at::Tensor> encode_prompts(const format::ModelBundle& model,
+                                       std::vector<std::string> texts, bool show_progress) {
+    texts.emplace_back();
+    std::vector<at::Tensor> contexts;
+    Progress progress("encoding prompts",
+                      static_cast<int>(texts.size()) * model.text_encoder_config.num_layers,
+                      show_progress);
+    for (const auto& ids :
+         tokenize_prompts(model.tokenizer, texts, model.transformer_config.text_len)) {
+        contexts.push_back(encode_text(*model.text_encoder, model.text_encoder_config, ids, [&] {
+            check_cancelled();
+            progress.advance();
+        }));
+    }
+    return contexts;
+}
+
 }  // namespace
 
 ClipSize choose_clip_size(const format::ModelBundle& model, const CalibrationOptions& options) {
@@ -153,13 +171,7 @@ Collected collect(const format::ModelBundle& model, const CalibrationOptions& op
     const auto size = choose_clip_size(model, options);
     const auto prompts = choose_prompts(options);
 
-    auto texts = prompts;
-    texts.emplace_back();  // the unconditional branch
-    std::vector<at::Tensor> contexts;
-    for (const auto& ids : tokenize_prompts(model.tokenizer, texts, config.text_len)) {
-        contexts.push_back(
-            encode_text(*model.text_encoder, model.text_encoder_config, ids, check_cancelled));
-    }
+    const auto contexts = encode_prompts(model, prompts, show_progress);
     const auto unconditional = contexts.back();
 
     const int inputs_per_step = 2 * static_cast<int>(prompts.size());
