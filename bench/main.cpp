@@ -40,17 +40,13 @@ constexpr const char* kExamples =
     "  quantsparse-bench isa --family navi21 --json isa.json\n"
     "Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
-/// "128M" to bytes; `option` is named where that is no size.
+/// "128M" to bytes.
 void add_size_option(CLI::App& app, const std::string& option, std::uint64_t& bytes,
                      const std::string& description) {
     app.add_option_function<std::string>(
         option,
         [option, &bytes](const std::string& text) {
-            try {
-                bytes = video::parse_size(text);
-            } catch (const Error& error) {
-                throw CLI::ValidationError(option, error.what());
-            }
+            bytes = video::parse_size(text, option.substr(2));
         },
         description);
 }

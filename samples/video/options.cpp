@@ -331,7 +331,7 @@ void CommandLine::finish() {
     check_output();
     if (!texts_.seed.empty()) generation.seed = parse_seed(texts_.seed);
     if (!texts_.memory_limit.empty()) {
-        options_.device.memory_limit = parse_size(texts_.memory_limit);
+        options_.device.memory_limit = parse_size(texts_.memory_limit, "memory_limit");
     }
     if (given("--profile")) {
         options_.pipeline.profile = true;
@@ -360,12 +360,13 @@ std::pair<int, int> parse_picture_size(const std::string& text) {
     const int width = cross == std::string::npos ? 0 : number(0, cross);
     const int height = cross == std::string::npos ? 0 : number(cross + 1, text.size());
     if (width <= 0 || height <= 0) {
-        wrong_usage(fmt::format("--size '{}': write WIDTHxHEIGHT, for example 832x480", text));
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("'{}': write WIDTHxHEIGHT, for example 832x480", text), "size");
     }
     return {width, height};
 }
 
-std::uint64_t parse_size(const std::string& text) {
+std::uint64_t parse_size(const std::string& text, const std::string& field) {
     double value = 0;
     const char* end = text.data() + text.size();
     const auto result = std::from_chars(text.data(), end, value);
@@ -382,7 +383,8 @@ std::uint64_t parse_size(const std::string& text) {
     const bool valid = result.ec == std::errc() && factor != kUnits.end() && value > 0 &&
                        value * factor->second < 0x1p63;
     if (!valid) {
-        wrong_usage(fmt::format("'{}' is not a size: write for example 512M or 4G", text));
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("'{}' is not a size: write for example 512M or 4G", text), field);
     }
     return static_cast<std::uint64_t>(value * factor->second);
 }

@@ -46,7 +46,7 @@ ParseResult parse_options(int argc, char** argv);
 /// "832x480" to width and height. Throws Error(invalid_argument).
 std::pair<int, int> parse_picture_size(const std::string& text);
 
-/// "512M", "4G", "1.5GiB" or bytes. Throws Error(invalid_argument).
-std::uint64_t parse_size(const std::string& text);
+/// "512M", "4G", "1.5GiB" or bytes. Throws Error(invalid_argument) that names `field`.
+std::uint64_t parse_size(const std::string& text, const std::string& field);
 
 }  // namespace quantsparse::video
