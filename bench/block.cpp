@@ -8,8 +8,8 @@
 #include <string>
 
 #include "configurations.hpp"
-#include "models/wan_dit.hpp"
-#include "pipeline/stages.hpp"
+#include "models/registry.hpp"
+#include "pipeline/stage.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::bench {
@@ -85,27 +85,24 @@ double period_mean(const AttentionParameters& attention, const std::vector<StepK
 
 struct Block::Network {
     ModelOptions options;
-    pipeline::LatentShape latent;
+    format::ModelBundle bundle;
+    models::LatentShape latent;
     attention::StepSchedule schedule;
     program::Program program;
-    std::unique_ptr<models::WanDit> dit;
+    std::unique_ptr<models::DenoisingNetwork> dit;
     StagePlan plan;
 
     Network(Device& device, const ModelOptions& options_in)
         : options(options_in),
+          bundle(configurations(options)),
           schedule(two_periods(options.attention)),
           program(limits_of(device, options)) {
-        const format::ModelBundle bundle = configurations(options);
-        const auto& config = bundle.transformer_config;
         const TokenGrid grid = token_grid(options.tokens);
-        latent = {config.in_dim, grid.frames, grid.rows * config.patch_size[1],
-                  grid.columns * config.patch_size[2]};
-        auto dit_options =
-            pipeline::dit_options(bundle, latent, 1, options.storage == Storage::half, &schedule);
+        latent = latent_of_tokens(bundle, grid.frames, grid.rows, grid.columns);
+        auto dit_options = transformer_options(options, bundle, latent, 1, schedule);
         dit_options.layers = options.layers;
-        dit_options.transforms.rotated = dit_options.transforms.scaled =
-            options.weight_bits < 16 && options.rotated;
-        dit = std::make_unique<models::WanDit>(program, dit_options);
+        const format::Network& network = transformer_of(bundle).network;
+        dit = models::denoising_kind(network).make(program, network, dit_options);
         plan = pipeline::stage_plan("dit", program);
     }
 };
@@ -131,13 +128,11 @@ Block::Block(Device& device, const ModelOptions& options)
     }
     executor_ = std::make_unique<program::Executor>(device.internal(), n.program, options.profile);
     n.dit->weights().upload(*executor_, {});
-    const models::Matrix context = n.dit->context();
-    const auto write = [&](program::Tensor tensor, const std::vector<float>& values) {
-        executor_->write_values(tensor, std::span<const float>(values));
-    };
-    write(context.tensor, noise(static_cast<std::size_t>(context.bytes() / 4)));
-    write(n.dit->latent(), noise(n.latent.count()));
-    write(n.dit->sinusoid(), n.dit->time_sinusoid(500.0));
+    for (const models::NetworkInput& input : n.dit->inputs()) {
+        const bool timestep = input.name == "timestep";
+        n.dit->write(*executor_, input.name,
+                     timestep ? std::vector<float>{500.0f} : noise(input.most_values));
+    }
     n.dit->reset(*executor_);
 }
 
@@ -167,7 +162,7 @@ int Block::step_of(StepKind kind) const {
 }
 
 void Block::warm_up() {
-    executor_->run(network_->dit->text_phase(0));
+    executor_->run(network_->dit->prompt_phase(0));
     // The first run compiles pipelines, the second one is cut anew by measured speed.
     for (const StepKind kind : kinds_) {
         for (int i = 0; i < 2; ++i) run(kind);
@@ -186,7 +181,7 @@ double Block::run(StepKind kind) {
 
 void Block::check_finite() const {
     const auto velocity =
-        executor_->read_values<float>(network_->dit->velocity(0), network_->latent.count());
+        executor_->read_values<float>(network_->dit->prediction(0), network_->latent.count());
     if (!std::all_of(velocity.begin(), velocity.end(), [](float v) { return std::isfinite(v); })) {
         throw Error(ErrorCode::non_finite,
                     "the block's output is not finite: run quantsparse-selftest on this device");

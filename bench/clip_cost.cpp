@@ -5,7 +5,6 @@
 #include <numeric>
 
 #include "format/model_file.hpp"
-#include "format/required_tensors.hpp"
 
 namespace quantsparse::bench {
 
@@ -20,23 +19,24 @@ StepCost fit_step_cost(double tokens_1, double seconds_1, double tokens_2, doubl
     return cost;
 }
 
-std::uint64_t transformer_bytes(const format::WanDitConfig& config, int weight_bits) {
+std::uint64_t transformer_bytes(const format::Network& network, int weight_bits) {
     const auto count = [](const std::vector<std::int64_t>& shape) {
         return static_cast<std::uint64_t>(
             std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>()));
     };
     std::uint64_t bytes = 0;
-    for (const format::RequiredTensor& tensor : format::required_tensors(config)) {
-        bytes += 2 * count(tensor.shape);
-    }
+    for (const format::TensorSpec& tensor : network.tensors) bytes += 2 * count(tensor.shape);
     if (weight_bits >= 16) return bytes;
-    for (const format::BlockLinear& linear : format::block_linears(config)) {
-        const auto n = static_cast<std::uint64_t>(linear.out_features);
-        const auto k = static_cast<std::uint64_t>(linear.in_features);
-        bytes -= 2 * n * k;
-        bytes +=
-            4 * count(format::codes_shape(linear.out_features, linear.in_features, weight_bits));
-        bytes += 4 * n + 2 * n + 8 * k;  // scale, the bias as fp32, channel_scale, rotation_signs
+    for (const format::NetworkBlock& block : network.blocks) {
+        for (const format::LinearSpec& linear : linears_of(block)) {
+            const auto n = static_cast<std::uint64_t>(linear.out_features);
+            const auto k = static_cast<std::uint64_t>(linear.in_features);
+            bytes -= 2 * n * k;
+            bytes += 4 * count(format::codes_shape(linear.out_features, linear.in_features,
+                                                   weight_bits));
+            // scale, the bias as fp32, channel_scale, rotation_signs
+            bytes += 4 * n + 2 * n + 8 * k;
+        }
     }
     return bytes;
 }

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "format/model_config.hpp"
+#include "format/network.hpp"
 
 namespace quantsparse::bench {
 
@@ -18,6 +18,6 @@ StepCost fit_step_cost(double tokens_1, double seconds_1, double tokens_2, doubl
 
 /// Bytes of the transformer's file: block linears with `weight_bits` (16: two bytes a value) and
 /// what belongs to them, everything else with two bytes a value.
-std::uint64_t transformer_bytes(const format::WanDitConfig& config, int weight_bits);
+std::uint64_t transformer_bytes(const format::Network& network, int weight_bits);
 
 }  // namespace quantsparse::bench

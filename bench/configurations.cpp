@@ -5,7 +5,10 @@
 #include <fstream>
 #include <sstream>
 
-#include "format/config_json.hpp"
+#include "format/json_fields.hpp"
+#include "format/networks/registry.hpp"
+#include "pipeline/denoise.hpp"
+#include "pipeline/recipes.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::bench {
@@ -19,7 +22,7 @@ nlohmann::json read_config(const fs::path& file) {
     text << in.rdbuf();
     if (!in) {
         throw Error(ErrorCode::io,
-                    fmt::format("cannot read the configuration '{}': name wan-1.3b, wan-14b, a "
+                    fmt::format("can't read the configuration '{}': name wan-1.3b, wan-14b, a "
                                 "transformer's config.json or a diffusers folder",
                                 file.string()));
     }
@@ -29,42 +32,61 @@ nlohmann::json read_config(const fs::path& file) {
 }  // namespace
 
 format::ModelBundle configurations(const ModelOptions& options) {
-    format::ModelBundle bundle;
-    format::set_released_latent_statistics(bundle.vae_config);
-    bundle.weight_bits = options.weight_bits;
-    bundle.activation_bits = options.weight_bits < 16 ? options.activation_bits : 16;
-    auto& dit = bundle.transformer_config;
-    if (options.config == "wan-14b") {
-        dit.dim = 5120;
-        dit.ffn_dim = 13824;
-        dit.num_heads = 40;
-        dit.num_layers = 40;
-    } else if (options.config != "wan-1.3b") {
-        const fs::path path = options.config;
-        const bool folder = fs::is_directory(path);
-        const fs::path file = folder ? path / "transformer" / "config.json" : path;
-        dit = format::wan_dit_config_from_json(read_config(file), file.string());
-        if (folder) {
-            const fs::path text = path / "text_encoder" / "config.json";
-            const fs::path vae = path / "vae" / "config.json";
-            bundle.text_encoder_config =
-                format::umt5_config_from_json(read_config(text), text.string());
-            bundle.vae_config = format::wan_vae_config_from_json(read_config(vae), vae.string());
+    const auto described = [&]() -> format::ModelBundle {
+        for (const format::Architecture& architecture : format::architectures()) {
+            for (const auto& released : architecture.released) {
+                if (released.name == options.config) return released.describe();
+            }
         }
+        const fs::path path = options.config;
+        if (fs::is_directory(path)) return format::describe_model(path);
+        // A transformer's configuration; everything else is the first released model's.
+        const format::Architecture& architecture = format::architectures().front();
+        format::ModelBundle bundle = architecture.released.front().describe();
+        const format::Part& part = architecture.parts.front();
+        bundle.components[part.role].network =
+            format::network_kind(part.kind).describe(read_config(path), nullptr, path.string());
+        return bundle;
+    };
+    format::ModelBundle bundle = described();
+    if (options.weight_bits < 16) {
+        bundle.quantization.bits = {options.weight_bits, options.activation_bits};
     }
     return bundle;
 }
 
-Json config_json(const ModelOptions& options, const format::WanDitConfig& dit) {
-    return {{"name", options.config},
-            {"dim", dit.dim},
-            {"ffn_dim", dit.ffn_dim},
-            {"num_heads", dit.num_heads},
-            {"num_layers", dit.num_layers},
-            {"weight_bits", options.weight_bits},
-            {"activation_bits", options.weight_bits < 16 ? options.activation_bits : 16},
-            {"rotated", options.weight_bits < 16 && options.rotated},
-            {"storage", options.storage == Storage::half ? "half" : "fp32"}};
+const format::Component& transformer_of(const format::ModelBundle& bundle) {
+    return bundle.at(pipeline::recipe_of(bundle.architecture).experts.front().role);
+}
+
+models::DenoisingOptions transformer_options(const ModelOptions& options,
+                                             const format::ModelBundle& bundle,
+                                             const models::LatentShape& latent, int branches,
+                                             const attention::StepSchedule& schedule) {
+    models::DenoisingOptions result =
+        pipeline::denoising_options(transformer_of(bundle), bundle.quantization, latent, branches,
+                                    options.storage == Storage::half, &schedule);
+    result.transforms.rotated = result.transforms.scaled =
+        options.weight_bits < 16 && options.rotated;
+    return result;
+}
+
+models::LatentShape latent_of_tokens(const format::ModelBundle& bundle, int frames, int rows,
+                                     int columns) {
+    const format::NetworkGeometry& transformer = transformer_of(bundle).network.geometry;
+    return {transformer.in_channels, frames * transformer.patch[0], rows * transformer.patch[1],
+            columns * transformer.patch[2]};
+}
+
+Json config_json(const ModelOptions& options, const format::ModelBundle& bundle) {
+    const format::Network& network = transformer_of(bundle).network;
+    Json json = format::network_kind(network.kind).config_json(network);
+    json["name"] = options.config;
+    json["weight_bits"] = options.weight_bits;
+    json["activation_bits"] = options.weight_bits < 16 ? options.activation_bits : 16;
+    json["rotated"] = options.weight_bits < 16 && options.rotated;
+    json["storage"] = options.storage == Storage::half ? "half" : "fp32";
+    return json;
 }
 
 std::string bits_text(const ModelOptions& options) {

@@ -3,16 +3,31 @@
 
 #include <string>
 
-#include "format/checkpoint.hpp"
+#include "attention/step_schedule.hpp"
+#include "format/model_bundle.hpp"
 #include "model.hpp"
+#include "models/denoising_network.hpp"
 #include "report.hpp"
 
 namespace quantsparse::bench {
 
-/// The three networks' configurations; no weights are opened. Throws Error(io|bad_file).
+/// The networks' configurations; no weights are opened. Throws Error(io|bad_file).
 format::ModelBundle configurations(const ModelOptions& options);
 
-Json config_json(const ModelOptions& options, const format::WanDitConfig& dit);
+/// Of the model's first transformer.
+const format::Component& transformer_of(const format::ModelBundle& bundle);
+
+/// How that transformer is run with random weights: with what calibrated ones have beside them.
+models::DenoisingOptions transformer_options(const ModelOptions& options,
+                                             const format::ModelBundle& bundle,
+                                             const models::LatentShape& latent, int branches,
+                                             const attention::StepSchedule& schedule);
+
+/// Latents of a grid of tokens.
+models::LatentShape latent_of_tokens(const format::ModelBundle& bundle, int frames, int rows,
+                                     int columns);
+
+Json config_json(const ModelOptions& options, const format::ModelBundle& bundle);
 
 /// "W4A8, rotated"
 std::string bits_text(const ModelOptions& options);

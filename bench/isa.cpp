@@ -10,7 +10,7 @@
 #include "isa_code.hpp"
 #include "isa_prediction.hpp"
 #include "kernel_cases.hpp"
-#include "pipeline/stages.hpp"
+#include "pipeline/stage.hpp"
 #include "quantsparse/error.hpp"
 #include "report.hpp"
 

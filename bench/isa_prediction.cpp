@@ -8,8 +8,8 @@
 #include "attention/step_schedule.hpp"
 #include "configurations.hpp"
 #include "isa_code.hpp"
-#include "models/wan_dit.hpp"
-#include "pipeline/stages.hpp"
+#include "models/registry.hpp"
+#include "pipeline/stage.hpp"
 
 namespace quantsparse::bench {
 namespace {
@@ -93,14 +93,16 @@ class Predictor {
         const std::vector<float> sigmas(
             static_cast<std::size_t>(2 * model.attention.refresh_interval), 1.0f);
         const attention::StepSchedule schedule(model.attention, sigmas);
-        auto options = pipeline::dit_options(
-            bundle, {bundle.transformer_config.in_dim, 21, 60, 104}, 1, false, &schedule);
+        // 832x480 with 81 frames has a latent of 21x60x104.
+        const models::LatentShape latent{transformer_of(bundle).network.geometry.in_channels, 21,
+                                         60, 104};
+        auto options = transformer_options(model, bundle, latent, 1, schedule);
         options.layers = 1;
-        options.transforms.rotated = options.transforms.scaled = c.weight_bits < 16;
         program::Program program(pipeline::device_limits(device_));
-        const models::WanDit dit(program, options);
+        const format::Network& network = transformer_of(bundle).network;
+        const auto dit = models::denoising_kind(network).make(program, network, options);
         const std::uint32_t phase =
-            dit.step_phase(0, c.density < 1 ? StepKind::sparse : StepKind::dense);
+            dit->step_phase(0, c.density < 1 ? StepKind::sparse : StepKind::dense);
         StepTime time;
         for (const program::Operation& operation : program.operations()) {
             if (operation.phase != phase) continue;
@@ -149,7 +151,8 @@ Json predict_steps(vulkan::Device& device, const std::string& family) {
     for (const char* config : {"wan-1.3b", "wan-14b"}) {
         ModelOptions model;
         model.config = config;
-        const int layers = configurations(model).transformer_config.num_layers;
+        const format::ModelBundle bundle = configurations(model);
+        const int layers = static_cast<int>(transformer_of(bundle).network.blocks.size());
         double first = 0;
         for (const Case& c : kCases) {
             const StepTime block = predictor.block(config, c);

@@ -11,7 +11,7 @@
 #include "kernel_cases.hpp"
 #include "measure.hpp"
 #include "peak.hpp"
-#include "pipeline/stages.hpp"
+#include "pipeline/stage.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::bench {

@@ -5,38 +5,42 @@
 
 #include "attention/step_schedule.hpp"
 #include "configurations.hpp"
-#include "pipeline/stages.hpp"
+#include "format/clip_geometry.hpp"
+#include "pipeline/planning.hpp"
 #include "quantsparse/error.hpp"
 #include "report.hpp"
 
 namespace quantsparse::bench {
 namespace {
 
-pipeline::LatentShape latent_shape(const ModelOptions& options, const format::ModelBundle& bundle) {
-    const auto& dit = bundle.transformer_config;
-    const int cell = models::spatial_factor(bundle.vae_config);
-    const int step_y = cell * dit.patch_size[1], step_x = cell * dit.patch_size[2];
-    const int step_t = models::temporal_factor(bundle.vae_config);
-    if (options.width % step_x || options.height % step_y) {
+models::LatentShape latent_shape(const ModelOptions& options,
+                                 const format::ClipGeometry& geometry) {
+    if (options.width % geometry.width_multiple() || options.height % geometry.height_multiple()) {
         throw Error(
             ErrorCode::invalid_argument,
             fmt::format("--size {}x{}: the width must be a multiple of {}, the height of {}",
-                        options.width, options.height, step_x, step_y));
+                        options.width, options.height, geometry.width_multiple(),
+                        geometry.height_multiple()));
     }
-    if ((options.frames - 1) % step_t) {
-        throw Error(ErrorCode::invalid_argument,
-                    fmt::format("--frames {}: use {}n + 1, for example {}", options.frames, step_t,
-                                (options.frames - 1) / step_t * step_t + 1));
+    if (!geometry.fits_frames(options.frames)) {
+        throw Error(
+            ErrorCode::invalid_argument,
+            fmt::format("--frames {}: use {}n + 1, for example {}", options.frames, geometry.time,
+                        (options.frames - 1) / geometry.time * geometry.time + 1));
     }
-    return {dit.in_dim, (options.frames - 1) / step_t + 1, options.height / cell,
-            options.width / cell};
+    const auto [channels, frames, height, width] =
+        geometry.latent(options.width, options.height, options.frames);
+    return {channels, frames, height, width};
 }
 
 }  // namespace
 
 void run_model_plan(const ModelOptions& options) {
     const format::ModelBundle bundle = configurations(options);
-    const pipeline::LatentShape latent = latent_shape(options, bundle);
+    const auto& recipe = pipeline::recipe_of(bundle.architecture);
+    const format::ClipGeometry geometry =
+        format::clip_geometry(transformer_of(bundle).network, bundle.network(recipe.vae));
+    const models::LatentShape latent = latent_shape(options, geometry);
     program::Limits limits;
     std::uint64_t budget = options.device.memory_limit;
     std::string device_name = "none: limits of 128 MiB a binding, 2 GiB an allocation";
@@ -54,13 +58,12 @@ void run_model_plan(const ModelOptions& options) {
     AttentionParameters attention = options.attention;
     attention.dense_steps = attention::resolved_dense_steps(attention, kSteps);
     const attention::StepSchedule schedule(attention, sigmas);
-    auto dit_options = pipeline::dit_options(bundle, latent, branches,
-                                             options.storage == Storage::half, &schedule);
-    dit_options.transforms.rotated = dit_options.transforms.scaled =
-        options.weight_bits < 16 && options.rotated;
-    const auto [plan, residency, tile] = pipeline::plan_stages(limits, bundle, dit_options, budget);
-    const auto& patch = bundle.transformer_config.patch_size;
-    const int tokens = latent.frames * (latent.height / patch[1]) * (latent.width / patch[2]);
+    const std::vector<models::DenoisingOptions> transformers(
+        recipe.experts.size(), transformer_options(options, bundle, latent, branches, schedule));
+    const auto [plan, residency, tile] =
+        pipeline::plan_stages(limits, bundle, transformers, budget);
+    const int tokens =
+        geometry.tokens({latent.channels, latent.frames, latent.height, latent.width});
 
     fmt::print("device {}\n", device_name);
     fmt::print("{}, {}, {}x{}, {} frames, {} tokens, {} branch{}\n", options.config,
@@ -101,7 +104,7 @@ void run_model_plan(const ModelOptions& options) {
                    bytes_text(plan.least_bytes));
     }
     if (options.json.empty()) return;
-    write_json(options.json, {{"config", config_json(options, bundle.transformer_config)},
+    write_json(options.json, {{"config", config_json(options, bundle)},
                               {"width", options.width},
                               {"height", options.height},
                               {"frames", options.frames},

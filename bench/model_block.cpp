@@ -21,7 +21,6 @@ std::string attention_text(const AttentionParameters& a) {
 }  // namespace
 
 void run_model_block(const ModelOptions& options) {
-    const auto config = configurations(options).transformer_config;
     Device device(options.device);
     if (options.profile && !device.info().timestamps) {
         throw Error(ErrorCode::unsupported,
@@ -48,7 +47,7 @@ void run_model_block(const ModelOptions& options) {
     }
     block.check_finite();
 
-    Json json = {{"config", config_json(options, config)},
+    Json json = {{"config", config_json(options, configurations(options))},
                  {"tokens", options.tokens},
                  {"grid", {grid.frames, grid.rows, grid.columns}},
                  {"layers", options.layers},

@@ -1,22 +1,21 @@
 #include "peak.hpp"
 
 #include <fmt/format.h>
+#include <shaders/peak.hpp>
 
 #include <algorithm>
 #include <bit>
 
 #include "kernels/copy.hpp"
 #include "measure.hpp"
-#include "pipeline/stages.hpp"
+#include "pipeline/stage.hpp"
 
 namespace quantsparse::bench {
 namespace {
 
 using shaders::ShaderId;
 
-struct Push {
-    std::uint32_t steps, factor, offset;
-};
+using Push = shaders::peak::Push;
 
 /// Long enough that starting the work does not show, short enough for any driver's patience.
 constexpr double kWantedMs = 40;

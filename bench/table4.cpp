@@ -9,8 +9,8 @@
 #include "clip_cost.hpp"
 #include "configurations.hpp"
 #include "html_report.hpp"
-#include "models/wan_dit.hpp"
-#include "pipeline/stages.hpp"
+#include "models/registry.hpp"
+#include "pipeline/stage.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::bench {
@@ -71,20 +71,18 @@ std::vector<Row> rows_of(const Table4Options& options) {
 /// Of the whole transformer at the clip's size; nothing is allocated.
 StagePlan plan_of(const ModelOptions& model, int tokens, const program::Limits& limits) {
     const format::ModelBundle bundle = configurations(model);
-    const auto& config = bundle.transformer_config;
     const TokenGrid grid = token_grid(tokens);
-    const pipeline::LatentShape latent{config.in_dim, grid.frames, grid.rows * config.patch_size[1],
-                                       grid.columns * config.patch_size[2]};
+    const models::LatentShape latent =
+        latent_of_tokens(bundle, grid.frames, grid.rows, grid.columns);
     const std::vector<float> sigmas(static_cast<std::size_t>(2 * model.attention.refresh_interval),
                                     1.0f);
     AttentionParameters attention = model.attention;
     attention.dense_steps = 0;
     const attention::StepSchedule schedule(attention, sigmas);
-    auto options =
-        pipeline::dit_options(bundle, latent, kBranches, model.storage == Storage::half, &schedule);
-    options.transforms.rotated = options.transforms.scaled = model.weight_bits < 16;
+    const format::Network& network = transformer_of(bundle).network;
     program::Program program(limits);
-    const models::WanDit dit(program, options);
+    const auto dit = models::denoising_kind(network).make(
+        program, network, transformer_options(model, bundle, latent, kBranches, schedule));
     return pipeline::stage_plan("dit", program);
 }
 
@@ -287,12 +285,14 @@ Json json_of(const std::vector<Row>& rows, const Table4Options& options, const D
 void run_table4(const Table4Options& options) {
     Device device(options.device);
     std::vector<Row> rows = rows_of(options);
-    const format::WanDitConfig config = configurations(rows[0].model).transformer_config;
+    const format::ModelBundle bundle = configurations(rows[0].model);
+    const format::Network& network = transformer_of(bundle).network;
+    const int layers = static_cast<int>(network.blocks.size());
     const program::Limits limits = pipeline::device_limits(device.internal());
     fmt::print("device {} ({}), arithmetic {}\n", device.info().name, device.info().driver,
                arithmetic_name(device.arithmetic()));
     for (Row& row : rows) {
-        row.storage_bytes = transformer_bytes(config, row.model.weight_bits);
+        row.storage_bytes = transformer_bytes(network, row.model.weight_bits);
         row.memory = plan_of(row.model, options.clip_tokens, limits);
     }
     bool together = true;
@@ -300,7 +300,7 @@ void run_table4(const Table4Options& options) {
         together &= measure(device, rows, size, size ? options.tokens : options.tokens / 2,
                             options.repeats);
     }
-    evaluate(rows, options, config.num_layers);
+    evaluate(rows, options, layers);
 
     std::vector<std::string> notes = {
         fmt::format(
@@ -313,8 +313,8 @@ void run_table4(const Table4Options& options) {
                     together ? " in turns" : ", in turns as far as memory allows"),
         fmt::format("Clip: EXTRAPOLATED to {} tokens, {} layers, {} steps and {} branches from "
                     "blocks of {} and {} tokens as a n + b n^2.",
-                    options.clip_tokens, config.num_layers, options.steps, kBranches,
-                    options.tokens / 2, options.tokens)};
+                    options.clip_tokens, layers, options.steps, kBranches, options.tokens / 2,
+                    options.tokens)};
     for (const Row& row : rows) {
         if (row.ssar_adds.empty()) continue;
         notes.push_back(
@@ -339,7 +339,7 @@ void run_table4(const Table4Options& options) {
     fmt::print("\n");
     for (const std::string& note : notes) fmt::print("{}\n", note);
     if (!options.json.empty()) {
-        write_json(options.json, json_of(rows, options, device, config.num_layers, together));
+        write_json(options.json, json_of(rows, options, device, layers, together));
     }
     if (!options.html.empty()) write_html(rows, options, device, notes, cells);
 }

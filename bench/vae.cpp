@@ -6,10 +6,11 @@
 #include <chrono>
 #include <numeric>
 
-#include "format/checkpoint.hpp"
+#include "format/model_bundle.hpp"
 #include "measure.hpp"
 #include "picture_reader.hpp"
-#include "pipeline/stages.hpp"
+#include "pipeline/decode.hpp"
+#include "pipeline/recipes.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::bench {
@@ -25,7 +26,7 @@ struct Pictures {
     std::vector<std::uint8_t> rgb;
 };
 
-Pictures read_clip(const fs::path& folder, const format::WanVaeConfig& config) {
+Pictures read_clip(const fs::path& folder, const format::NetworkGeometry& vae) {
     Pictures clip;
     for (const fs::path& file : video::pictures_in(folder)) {
         const video::PicturePixels picture = video::read_picture(file);
@@ -41,7 +42,7 @@ Pictures read_clip(const fs::path& folder, const format::WanVaeConfig& config) {
         clip.rgb.insert(clip.rgb.end(), picture.rgb.begin(), picture.rgb.end());
         ++clip.frames;
     }
-    const int cell = models::spatial_factor(config), step = models::temporal_factor(config);
+    const int cell = vae.space, step = vae.time;
     if ((clip.frames - 1) % step || clip.width % cell || clip.height % cell) {
         throw Error(ErrorCode::invalid_argument,
                     fmt::format("'{}' holds {} pictures of {}x{}: the autoencoder takes {}n + 1 "
@@ -78,6 +79,7 @@ double psnr_of(const Pictures& original, std::span<const std::uint8_t> decoded) 
 void run_vae(const VaeOptions& options) {
     using Clock = std::chrono::steady_clock;
     const format::ModelBundle bundle = format::open_model(options.model);
+    const format::Component& vae = bundle.at(pipeline::recipe_of(bundle.architecture).vae);
     Device device(options.device);
     fmt::print("device {} ({})\n", device.info().name, device.info().driver);
     const pipeline::StageOptions stage;
@@ -85,14 +87,14 @@ void run_vae(const VaeOptions& options) {
     Json clips = Json::array();
     const auto start = Clock::now();
     for (const fs::path& folder : options.clips) {
-        const Pictures original = read_clip(folder, bundle.vae_config);
-        const models::Clip latents = pipeline::encode_video(device.internal(), bundle.vae_config,
-                                                            *bundle.vae, to_clip(original), stage);
-        const auto tile = pipeline::choose_vae_tile(
-            pipeline::device_limits(device.internal()), bundle.vae_config, latents.height,
-            latents.width, device.internal().memory_budget());
-        const auto decoded = pipeline::to_rgb8(pipeline::decode_latents(
-            device.internal(), bundle.vae_config, *bundle.vae, latents, tile, stage));
+        const Pictures original = read_clip(folder, vae.network.geometry);
+        const models::Clip latents =
+            pipeline::encode_video(device.internal(), vae, to_clip(original), stage);
+        const auto tile = pipeline::choose_vae_tile(pipeline::device_limits(device.internal()),
+                                                    vae.network, latents.height, latents.width,
+                                                    device.internal().memory_budget());
+        const auto decoded = pipeline::to_rgb8(
+            pipeline::decode_latents(device.internal(), vae, latents, tile, stage));
         decibels.push_back(psnr_of(original, decoded));
         const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
         const std::size_t left = options.clips.size() - decibels.size();

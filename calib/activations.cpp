@@ -9,78 +9,30 @@
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::calib {
-namespace {
-
-std::string tensor_name(int block, InputGroup group, const char* what) {
-    return fmt::format("blocks.{}.{}.{}", block, name_of(group), what);
-}
-
-}  // namespace
-
-const char* name_of(InputGroup group) {
-    switch (group) {
-        case InputGroup::self_qkv:
-            return "self_qkv";
-        case InputGroup::self_o:
-            return "self_o";
-        case InputGroup::cross_q:
-            return "cross_q";
-        case InputGroup::cross_kv:
-            return "cross_kv";
-        case InputGroup::cross_o:
-            return "cross_o";
-        case InputGroup::ffn_0:
-            return "ffn_0";
-        case InputGroup::ffn_2:
-            return "ffn_2";
-    }
-    return "?";
-}
-
-int input_width(InputGroup group, const format::WanDitConfig& config) {
-    return group == InputGroup::ffn_2 ? config.ffn_dim : config.dim;
-}
-
-std::vector<std::string> linears_of(InputGroup group, int block) {
-    const auto name = [&](const char* linear) {
-        return fmt::format("blocks.{}.{}", block, linear);
-    };
-    switch (group) {
-        case InputGroup::self_qkv:
-            return {name("self_attn.q"), name("self_attn.k"), name("self_attn.v")};
-        case InputGroup::self_o:
-            return {name("self_attn.o")};
-        case InputGroup::cross_q:
-            return {name("cross_attn.q")};
-        case InputGroup::cross_kv:
-            return {name("cross_attn.k"), name("cross_attn.v")};
-        case InputGroup::cross_o:
-            return {name("cross_attn.o")};
-        case InputGroup::ffn_0:
-            return {name("ffn.0")};
-        case InputGroup::ffn_2:
-            return {name("ffn.2")};
-    }
-    return {};
-}
-
-CollectedActivations::CollectedActivations(const format::WanDitConfig& config)
-    : groups_(static_cast<std::size_t>(config.num_layers) * kInputGroups.size()) {
-    for (int block = 0; block < config.num_layers; ++block) {
-        for (const auto which : kInputGroups) {
-            auto& entry = group(block, which);
-            entry.width = input_width(which, config);
-            entry.absmax.assign(static_cast<std::size_t>(entry.width), 0.0f);
+CollectedActivations::CollectedActivations(const format::Network& network) {
+    for (const auto& block : network.blocks) {
+        prefixes_.push_back(block.prefix);
+        for (const auto& group : block.groups) {
+            GroupActivations entry;
+            entry.width = group.width;
+            entry.absmax.assign(static_cast<std::size_t>(group.width), 0.0f);
+            groups_.emplace_back(block.prefix + group.name, std::move(entry));
         }
     }
 }
 
-GroupActivations& CollectedActivations::group(int block, InputGroup which) {
-    return groups_.at(static_cast<std::size_t>(block) * kInputGroups.size() +
-                      static_cast<std::size_t>(which));
+GroupActivations& CollectedActivations::group(int block, std::string_view which) {
+    const auto name = prefixes_.at(static_cast<std::size_t>(block)) + std::string(which);
+    const auto found = std::find_if(groups_.begin(), groups_.end(),
+                                    [&](const auto& entry) { return entry.first == name; });
+    if (found == groups_.end()) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("no activations were collected for '{}'", name));
+    }
+    return found->second;
 }
 
-const GroupActivations& CollectedActivations::group(int block, InputGroup which) const {
+const GroupActivations& CollectedActivations::group(int block, std::string_view which) const {
     return const_cast<CollectedActivations*>(this)->group(block, which);
 }
 
@@ -107,7 +59,7 @@ Observation observe_rows(std::span<const float> rows, int width, int keep, std::
     return result;
 }
 
-void CollectedActivations::add(int block, InputGroup which, const Observation& observation) {
+void CollectedActivations::add(int block, std::string_view which, const Observation& observation) {
     auto& entry = group(block, which);
     for (std::size_t i = 0; i < entry.absmax.size(); ++i) {
         entry.absmax[i] += observation.absmax.at(i);
@@ -117,7 +69,7 @@ void CollectedActivations::add(int block, InputGroup which, const Observation& o
 }
 
 void CollectedActivations::finish() {
-    for (auto& entry : groups_) {
+    for (auto& [name, entry] : groups_) {
         for (auto& value : entry.absmax) {
             value /= static_cast<float>(std::max(entry.forwards, 1));
         }
@@ -129,29 +81,20 @@ void CollectedActivations::save(const std::filesystem::path& path,
     using format::DType;
     format::SafetensorsWriter writer(path);
     writer.set_metadata("fingerprint", fingerprint);
-    const int blocks = static_cast<int>(groups_.size() / kInputGroups.size());
-    const auto for_each = [&](const auto& action) {
-        for (int block = 0; block < blocks; ++block) {
-            for (const auto which : kInputGroups) {
-                action(block, which, group(block, which));
-            }
-        }
-    };
-    for_each([&](int block, InputGroup which, const GroupActivations& entry) {
-        writer.declare(tensor_name(block, which, "absmax"), DType::f32, {entry.width});
-        writer.declare(tensor_name(block, which, "rows"), DType::f32,
-                       {entry.row_count(), entry.width});
-    });
-    for_each([&](int block, InputGroup which, const GroupActivations& entry) {
-        writer.write(tensor_name(block, which, "absmax"), std::as_bytes(std::span(entry.absmax)));
-        writer.write(tensor_name(block, which, "rows"), std::as_bytes(std::span(entry.rows)));
-    });
+    for (const auto& [name, entry] : groups_) {
+        writer.declare(name + ".absmax", DType::f32, {entry.width});
+        writer.declare(name + ".rows", DType::f32, {entry.row_count(), entry.width});
+    }
+    for (const auto& [name, entry] : groups_) {
+        writer.write(name + ".absmax", std::as_bytes(std::span(entry.absmax)));
+        writer.write(name + ".rows", std::as_bytes(std::span(entry.rows)));
+    }
     writer.finish();
 }
 
 std::optional<CollectedActivations> CollectedActivations::load(const std::filesystem::path& path,
                                                                const std::string& fingerprint,
-                                                               const format::WanDitConfig& config) {
+                                                               const format::Network& network) {
     if (!std::filesystem::exists(path)) {
         return std::nullopt;
     }
@@ -161,13 +104,10 @@ std::optional<CollectedActivations> CollectedActivations::load(const std::filesy
         if (found == file.metadata().end() || found->second != fingerprint) {
             return std::nullopt;
         }
-        CollectedActivations result(config);
-        for (int block = 0; block < config.num_layers; ++block) {
-            for (const auto which : kInputGroups) {
-                auto& entry = result.group(block, which);
-                entry.absmax = format::to_float(file.at(tensor_name(block, which, "absmax")));
-                entry.rows = format::to_float(file.at(tensor_name(block, which, "rows")));
-            }
+        CollectedActivations result(network);
+        for (auto& [name, entry] : result.groups_) {
+            entry.absmax = format::to_float(file.at(name + ".absmax"));
+            entry.rows = format::to_float(file.at(name + ".rows"));
         }
         return result;
     } catch (const Error&) {

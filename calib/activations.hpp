@@ -2,29 +2,18 @@
 // input channel gets and a bounded sample of input rows. No Torch here.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
-#include "format/model_config.hpp"
+#include "format/network.hpp"
 
 namespace quantsparse::calib {
-
-/// Linears of a block that read the same rows, so that they share channel scale and rotation.
-enum class InputGroup { self_qkv, self_o, cross_q, cross_kv, cross_o, ffn_0, ffn_2 };
-inline constexpr std::array kInputGroups = {
-    InputGroup::self_qkv, InputGroup::self_o, InputGroup::cross_q, InputGroup::cross_kv,
-    InputGroup::cross_o,  InputGroup::ffn_0,  InputGroup::ffn_2};
-
-const char* name_of(InputGroup group);
-/// Input width of the group's linears.
-int input_width(InputGroup group, const format::WanDitConfig& config);
-/// Names of the group's linears, with their block: "blocks.3.self_attn.q"...
-std::vector<std::string> linears_of(InputGroup group, int block);
 
 struct GroupActivations {
     std::vector<float> absmax;  ///< per channel: largest of a forward, averaged over the forwards
@@ -47,12 +36,12 @@ Observation observe_rows(std::span<const float> rows, int width, int keep, std::
 class CollectedActivations {
   public:
     CollectedActivations() = default;
-    explicit CollectedActivations(const format::WanDitConfig& config);
+    explicit CollectedActivations(const format::Network& network);
 
-    GroupActivations& group(int block, InputGroup group);
-    const GroupActivations& group(int block, InputGroup group) const;
+    GroupActivations& group(int block, std::string_view group);
+    const GroupActivations& group(int block, std::string_view group) const;
 
-    void add(int block, InputGroup group, const Observation& observation);
+    void add(int block, std::string_view group, const Observation& observation);
     /// Turns sums of maxima into averages; to be called once, after the last add().
     void finish();
 
@@ -60,10 +49,12 @@ class CollectedActivations {
     /// Nothing when the file is missing, unreadable, or of another calibration.
     static std::optional<CollectedActivations> load(const std::filesystem::path& path,
                                                     const std::string& fingerprint,
-                                                    const format::WanDitConfig& config);
+                                                    const format::Network& network);
 
   private:
-    std::vector<GroupActivations> groups_;  ///< [blocks * groups]
+    /// By "<block prefix><group>", in the network's order.
+    std::vector<std::pair<std::string, GroupActivations>> groups_;
+    std::vector<std::string> prefixes_;  ///< of the blocks
 };
 
 }  // namespace quantsparse::calib

@@ -22,6 +22,9 @@ std::vector<T> raw_values(const format::TensorView& view) {
 json to_json(const QuantizedLinear& linear) {
     const auto& report = linear.report;
     return {{"name", linear.name},
+            {"group", linear.group},
+            {"weight_bits", linear.bits.weights},
+            {"activation_bits", linear.bits.activations},
             {"out_features", linear.out_features},
             {"in_features", linear.in_features},
             {"weight_snr_db", report.weight_snr_db},
@@ -58,7 +61,7 @@ QuantizedLinear read_linear(const File& file, const std::string& name, int out_f
 }  // namespace
 
 void save_block(const std::filesystem::path& path, const std::vector<QuantizedLinear>& linears,
-                int bits, const std::string& fingerprint) {
+                const std::string& fingerprint) {
     format::SafetensorsWriter writer(path);
     writer.set_metadata("fingerprint", fingerprint);
     auto reports = json::array();
@@ -69,7 +72,7 @@ void save_block(const std::filesystem::path& path, const std::vector<QuantizedLi
             writer.declare(linear.name + part, dtype, shape);
         };
         declare(".codes", DType::u32,
-                format::codes_shape(linear.out_features, linear.in_features, bits));
+                format::codes_shape(linear.out_features, linear.in_features, linear.bits.weights));
         declare(".scale", DType::f32, {linear.out_features});
         declare(".bias", DType::f32, {linear.out_features});
         declare(".channel_scale", DType::f32, {linear.in_features});
@@ -104,14 +107,20 @@ void save_block(const std::filesystem::path& path, const std::vector<QuantizedLi
     writer.finish();
 }
 
-std::vector<QuantizedLinear> stored_linears(const format::Checkpoint& transformer,
-                                            const format::WanDitConfig& config, int block) {
+std::vector<QuantizedLinear> stored_linears(const format::Component& transformer,
+                                            const format::Quantization& quantization, int block) {
+    const auto& described = transformer.network.blocks.at(static_cast<std::size_t>(block));
     std::vector<QuantizedLinear> linears;
-    for (const auto group : kInputGroups) {
-        for (const auto& name : linears_of(group, block)) {
-            linears.push_back(read_linear(transformer, name,
-                                          name.ends_with("ffn.0") ? config.ffn_dim : config.dim,
-                                          input_width(group, config)));
+    for (const auto& group : described.groups) {
+        const auto bits = quantization.of(described, group);
+        if (!bits.quantized()) {
+            continue;
+        }
+        for (const auto& linear : linears_of(described, group)) {
+            linears.push_back(read_linear(*transformer.checkpoint, linear.name, linear.out_features,
+                                          linear.in_features));
+            linears.back().group = group.name;
+            linears.back().bits = bits;
         }
     }
     return linears;
@@ -131,6 +140,8 @@ std::vector<QuantizedLinear> load_block(const std::filesystem::path& path,
         for (const auto& entry : json::parse(file.metadata().at("linears"))) {
             auto linear = read_linear(file, entry.at("name"), entry.at("out_features"),
                                       entry.at("in_features"));
+            linear.group = entry.at("group");
+            linear.bits = {entry.at("weight_bits"), entry.at("activation_bits")};
             linear.report = {linear.name, entry.at("weight_snr_db"), entry.at("output_snr_db"),
                              entry.at("alpha"), entry.at("mean_gamma")};
             linears.push_back(std::move(linear));

@@ -11,15 +11,15 @@
 namespace quantsparse::calib {
 
 void save_block(const std::filesystem::path& path, const std::vector<QuantizedLinear>& linears,
-                int bits, const std::string& fingerprint);
+                const std::string& fingerprint);
 
 /// The linears in the order they were saved in; empty when the file is missing, damaged or of
 /// another run.
 std::vector<QuantizedLinear> load_block(const std::filesystem::path& path,
                                         const std::string& fingerprint);
 
-/// The linears of a block as a model file holds them, without reports.
-std::vector<QuantizedLinear> stored_linears(const format::Checkpoint& transformer,
-                                            const format::WanDitConfig& config, int block);
+/// The quantised linears of a block as a model file holds them, without reports.
+std::vector<QuantizedLinear> stored_linears(const format::Component& transformer,
+                                            const format::Quantization& quantization, int block);
 
 }  // namespace quantsparse::calib

@@ -13,9 +13,11 @@
 #include "calib/collect.hpp"
 #include "calib/convert_pth.hpp"
 #include "calib/linear_algebra.hpp"
-#include "calib/networks.hpp"
 #include "calib/progress.hpp"
+#include "calib/registry.hpp"
 #include "calib/write_model.hpp"
+#include "format/safetensors.hpp"
+#include "format/text.hpp"
 #include "quantsparse/error.hpp"
 #include "quantsparse/version.hpp"
 
@@ -32,6 +34,21 @@ using nlohmann::json;
 void check_range(const char* name, int value, int lowest, int highest) {
     if (value < lowest || value > highest) {
         refuse(fmt::format("{} {} is out of range; give {} to {}", name, value, lowest, highest));
+    }
+}
+
+void check_bits(const format::LinearBits& bits) {
+    const int weights = bits.weights;
+    const int activations = bits.activations;
+    if (weights != 4 && weights != 6 && weights != 8 && weights != 16) {
+        refuse(fmt::format("{}-bit weights are not supported; use 4, 6, 8 or 16", weights));
+    }
+    if (activations != 6 && activations != 8 && activations != 16) {
+        refuse(fmt::format("{}-bit activations are not supported; use 6, 8 or 16", activations));
+    }
+    if ((weights == 16) != (activations == 16)) {
+        refuse(fmt::format("{}-bit weights do not go with {}-bit activations; 16 goes with 16 only",
+                           weights, activations));
     }
 }
 
@@ -65,13 +82,21 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
                                 static_cast<int>(learning.attention),
                                 learning.density};
     }
+    json networks;
+    for (const auto& [role, component] : model.components) {
+        networks[role] = file_identity(component.checkpoint->path());
+    }
+    json group_bits;
+    for (const auto& [group, bits] : options.group_bits) {
+        group_bits[group] = {bits.weights, bits.activations};
+    }
     return json{{"tool", kVersion},
                 {"method", settings},
                 {"samples", {training_count(options), clip_count(options)}},
-                {"transformer", file_identity(model.transformer->path())},
-                {"text_encoder", file_identity(model.text_encoder->path())},
+                {"networks", networks},
                 {"weight_bits", options.weight_bits},
                 {"activation_bits", options.activation_bits},
+                {"group_bits", group_bits},
                 {"steps", options.steps},
                 {"seed", options.seed},
                 {"kept_rows", options.kept_rows},
@@ -81,16 +106,54 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
         .dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
+/// What stays in floating point of a transformer: what is in no block, and the blocks' own tensors.
+json high_precision_of(const format::Network& network) {
+    std::vector<std::string> names;
+    for (const auto& tensor : network.tensors) {
+        const bool in_block =
+            std::any_of(network.blocks.begin(), network.blocks.end(),
+                        [&](const auto& block) { return tensor.name.starts_with(block.prefix); });
+        const auto name = tensor.name.substr(0, tensor.name.find('.'));
+        if (!in_block && std::find(names.begin(), names.end(), name) == names.end()) {
+            names.push_back(name);
+        }
+    }
+    names.insert(names.end(), {"norms", "biases", "modulation"});
+    return names;
+}
+
+json block_record(const BlockReport& report, std::span<const LinearReport> reports) {
+    json linears = json::array();
+    double noise = 0;
+    for (const auto& linear : reports) {
+        linears.push_back({{"name", linear.name},
+                           {"weight_snr_db", std::round(linear.weight_snr_db * 100) / 100},
+                           {"output_snr_db", std::round(linear.output_snr_db * 100) / 100},
+                           {"alpha", std::round(linear.alpha * 10) / 10},
+                           {"mean_gamma", std::round(linear.mean_gamma * 1000) / 1000}});
+        noise += std::pow(10.0, -linear.output_snr_db / 10.0) / static_cast<double>(reports.size());
+    }
+    return {{"loss", noise},  // mean over the linears of |error|^2 / |output|^2
+            {"own_error", report.errors.own},
+            {"prefix_error", report.errors.prefix},
+            {"map_error", report.errors.full_map},
+            {"linears", linears}};
+}
+
 /// The calibration as the model file records it.
-std::string quantization_record(const CalibrationOptions& options, const ClipSize& size,
-                                const std::vector<LinearReport>& reports,
-                                const std::vector<BlockReport>& block_reports, double seconds) {
+std::string quantization_record(const CalibrationOptions& options, const format::Network& network,
+                                const ClipSize& size, const CalibrationSummary& summary,
+                                double seconds) {
     json record = {{"weight_bits", options.weight_bits},
                    {"activation_bits", options.activation_bits},
                    {"method", options.weight_bits == 16 ? "none" : options.preset},
                    {"tool", fmt::format("quantsparse-calibrate {}", kVersion)}};
     if (options.weight_bits == 16) {
         return record.dump();
+    }
+    for (const auto& [group, bits] : options.group_bits) {
+        record["groups"][group] = {{"weight_bits", bits.weights},
+                                   {"activation_bits", bits.activations}};
     }
     record["granularity"] = {{"weights", "symmetric, per output channel"},
                              {"activations", "symmetric, per token, dynamic"}};
@@ -99,29 +162,12 @@ std::string quantization_record(const CalibrationOptions& options, const ClipSiz
     record["smoothing"] = name_of(method.scale);
     record["bias_correction"] = method.correct_bias;
     record["distillation"] = name_of(method.distill);
-    record["high_precision"] = {"patch_embedding", "text_embedding", "time_embedding",
-                                "time_projection", "head",           "norms",
-                                "biases",          "modulation"};
+    record["high_precision"] = high_precision_of(network);
     json blocks = json::array();
-    constexpr std::size_t kPerBlock = 10;
-    for (std::size_t start = 0; start + kPerBlock <= reports.size(); start += kPerBlock) {
-        json linears = json::array();
-        double noise = 0;
-        for (std::size_t i = start; i < start + kPerBlock; ++i) {
-            const auto& report = reports[i];
-            linears.push_back({{"name", report.name},
-                               {"weight_snr_db", std::round(report.weight_snr_db * 100) / 100},
-                               {"output_snr_db", std::round(report.output_snr_db * 100) / 100},
-                               {"alpha", std::round(report.alpha * 10) / 10},
-                               {"mean_gamma", std::round(report.mean_gamma * 1000) / 1000}});
-            noise += std::pow(10.0, -report.output_snr_db / 10.0) / kPerBlock;
-        }
-        const auto& errors = block_reports.at(start / kPerBlock).errors;
-        blocks.push_back({{"loss", noise},  // mean over the linears of |error|^2 / |output|^2
-                          {"own_error", errors.own},
-                          {"prefix_error", errors.prefix},
-                          {"map_error", errors.full_map},
-                          {"linears", linears}});
+    std::span<const LinearReport> reports(summary.reports);
+    for (const auto& block : summary.blocks) {
+        blocks.push_back(block_record(block, reports.first(block.linears)));
+        reports = reports.subspan(block.linears);
     }
     record["calibration"] = {
         {"samples", method.learns ? training_count(options) : clip_count(options)},
@@ -138,7 +184,7 @@ std::string quantization_record(const CalibrationOptions& options, const ClipSiz
     return record.dump();
 }
 
-/// The three networks in floating point, whatever the source was. Converts .pth files on the way.
+/// The networks in floating point, whatever the source was. Converts .pth files on the way.
 format::ModelBundle open_source(const CalibrationOptions& options, bool show_progress) {
     if (!fs::exists(options.model)) {
         throw Error(ErrorCode::io, fmt::format("the model '{}' does not exist; check --model",
@@ -148,10 +194,10 @@ format::ModelBundle open_source(const CalibrationOptions& options, bool show_pro
         convert_folder(options.model, show_progress);
     }
     auto model = format::open_model(options.model);
-    if (model.weight_bits != 16) {
+    if (model.quantization.quantized()) {
         throw Error(ErrorCode::unsupported,
                     fmt::format("'{}' is quantised already ({}); calibrate from the original model",
-                                options.model.string(), model.quantization));
+                                options.model.string(), model.quantization.name()));
     }
     return model;
 }
@@ -184,6 +230,27 @@ class EmptyFolderRemover {
     fs::path folder_;
 };
 
+/// Bits for groups that the transformer doesn't have are a slip of the pen.
+void check_groups(const CalibrationOptions& options, const format::Network& network) {
+    for (const auto& [name, bits] : options.group_bits) {
+        const bool known = std::any_of(
+            network.blocks.begin(), network.blocks.end(), [&, &name = name](const auto& block) {
+                return std::any_of(
+                    block.groups.begin(), block.groups.end(), [&](const auto& group) {
+                        return name == group.name || name == block.prefix + group.name;
+                    });
+            });
+        if (!known) {
+            std::vector<std::string> names;
+            for (const auto& group : network.blocks.front().groups) {
+                names.push_back(group.name);
+            }
+            refuse(fmt::format("there is no group of linears '{}'; this model has {}", name,
+                               format::list_names(names)));
+        }
+    }
+}
+
 void remove_work_files(const fs::path& folder, int blocks) {
     std::error_code ignored;
     fs::remove(folder / "activations.safetensors", ignored);
@@ -200,17 +267,9 @@ void check_options(const CalibrationOptions& options) {
         refuse("--model and --output are both needed");
     }
     const auto method = method_of(options);
-    const int weights = options.weight_bits;
-    const int activations = options.activation_bits;
-    if (weights != 4 && weights != 6 && weights != 8 && weights != 16) {
-        refuse(fmt::format("{}-bit weights are not supported; use 4, 6, 8 or 16", weights));
-    }
-    if (activations != 6 && activations != 8 && activations != 16) {
-        refuse(fmt::format("{}-bit activations are not supported; use 6, 8 or 16", activations));
-    }
-    if ((weights == 16) != (activations == 16)) {
-        refuse(fmt::format("{}-bit weights do not go with {}-bit activations; 16 goes with 16 only",
-                           weights, activations));
+    check_bits({options.weight_bits, options.activation_bits});
+    for (const auto& [group, bits] : options.group_bits) {
+        check_bits(bits);
     }
     check_range("--samples", options.samples, 0, 1000);
     if (method.learns) {
@@ -243,21 +302,46 @@ fs::path work_directory(const CalibrationOptions& options) {
 
 namespace {
 
-/// The quantised linears of one block: taken over, searched, or learned.
-std::vector<QuantizedLinear> calibrate_block(const format::ModelBundle& model, int block,
-                                             const BlockWeights& weights,
-                                             const Collected& collected,
-                                             const CalibrationOptions& options,
-                                             BlockReport& report) {
-    auto linears = quantize_block(*model.transformer, block, collected.activations, options);
-    const auto method = method_of(options);
+/// Calibrates one block after the other.
+class BlockCalibrator {
+  public:
+    BlockCalibrator(const format::Component& transformer, const CalibrationOptions& options,
+                    const fs::path& folder, const std::string& fingerprint, Collected& collected)
+        : transformer_(transformer),
+          network_(make_transformer(transformer)),
+          options_(options),
+          folder_(folder),
+          fingerprint_(fingerprint),
+          collected_(collected) {}
+
+    /// Takes the block over from an interrupted run where it can, and adds it to the summary.
+    /// Returns its work file.
+    fs::path run(int block, CalibrationSummary& summary);
+
+  private:
+    /// Searched, or learned from there.
+    std::vector<QuantizedLinear> quantize(int block, const BlockWeights& weights,
+                                          BlockReport& report) const;
+
+    const format::Component& transformer_;
+    std::unique_ptr<Transformer> network_;
+    const CalibrationOptions& options_;
+    const fs::path& folder_;
+    const std::string& fingerprint_;
+    Collected& collected_;
+};
+
+std::vector<QuantizedLinear> BlockCalibrator::quantize(int block, const BlockWeights& weights,
+                                                       BlockReport& report) const {
+    auto linears = quantize_block(transformer_, block, collected_.activations, options_);
+    const auto method = method_of(options_);
     if (!method.learns) {
         return linears;
     }
-    LearnableBlock learnable(weights, linears, method, options);
-    report.learning = learn_block(model.transformer_config, weights, block, collected.activations,
-                                  collected.samples, options, learnable);
-    return learnable.fold(block, collected.activations);
+    LearnableBlock learnable(weights, linears, method, options_);
+    report.learning = learn_block(*network_, weights, block, collected_.activations,
+                                  collected_.samples, options_, learnable);
+    return learnable.fold(block, collected_.activations);
 }
 
 std::uint64_t peak_memory() {
@@ -294,7 +378,7 @@ Collected collect_or_load(const format::ModelBundle& model, const CalibrationOpt
     const fs::path activations_path = folder / "activations.safetensors";
     const fs::path samples_path = folder / "samples.safetensors";
     auto activations =
-        CollectedActivations::load(activations_path, fingerprint, model.transformer_config);
+        CollectedActivations::load(activations_path, fingerprint, transformer_of(model).network);
     auto samples = SampleSet::load(samples_path, fingerprint);
     *resumed = activations && samples;
     if (*resumed) {
@@ -306,6 +390,42 @@ Collected collect_or_load(const format::ModelBundle& model, const CalibrationOpt
     return collected;
 }
 
+fs::path BlockCalibrator::run(int block, CalibrationSummary& summary) {
+    const auto start = std::chrono::steady_clock::now();
+    const auto path = block_path(folder_, block);
+    BlockReport report;
+    const auto weights = load_block_weights(transformer_, block);
+    auto linears = load_block(path, fingerprint_);
+    if (linears.empty()) {
+        linears = quantize(block, weights, report);
+        save_block(path, linears, fingerprint_);
+    } else {
+        ++summary.resumed_blocks;
+    }
+    const QuantizedBlock quantized(linears, weights);
+    report.errors =
+        evaluate_and_advance(*network_, weights, quantized, options_.learning, collected_.samples);
+    report.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    report.peak_bytes = peak_memory();
+    report.linears = linears.size();
+    for (const auto& linear : linears) {
+        summary.reports.push_back(linear.report);
+    }
+    summary.blocks.push_back(report);
+    return path;
+}
+
+void create_work_folder(const fs::path& folder) {
+    std::error_code failure;
+    fs::create_directories(folder, failure);
+    if (failure) {
+        throw Error(ErrorCode::io, fmt::format("can't create the work folder '{}': {}; choose "
+                                               "another with --work-dir",
+                                               folder.string(), failure.message()));
+    }
+}
+
 }  // namespace
 
 CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progress) {
@@ -315,6 +435,7 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
     };
     check_options(options);
     const auto model = open_source(options, show_progress);
+    check_groups(options, transformer_of(model).network);
     probe_output(options.output);
     set_thread_count(core_count(options.threads));
     keep_freed_memory();
@@ -322,63 +443,37 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
     CalibrationSummary summary;
     std::optional<EmptyFolderRemover> remover;
     std::vector<fs::path> block_files;
-    std::string record;
     const fs::path folder = work_directory(options);
-    const int blocks = model.transformer_config.num_layers;
-    if (options.weight_bits == 16) {
-        record = quantization_record(options, {}, {}, {}, seconds());
-    } else {
-        const auto size = choose_clip_size(model, options);
+    const auto& transformer = transformer_of(model);
+    const int blocks = static_cast<int>(transformer.network.blocks.size());
+    ClipSize size;
+    if (options.weight_bits != 16) {
+        size = choose_clip_size(model, options);
         const auto fingerprint = fingerprint_of(options, model, size);
-        std::error_code failure;
         remover.emplace(folder);
-        fs::create_directories(folder, failure);
-        if (failure) {
-            throw Error(ErrorCode::io, fmt::format("can't create the work folder '{}': {}; choose "
-                                                   "another with --work-dir",
-                                                   folder.string(), failure.message()));
-        }
+        create_work_folder(folder);
         auto collected = collect_or_load(model, options, folder, fingerprint, show_progress,
                                          &summary.resumed_activations);
         set_thread_count(
-            worthwhile_threads(options.threads, size.tokens, model.transformer_config.dim));
+            worthwhile_threads(options.threads, size.tokens, transformer.network.geometry.width));
         Progress progress("quantising blocks", blocks, show_progress);
+        BlockCalibrator calibrator(transformer, options, folder, fingerprint, collected);
         for (int block = 0; block < blocks; ++block) {
             check_cancelled();
-            const auto path = block_path(folder, block);
-            const double begun = seconds();
-            BlockReport report;
-            const auto weights =
-                load_block_weights(*model.transformer, model.transformer_config, block);
-            auto linears = load_block(path, fingerprint);
-            if (linears.empty()) {
-                linears = calibrate_block(model, block, weights, collected, options, report);
-                save_block(path, linears, options.weight_bits, fingerprint);
-            } else {
-                ++summary.resumed_blocks;
-            }
-            const QuantizedBlock quantized(linears, options.weight_bits, options.activation_bits);
-            report.errors = evaluate_and_advance(model.transformer_config, weights, quantized,
-                                                 options.learning, collected.samples);
-            report.seconds = seconds() - begun;
-            report.peak_bytes = peak_memory();
+            block_files.push_back(calibrator.run(block, summary));
             if (show_progress) {
-                print_block(block, options, report);
+                print_block(block, options, summary.blocks.back());
             }
-            for (const auto& linear : linears) {
-                summary.reports.push_back(linear.report);
-            }
-            summary.blocks.push_back(report);
-            block_files.push_back(path);
             progress.advance();
         }
-        record = quantization_record(options, size, summary.reports, summary.blocks, seconds());
     }
-    write_model(model, options.output, block_files, record, show_progress);
+    write_model(model, options.output, block_files,
+                quantization_record(options, transformer.network, size, summary, seconds()),
+                show_progress);
 
     // Opening it is the last check: what the runtime would refuse must not be called done.
     const auto written = format::open_model(options.output);
-    summary.bytes = format::linear_bytes(*written.transformer, written.transformer_config);
+    summary.bytes = format::linear_bytes(transformer_of(written));
     summary.file_bytes = fs::file_size(options.output);
     if (options.weight_bits != 16) {
         remove_work_files(folder, blocks);

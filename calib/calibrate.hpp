@@ -14,6 +14,7 @@
 namespace quantsparse::calib {
 
 struct BlockReport {
+    std::size_t linears = 0;  ///< that are quantised
     BlockErrors errors;
     LearningReport learning;  ///< of the presets that learn, unless the block was taken over
     double seconds = 0;

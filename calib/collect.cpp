@@ -6,10 +6,14 @@
 #include <cmath>
 #include <map>
 
+#include "calib/forward.hpp"
 #include "calib/linear_algebra.hpp"
-#include "calib/networks.hpp"
 #include "calib/progress.hpp"
 #include "calib/prompt_tokens.hpp"
+#include "calib/registry.hpp"
+#include "calib/tensors.hpp"
+#include "format/clip_geometry.hpp"
+#include "pipeline/recipes.hpp"
 #include "quantsparse/error.hpp"
 #include "sampling/scheduler.hpp"
 
@@ -38,28 +42,25 @@ constexpr const char* kPrompts[] = {
     "close-up of a flower that opens in time lapse",
 };
 
-/// Pixels that one token spans along rows and columns.
-struct Granularity {
-    int width = 0;
-    int height = 0;
-};
-
-Granularity granularity(const format::ModelBundle& model) {
-    const int scale = 1 << (model.vae_config.dim_mult.size() - 1);
-    return {scale * model.transformer_config.patch_size[2],
-            scale * model.transformer_config.patch_size[1]};
+format::ClipGeometry geometry_of(const format::ModelBundle& model) {
+    return format::clip_geometry(transformer_of(model).network,
+                                 model.network(pipeline::recipe_of(model.architecture).vae));
 }
 
-int temporal_scale(const format::ModelBundle& model) {
-    const auto& down = model.vae_config.temporal_downsample;
-    return 1 << std::count(down.begin(), down.end(), true);
+/// Forwards of a prompt in each step.
+int branches_of(const format::ModelBundle& model) {
+    const auto guidance = pipeline::recipe_of(model.architecture).guidance;
+    return guidance == pipeline::Guidance::two_forwards ? 2 : 1;
 }
 
-int kept_rows(const format::WanDitConfig& config, int wanted) {
-    const std::uint64_t width =
-        6 * static_cast<std::uint64_t>(config.dim) + static_cast<std::uint64_t>(config.ffn_dim);
-    const std::uint64_t fitting =
-        kRowBudgetBytes / (4 * width * static_cast<std::uint64_t>(config.num_layers));
+int kept_rows(const format::Network& network, int wanted) {
+    std::uint64_t width = 0;
+    for (const auto& block : network.blocks) {
+        for (const auto& group : block.groups) {
+            width += static_cast<std::uint64_t>(group.width);
+        }
+    }
+    const std::uint64_t fitting = kRowBudgetBytes / (4 * width);
     return static_cast<int>(std::clamp<std::uint64_t>(
         fitting, kFewestRows, static_cast<std::uint64_t>(std::max(wanted, kFewestRows))));
 }
@@ -68,71 +69,55 @@ int kept_rows(const format::WanDitConfig& config, int wanted) {
 BlockState kept_state(const BlockState& state) {
     const c10::InferenceMode off(false);
     auto kept = state;
-    for (auto* tensor : {&kept.x, &kept.context, &kept.e, &kept.e0, &kept.cosines, &kept.sines}) {
-        *tensor = tensor->clone();
+    kept.x = kept.x.clone();
+    for (auto& [name, tensor] : kept.given) {
+        tensor = tensor.clone();
     }
+    kept.head.clear();
     return kept;
-}
-
-/// The text states of each prompt and, last, of the unconditional branch.
-std::vector<at::Tensor> encode_prompts(const format::ModelBundle& model,
-                                       std::vector<std::string> texts, bool show_progress) {
-    texts.emplace_back();
-    std::vector<at::Tensor> contexts;
-    Progress progress("encoding prompts",
-                      static_cast<int>(texts.size()) * model.text_encoder_config.num_layers,
-                      show_progress);
-    for (const auto& ids :
-         tokenize_prompts(model.tokenizer, texts, model.transformer_config.text_len)) {
-        contexts.push_back(encode_text(*model.text_encoder, model.text_encoder_config, ids, [&] {
-            check_cancelled();
-            progress.advance();
-        }));
-    }
-    return contexts;
 }
 
 }  // namespace
 
+const format::Component& transformer_of(const format::ModelBundle& model) {
+    return model.at(pipeline::recipe_of(model.architecture).experts.front().role);
+}
+
 ClipSize choose_clip_size(const format::ModelBundle& model, const CalibrationOptions& options) {
-    const auto unit = granularity(model);
-    const int scale = temporal_scale(model);
-    const int patch_frames = model.transformer_config.patch_size[0];
+    const auto geometry = geometry_of(model);
+    const auto& native = model.defaults;
+    const int scale = geometry.time;
+    const int unit_x = geometry.width_multiple(), unit_y = geometry.height_multiple();
     const auto round_to = [](double value, int multiple) {
         return std::max(1, static_cast<int>(std::lround(value / multiple))) * multiple;
     };
+    const auto round_frames = [&](int frames) { return (frames - 1) / scale * scale + 1; };
     ClipSize size;
-    size.frames =
-        options.frames > 0
-            ? options.frames
-            : std::min(model.native_frames, std::max(1, (kDefaultFrames - 1) / scale * scale + 1));
-    size.frames = options.frames > 0 ? size.frames : (size.frames - 1) / scale * scale + 1;
-    const int latent_frames = (size.frames - 1) / scale + 1;
-    const double native_tokens = static_cast<double>(model.native_width) / unit.width *
-                                 model.native_height / unit.height * latent_frames / patch_frames;
+    size.frames = options.frames > 0
+                      ? options.frames
+                      : round_frames(std::min(native.native_frames,
+                                              std::max(1, round_frames(kDefaultFrames))));
+    const int latent_frames = geometry.latent_frames(size.frames);
+    const double native_tokens = static_cast<double>(native.native_width) / unit_x *
+                                 native.native_height / unit_y * latent_frames / geometry.patch[0];
     const double shrink = std::min(1.0, std::sqrt(kDefaultTokens / native_tokens));
-    size.width =
-        options.width > 0 ? options.width : round_to(model.native_width * shrink, unit.width);
+    size.width = options.width > 0 ? options.width : round_to(native.native_width * shrink, unit_x);
     size.height =
-        options.height > 0 ? options.height : round_to(model.native_height * shrink, unit.height);
-    const int near_width = round_to(size.width, unit.width);
-    const int near_height = round_to(size.height, unit.height);
-    const int near_frames = (size.frames - 1) / scale * scale + 1;
-    if (size.width != near_width || size.height != near_height || size.frames != near_frames ||
-        latent_frames % patch_frames != 0) {
+        options.height > 0 ? options.height : round_to(native.native_height * shrink, unit_y);
+    const int near_width = round_to(size.width, unit_x);
+    const int near_height = round_to(size.height, unit_y);
+    if (size.width != near_width || size.height != near_height ||
+        !geometry.fits_frames(size.frames)) {
         throw Error(
             ErrorCode::invalid_argument,
             fmt::format("calibration clips of {}x{} with {} frames do not fit this model; "
                         "width and height must be multiples of {} and {}, frames {}n+1 (the "
                         "nearest: {}x{}, {})",
-                        size.width, size.height, size.frames, unit.width, unit.height, scale,
-                        near_width, near_height, near_frames));
+                        size.width, size.height, size.frames, unit_x, unit_y, scale, near_width,
+                        near_height, round_frames(size.frames)));
     }
-    const int spatial = 1 << (model.vae_config.dim_mult.size() - 1);
-    size.latent = {model.transformer_config.in_dim, latent_frames, size.height / spatial,
-                   size.width / spatial};
-    size.tokens = std::int64_t{latent_frames / patch_frames} * (size.height / unit.height) *
-                  (size.width / unit.width);
+    size.latent = geometry.latent(size.width, size.height, size.frames);
+    size.tokens = geometry.tokens(size.latent);
     return size;
 }
 
@@ -164,98 +149,182 @@ int clip_count(const CalibrationOptions& options) {
     return options.samples > 0 ? options.samples : kDefaultClips;
 }
 
-Collected collect(const format::ModelBundle& model, const CalibrationOptions& options,
-                  bool show_progress) {
-    const c10::InferenceMode no_gradients;
-    const auto& config = model.transformer_config;
-    const auto size = choose_clip_size(model, options);
-    const auto prompts = choose_prompts(options);
+namespace {
 
-    const auto contexts = encode_prompts(model, prompts, show_progress);
-    const auto unconditional = contexts.back();
-
-    const int inputs_per_step = 2 * static_cast<int>(prompts.size());
-    const int cores = core_count(options.threads);
-    const int workers = std::min(cores, inputs_per_step);
-    set_thread_count(std::max(1, cores / workers));
-    WanDit network(*model.transformer, config, workers);
-    CollectedActivations collected(config);
-    const auto choices = choose_samples(training_count(options), kHeldOut, options.steps,
-                                        static_cast<int>(prompts.size()));
-    SampleSet samples;
-    samples.states.resize(choices.size());
-    samples.training = static_cast<std::size_t>(training_count(options));
-    const int rows = kept_rows(config, options.kept_rows);
-    const int rows_per_forward =
-        (rows + inputs_per_step * options.steps - 1) / (inputs_per_step * options.steps);
-    // Text rows do not depend on the step: seen once per clip and branch.
-    const int text_rows = std::max(1, rows / inputs_per_step);
-
-    const std::vector<std::int64_t> shape(size.latent.begin(), size.latent.end());
-    std::vector<at::Tensor> latents;
-    std::vector<std::unique_ptr<sampling::Scheduler>> schedulers;
-    for (std::size_t i = 0; i < prompts.size(); ++i) {
-        latents.push_back(at::empty(shape, at::kFloat));
-        sampling::fill_gaussian(options.seed + i, {latents[i].data_ptr<float>(),
-                                                   static_cast<std::size_t>(latents[i].numel())});
-        schedulers.push_back(sampling::make_scheduler(sampling::SamplerKind::unipc, options.steps,
-                                                      model.flow_shift));
-    }
-    Progress progress("collecting activations", options.steps * config.num_layers, show_progress);
-    for (int step = 0; step < options.steps; ++step) {
-        std::vector<DitInput> inputs;
-        for (std::size_t i = 0; i < prompts.size(); ++i) {
-            const double timestep = schedulers[i]->timesteps()[static_cast<std::size_t>(step)];
-            inputs.push_back({latents[i], contexts[i], timestep});
-            inputs.push_back({latents[i], unconditional, timestep});
+/// Text states of each prompt, and last of the empty one, by the transformer's input.
+std::vector<std::map<std::string, at::Tensor>> encode_prompts(
+    const format::ModelBundle& model, const std::vector<std::string>& prompts, bool show_progress) {
+    auto texts = prompts;
+    texts.emplace_back();  // the unconditional branch
+    const auto& recipe = pipeline::recipe_of(model.architecture);
+    const int most = transformer_of(model).network.geometry.text_tokens;
+    std::vector<std::map<std::string, at::Tensor>> states(texts.size());
+    Progress progress("encoding prompts", static_cast<int>(recipe.texts.size() * texts.size()),
+                      show_progress);
+    for (const auto& input : recipe.texts) {
+        const auto tokens = tokenize_prompts(model.tokenizer(input.tokenizer), texts, most);
+        for (std::size_t i = 0; i < texts.size(); ++i) {
+            states[i][input.input] =
+                encode_text(model.at(input.encoder), tokens[i], check_cancelled);
+            progress.advance();
         }
-        // Filled by the workers, taken in the inputs' order, so that a run can be repeated exactly.
-        std::vector<std::map<InputGroup, Observation>> seen(inputs.size());
-        const auto observer = [&](std::size_t input, int, InputGroup group,
-                                  const at::Tensor& tensor) {
-            const bool text = group == InputGroup::cross_kv;
-            if (!text || step == 0) {
-                const auto forward = static_cast<std::size_t>(step) * inputs.size() + input;
-                seen[input][group] =
-                    observe_rows(values_of(tensor), static_cast<int>(tensor.size(1)),
-                                 text ? text_rows : rows_per_forward, forward * kRowStride);
-            }
-        };
+    }
+    return states;
+}
+
+/// The clips that are generated, and what is kept of them on the way.
+class Collector {
+  public:
+    Collector(const format::ModelBundle& model, const CalibrationOptions& options,
+              bool show_progress);
+    Collected run(bool show_progress);
+
+  private:
+    std::vector<TransformerInput> inputs_of(int step) const;
+    void observe(std::size_t input, int step, std::string_view group, const at::Tensor& rows);
+    void keep_samples(int step, const std::vector<BlockState>& states);
+    void advance(std::vector<at::Tensor> predictions);
+
+    const format::ModelBundle& model_;
+    const CalibrationOptions& options_;
+    const format::Component& transformer_;
+    std::size_t branches_;
+    std::vector<std::string> prompts_;
+    std::vector<std::map<std::string, at::Tensor>> texts_;
+    std::vector<at::Tensor> latents_;
+    std::vector<std::unique_ptr<sampling::Scheduler>> schedulers_;
+    std::size_t inputs_per_step_;
+    int rows_per_forward_ = 0;
+    int text_rows_ = 0;
+    std::vector<SampleChoice> choices_;
+    SampleSet samples_;
+    CollectedActivations collected_;
+    /// Filled by the workers, taken in the inputs' order, so that a run can be repeated exactly.
+    std::vector<std::map<std::string, Observation, std::less<>>> seen_;
+};
+
+Collector::Collector(const format::ModelBundle& model, const CalibrationOptions& options,
+                     bool show_progress)
+    : model_(model),
+      options_(options),
+      transformer_(transformer_of(model)),
+      branches_(static_cast<std::size_t>(branches_of(model))),
+      prompts_(choose_prompts(options)),
+      texts_(encode_prompts(model, prompts_, show_progress)),
+      inputs_per_step_(branches_ * prompts_.size()),
+      collected_(transformer_.network) {
+    const int inputs = static_cast<int>(inputs_per_step_);
+    const int rows = kept_rows(transformer_.network, options.kept_rows);
+    rows_per_forward_ = (rows + inputs * options.steps - 1) / (inputs * options.steps);
+    // Text rows do not depend on the step: seen once per clip and branch.
+    text_rows_ = std::max(1, rows / inputs);
+    const auto size = choose_clip_size(model, options);
+    const std::vector<std::int64_t> shape(size.latent.begin(), size.latent.end());
+    for (std::size_t i = 0; i < prompts_.size(); ++i) {
+        latents_.push_back(at::empty(shape, at::kFloat));
+        sampling::fill_gaussian(options.seed + i, {latents_[i].data_ptr<float>(),
+                                                   static_cast<std::size_t>(latents_[i].numel())});
+        schedulers_.push_back(
+            sampling::make_scheduler(Sampler::unipc, options.steps, model.defaults.flow_shift));
+    }
+    choices_ = choose_samples(training_count(options), kHeldOut, options.steps,
+                              static_cast<int>(prompts_.size()));
+    samples_.states.resize(choices_.size());
+    samples_.training = static_cast<std::size_t>(training_count(options));
+}
+
+std::vector<TransformerInput> Collector::inputs_of(int step) const {
+    std::vector<TransformerInput> inputs;
+    for (std::size_t i = 0; i < prompts_.size(); ++i) {
+        TransformerInput input;
+        input.latent = latents_[i];
+        input.timestep = schedulers_[i]->timesteps()[static_cast<std::size_t>(step)];
+        input.guidance = model_.defaults.guidance_scale;
+        for (std::size_t branch = 0; branch < branches_; ++branch) {
+            input.texts = branch == 0 ? texts_[i] : texts_.back();
+            inputs.push_back(input);
+        }
+    }
+    return inputs;
+}
+
+void Collector::observe(std::size_t input, int step, std::string_view group,
+                        const at::Tensor& rows) {
+    const bool text = group_of(transformer_.network.blocks.front(), group).once_per_prompt;
+    if (text && step > 0) {
+        return;
+    }
+    const auto forward = static_cast<std::size_t>(step) * inputs_per_step_ + input;
+    seen_[input][std::string(group)] =
+        observe_rows(values_of(rows), static_cast<int>(rows.size(1)),
+                     text ? text_rows_ : rows_per_forward_, forward * kRowStride);
+}
+
+void Collector::keep_samples(int step, const std::vector<BlockState>& states) {
+    for (std::size_t i = 0; i < choices_.size(); ++i) {
+        if (choices_[i].step == step) {
+            const auto branch =
+                std::min(static_cast<std::size_t>(choices_[i].branch), branches_ - 1);
+            samples_.states[i] =
+                kept_state(states[branches_ * static_cast<std::size_t>(choices_[i].clip) + branch]);
+        }
+    }
+}
+
+void Collector::advance(std::vector<at::Tensor> predictions) {
+    for (std::size_t i = 0; i < prompts_.size(); ++i) {
+        auto guided = predictions[branches_ * i].contiguous();
+        const auto count = static_cast<std::size_t>(guided.numel());
+        if (branches_ == 2) {
+            const auto plain = predictions[2 * i + 1].contiguous();
+            sampling::apply_guidance({guided.data_ptr<float>(), count}, values_of(plain),
+                                     static_cast<float>(model_.defaults.guidance_scale));
+        }
+        // A new tensor: the step's inputs still refer to the old one.
+        latents_[i] = latents_[i].clone();
+        schedulers_[i]->step({latents_[i].data_ptr<float>(), count}, values_of(guided));
+    }
+}
+
+Collected Collector::run(bool show_progress) {
+    const int cores = core_count(options_.threads);
+    const int workers = std::min(cores, static_cast<int>(inputs_per_step_));
+    set_thread_count(std::max(1, cores / workers));
+    Forward forward(transformer_, workers);
+    const int blocks = static_cast<int>(transformer_.network.blocks.size());
+    Progress progress("collecting activations", options_.steps * blocks, show_progress);
+    for (int step = 0; step < options_.steps; ++step) {
+        seen_.assign(inputs_per_step_, {});
         const auto after_block = [&](int block) {
-            for (const auto& groups : seen) {
+            for (const auto& groups : seen_) {
                 for (const auto& [group, observation] : groups) {
-                    collected.add(block, group, observation);
+                    collected_.add(block, group, observation);
                 }
             }
             check_cancelled();
             progress.advance();
         };
-        const auto before_blocks = [&](const std::vector<BlockState>& states) {
-            for (std::size_t i = 0; i < choices.size(); ++i) {
-                if (choices[i].step == step) {
-                    samples.states[i] = kept_state(
-                        states[static_cast<std::size_t>(2 * choices[i].clip + choices[i].branch)]);
-                }
-            }
-        };
-        const auto velocities = network.forward(inputs, observer, after_block, before_blocks);
-        for (std::size_t i = 0; i < prompts.size(); ++i) {
-            auto guided = velocities[2 * i].contiguous();
-            const auto plain = velocities[2 * i + 1].contiguous();
-            const auto count = static_cast<std::size_t>(guided.numel());
-            sampling::apply_guidance({guided.data_ptr<float>(), count}, values_of(plain),
-                                     static_cast<float>(model.guidance_scale));
-            // A new tensor: the step's inputs still refer to the old one.
-            latents[i] = latents[i].clone();
-            schedulers[i]->step({latents[i].data_ptr<float>(), count}, values_of(guided));
-        }
+        advance(forward.run(
+            inputs_of(step),
+            [&](std::size_t input, int, std::string_view group, const at::Tensor& rows) {
+                observe(input, step, group, rows);
+            },
+            after_block, [&](const auto& states) { keep_samples(step, states); }));
     }
-    collected.finish();
+    collected_.finish();
     set_thread_count(cores);
-    for (const auto& state : samples.states) {
-        samples.quantized.push_back(state.x);
+    for (const auto& state : samples_.states) {
+        samples_.quantized.push_back(state.x);
     }
-    return {std::move(collected), std::move(samples)};
+    return {std::move(collected_), std::move(samples_)};
+}
+
+}  // namespace
+
+Collected collect(const format::ModelBundle& model, const CalibrationOptions& options,
+                  bool show_progress) {
+    const c10::InferenceMode no_gradients;
+    return Collector(model, options, show_progress).run(show_progress);
 }
 
 }  // namespace quantsparse::calib

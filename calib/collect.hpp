@@ -7,7 +7,7 @@
 #include "calib/activations.hpp"
 #include "calib/options.hpp"
 #include "calib/samples.hpp"
-#include "format/checkpoint.hpp"
+#include "format/model_bundle.hpp"
 
 namespace quantsparse::calib {
 
@@ -27,6 +27,9 @@ ClipSize choose_clip_size(const format::ModelBundle& model, const CalibrationOpt
 
 /// The prompts in use: the options' own or the built-in ones, repeated or cut to the clip count.
 std::vector<std::string> choose_prompts(const CalibrationOptions& options);
+
+/// The transformer that is calibrated.
+const format::Component& transformer_of(const format::ModelBundle& model);
 
 struct Collected {
     CollectedActivations activations;

@@ -38,8 +38,7 @@ class Archive {
     std::span<const std::byte> storage(const PthTensor& tensor) {
         std::int64_t bytes = 0;
         if (tensor.storage_elements < 0 ||
-            __builtin_mul_overflow(tensor.storage_elements,
-                                   static_cast<std::int64_t>(format::size_of(tensor.dtype)),
+            __builtin_mul_overflow(tensor.storage_elements, format::block_of(tensor.dtype).bytes,
                                    &bytes)) {
             damaged(tensor);
         }
@@ -115,7 +114,7 @@ bool is_contiguous(const PthTensor& tensor) {
 /// A transposed or sliced tensor, element by element in row-major order.
 std::vector<std::byte> gather(const PthTensor& tensor, std::span<const std::byte> storage,
                               std::int64_t count) {
-    const std::size_t element = format::size_of(tensor.dtype);
+    const auto element = static_cast<std::size_t>(format::block_of(tensor.dtype).bytes);
     std::vector<std::byte> result;
     result.reserve(static_cast<std::size_t>(count) * element);
     for (std::int64_t index = 0; index < count; ++index) {
@@ -138,7 +137,7 @@ void convert_pth(const fs::path& source, const fs::path& destination, bool show_
     auto tensors = archive.tensors();
     // Wide elements first: every tensor then starts aligned to its element size.
     std::stable_sort(tensors.begin(), tensors.end(), [](const PthTensor& a, const PthTensor& b) {
-        return format::size_of(a.dtype) > format::size_of(b.dtype);
+        return format::block_of(a.dtype).bytes > format::block_of(b.dtype).bytes;
     });
     for (const auto& tensor : tensors) {
         checked_count(archive, tensor);
@@ -154,7 +153,7 @@ void convert_pth(const fs::path& source, const fs::path& destination, bool show_
     for (const auto& tensor : tensors) {
         const auto storage = archive.storage(tensor);
         const auto count = checked_count(archive, tensor);
-        const std::size_t element = format::size_of(tensor.dtype);
+        const auto element = static_cast<std::size_t>(format::block_of(tensor.dtype).bytes);
         std::vector<std::byte> gathered;
         std::span<const std::byte> bytes;
         if (count > 0 && is_contiguous(tensor)) {

@@ -31,10 +31,10 @@ at::Tensor frame_similarities(const at::Tensor& y, std::int64_t frames) {
 
 class Reconstruction {
   public:
-    Reconstruction(const format::WanDitConfig& config, const BlockWeights& weights, int block,
+    Reconstruction(const Transformer& transformer, const BlockWeights& weights, int block,
                    const SampleSet& samples, const CalibrationOptions& options,
                    const LearnableBlock& learnable)
-        : config_(config),
+        : transformer_(transformer),
           weights_(weights),
           samples_(samples),
           options_(options.learning),
@@ -60,7 +60,7 @@ class Reconstruction {
         }
         Terms terms;
         BlockMethods methods;
-        methods.project = [&](InputGroup group, const at::Tensor& rows) {
+        methods.project = [&](std::string_view group, const at::Tensor& rows) {
             return learnable_.project(group, rows);
         };
         methods.self_attention = [&](const at::Tensor& q, const at::Tensor& k,
@@ -75,7 +75,7 @@ class Reconstruction {
             }
             return attention(q, k, v, target.mask);
         };
-        const auto y = run_wan_block(config_, weights_, input, methods);
+        const auto y = transformer_.run_block(weights_, input, methods);
         terms.output = (y - target.y).square().mean();
         if (target.frames.defined()) {
             const auto similarities = frame_similarities(y, input.grid[0]);
@@ -121,7 +121,7 @@ class Reconstruction {
         const bool local =
             method_.distill == Distillation::local || method_.distill == Distillation::msad;
         BlockMethods methods;
-        methods.project = [&](InputGroup group, const at::Tensor& rows) {
+        methods.project = [&](std::string_view group, const at::Tensor& rows) {
             return project_exactly(weights_, group, rows);
         };
         methods.self_attention = [&](const at::Tensor& q, const at::Tensor& k,
@@ -144,7 +144,7 @@ class Reconstruction {
             }
             return attention(q, k, v);
         };
-        target.y = run_wan_block(config_, weights_, state, methods);
+        target.y = transformer_.run_block(weights_, state, methods);
         if (method_.temporal_loss) {
             target.frames = frame_similarities(target.y, state.grid[0]);
         }
@@ -160,7 +160,7 @@ class Reconstruction {
         return scores;
     }
 
-    const format::WanDitConfig& config_;
+    const Transformer& transformer_;
     const BlockWeights& weights_;
     const SampleSet& samples_;
     const LearningOptions& options_;
@@ -182,11 +182,10 @@ constexpr double kTemporalWeight = 100.0;  // Q-VDiT's
 
 }  // namespace
 
-LearningReport learn_block(const format::WanDitConfig& config, const BlockWeights& weights,
-                           int block, const CollectedActivations& activations,
-                           const SampleSet& samples, const CalibrationOptions& options,
-                           LearnableBlock& learnable) {
-    Reconstruction reconstruction(config, weights, block, samples, options, learnable);
+LearningReport learn_block(const Transformer& transformer, const BlockWeights& weights, int block,
+                           const CollectedActivations& activations, const SampleSet& samples,
+                           const CalibrationOptions& options, LearnableBlock& learnable) {
+    Reconstruction reconstruction(transformer, weights, block, samples, options, learnable);
     const auto& learning = options.learning;
     LearningReport report;
     const auto measure = [&] {

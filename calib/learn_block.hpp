@@ -25,9 +25,8 @@ struct LearningReport {
 
 /// Learns from `samples`, which stand before the block; `learnable` holds the best epoch's
 /// parameters afterwards.
-LearningReport learn_block(const format::WanDitConfig& config, const BlockWeights& weights,
-                           int block, const CollectedActivations& activations,
-                           const SampleSet& samples, const CalibrationOptions& options,
-                           LearnableBlock& learnable);
+LearningReport learn_block(const Transformer& transformer, const BlockWeights& weights, int block,
+                           const CollectedActivations& activations, const SampleSet& samples,
+                           const CalibrationOptions& options, LearnableBlock& learnable);
 
 }  // namespace quantsparse::calib

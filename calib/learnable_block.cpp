@@ -3,9 +3,9 @@
 #include <cmath>
 
 #include "calib/fake_quant.hpp"
-#include "calib/networks.hpp"
 #include "calib/orthogonal.hpp"
 #include "calib/quantizers.hpp"
+#include "calib/tensors.hpp"
 #include "format/bit_packing.hpp"
 #include "format/model_file.hpp"
 #include "format/safetensors.hpp"
@@ -62,21 +62,22 @@ at::Tensor gamma_logits(const at::Tensor& transformed, int bits, bool search) {
 LearnableBlock::LearnableBlock(const BlockWeights& weights,
                                const std::vector<QuantizedLinear>& start, const Method& method,
                                const CalibrationOptions& options)
-    : method_(method), options_(options) {
-    std::size_t first = 0;
-    for (const auto which : kInputGroups) {
-        groups_.push_back(make_group(which, weights, start, first));
+    : weights_(weights), method_(method), options_(options) {
+    for (std::size_t first = 0; first < start.size();) {
+        groups_.push_back(
+            make_group(group_of(*weights.described, start[first].group), start, first));
         first += groups_.back().linears.size();
     }
 }
 
-LearnableBlock::LearnableGroup LearnableBlock::make_group(InputGroup which,
-                                                          const BlockWeights& weights,
+LearnableBlock::LearnableGroup LearnableBlock::make_group(const format::LinearGroup& described,
                                                           const std::vector<QuantizedLinear>& start,
                                                           std::size_t first) const {
     LearnableGroup group;
-    group.which = which;
     const auto& head = start.at(first);
+    group.name = described.name;
+    group.bits = head.bits;
+    group.once_per_prompt = described.once_per_prompt;
     const int k = head.in_features;
     group.log_scale = from_vector(head.channel_scale).log_();
     if (method_.scale == ChannelScale::learned) {
@@ -98,28 +99,35 @@ LearnableBlock::LearnableGroup LearnableBlock::make_group(InputGroup which,
     if (method_.clip_activations) {
         group.clip_logit = parameter(at::full({}, kClipLogit, at::kFloat));
     }
-    const auto names = short_names_of(which);
-    for (std::size_t i = 0; i < names.size(); ++i) {
-        LearnableLinear linear;
-        linear.name = start.at(first + i).name;
-        linear.alpha = start.at(first + i).report.alpha;
-        linear.weight = weights.at(names[i] + ".weight");
-        linear.bias = weights.at(names[i] + ".bias");
-        linear.shift = at::zeros_like(linear.bias);
-        const auto transformed =
-            rotate_rows(linear.weight * scale_of(group.log_scale.detach()), group.start_rotation);
-        linear.gamma_logit =
-            parameter(gamma_logits(transformed, options_.weight_bits, method_.clip_search));
-        if (method_.low_rank > 0) {
-            const auto rank =
-                std::min<std::int64_t>(method_.low_rank, std::min(linear.weight.size(0), k + 0L));
-            // Kaiming for one factor, zero for the other: the start is the weight itself.
-            linear.low_a = parameter((at::rand({rank, k}, at::kFloat) * 2 - 1) / std::sqrt(k));
-            linear.low_b = parameter(at::zeros({linear.weight.size(0), rank}, at::kFloat));
-        }
-        group.linears.push_back(std::move(linear));
+    for (std::size_t i = 0; i < described.linears.size(); ++i) {
+        group.linears.push_back(make_linear(described.linears[i].name, start.at(first + i), group));
     }
     return group;
+}
+
+LearnableBlock::LearnableLinear LearnableBlock::make_linear(const std::string& short_name,
+                                                            const QuantizedLinear& start,
+                                                            const LearnableGroup& group) const {
+    const std::int64_t k = start.in_features, n = start.out_features;
+    LearnableLinear linear;
+    linear.name = start.name;
+    linear.alpha = start.report.alpha;
+    linear.weight = weights_.at(short_name + ".weight");
+    const auto bias = weights_.tensors.find(short_name + ".bias");
+    linear.bias = bias != weights_.tensors.end() ? bias->second : at::zeros({n}, at::kFloat);
+    linear.shift = at::zeros_like(linear.bias);
+    const auto transformed =
+        rotate_rows(linear.weight * scale_of(group.log_scale.detach()), group.start_rotation);
+    linear.gamma_logit =
+        parameter(gamma_logits(transformed, group.bits.weights, method_.clip_search));
+    if (method_.low_rank > 0) {
+        const auto rank = std::min<std::int64_t>(method_.low_rank, std::min(n, k));
+        // Kaiming for one factor, zero for the other: the start is the weight itself.
+        linear.low_a = parameter((at::rand({rank, k}, at::kFloat) * 2 - 1) /
+                                 std::sqrt(static_cast<double>(k)));
+        linear.low_b = parameter(at::zeros({n, rank}, at::kFloat));
+    }
+    return linear;
 }
 
 std::vector<ParameterGroup> LearnableBlock::parameters() const {
@@ -159,15 +167,22 @@ void LearnableBlock::refresh() {
         for (auto& linear : group.linears) {
             linear.quantized = learnable_weight_quantize(
                 rotate_rows(effective_weight(linear) * group.scale, group.rotation),
-                linear.gamma_logit.sigmoid(), options_.weight_bits);
+                linear.gamma_logit.sigmoid(), group.bits.weights);
         }
     }
 }
 
-std::vector<at::Tensor> LearnableBlock::project(InputGroup which, const at::Tensor& rows) const {
-    const auto& group = groups_.at(static_cast<std::size_t>(which));
+std::vector<at::Tensor> LearnableBlock::project(std::string_view which,
+                                                const at::Tensor& rows) const {
+    const auto found =
+        std::find_if(groups_.begin(), groups_.end(),
+                     [&](const LearnableGroup& group) { return group.name == which; });
+    if (found == groups_.end()) {
+        return project_exactly(weights_, which, rows);
+    }
+    const auto& group = *found;
     const auto x = learnable_row_quantize(rotate_rows(rows / group.scale, group.rotation),
-                                          group.clip, options_.activation_bits);
+                                          group.clip, group.bits.activations);
     std::vector<at::Tensor> outputs;
     for (const auto& linear : group.linears) {
         outputs.push_back(at::linear(x, linear.quantized, linear.bias + linear.shift));
@@ -181,12 +196,12 @@ void LearnableBlock::correct_biases(int block, const CollectedActivations& activ
     }
     const at::NoGradGuard no_gradients;
     for (auto& group : groups_) {
-        if (group.which == InputGroup::cross_kv) {
+        if (group.once_per_prompt) {
             continue;  // as quantize_block(): too few different rows
         }
-        const auto& kept = activations.group(block, group.which);
+        const auto& kept = activations.group(block, group.name);
         const auto rows = from_vector(kept.rows).view({kept.row_count(), kept.width});
-        const auto outputs = project(group.which, rows);
+        const auto outputs = project(group.name, rows);
         for (std::size_t i = 0; i < outputs.size(); ++i) {
             auto& linear = group.linears[i];
             linear.shift += (at::linear(rows, linear.weight, linear.bias) - outputs[i]).mean(0);
@@ -234,28 +249,13 @@ std::vector<QuantizedLinear> LearnableBlock::fold(int block,
             group.start_rotation.defined() ? group.start_rotation.to(at::kDouble) : at::Tensor();
         const auto rotation =
             group.skew.defined() ? cayley(start, group.skew.to(at::kDouble)) : start;
-        const auto& kept = activations.group(block, group.which);
+        const auto& kept = activations.group(block, group.name);
         const auto rows = from_vector(kept.rows).view({kept.row_count(), kept.width});
-        const auto outputs = project(group.which, rows);
+        const auto outputs = project(group.name, rows);
         for (std::size_t i = 0; i < group.linears.size(); ++i) {
             const auto& source = group.linears[i];
-            QuantizedLinear linear;
-            linear.name = source.name;
-            linear.out_features = static_cast<int>(source.weight.size(0));
-            linear.in_features = static_cast<int>(source.weight.size(1));
-            const auto transformed =
-                to_vector(rotate_rows(effective_weight(source).to(at::kDouble) * scale, rotation));
-            const auto gamma = to_vector(source.gamma_logit.sigmoid());
-            const auto quantized = format::quantize_weight(
-                transformed, linear.out_features, linear.in_features, options_.weight_bits, gamma);
-            linear.codes = format::pack_weight_codes(quantized.codes, linear.out_features,
-                                                     linear.in_features, options_.weight_bits);
-            linear.scale = quantized.scale;
-            linear.bias = to_vector(source.bias + source.shift);
-            linear.channel_scale = to_vector(scale);
-            if (!group.skew.defined()) {
-                linear.rotation_signs = group.signs;
-            } else if (i == 0) {
+            auto linear = fold_linear(source, group, scale, rotation);
+            if (i == 0 && group.skew.defined()) {
                 linear.rotation_block = static_cast<int>(rotation.size(1));
                 for (const float value : to_vector(rotation)) {
                     linear.rotation.push_back(format::half_from_float(value));
@@ -265,18 +265,44 @@ std::vector<QuantizedLinear> LearnableBlock::fold(int block,
                 linear.activation_clip = group.clip.item<float>();
             }
             const auto exact = at::linear(rows, source.weight, source.bias);
-            linear.report = {
-                linear.name,
-                signal_to_noise_db(
-                    transformed,
-                    fake_quantize_weight(transformed, linear.out_features, linear.in_features,
-                                         options_.weight_bits, gamma)),
-                signal_to_noise_db(values_of(exact), values_of(outputs[i])), source.alpha,
-                gamma.empty() ? 1.0 : at::mean(source.gamma_logit.sigmoid()).item<double>()};
+            linear.report.output_snr_db =
+                signal_to_noise_db(values_of(exact), values_of(outputs[i]));
             result.push_back(std::move(linear));
         }
     }
     return result;
+}
+
+QuantizedLinear LearnableBlock::fold_linear(const LearnableLinear& source,
+                                            const LearnableGroup& group, const at::Tensor& scale,
+                                            const at::Tensor& rotation) const {
+    QuantizedLinear linear;
+    const int n = static_cast<int>(source.weight.size(0));
+    const int k = static_cast<int>(source.weight.size(1));
+    const int bits = group.bits.weights;
+    linear.name = source.name;
+    linear.group = group.name;
+    linear.bits = group.bits;
+    linear.out_features = n;
+    linear.in_features = k;
+    const auto transformed =
+        to_vector(rotate_rows(effective_weight(source).to(at::kDouble) * scale, rotation));
+    const auto gamma = to_vector(source.gamma_logit.sigmoid());
+    const auto quantized = format::quantize_weight(transformed, n, k, bits, gamma);
+    linear.codes = format::pack_weight_codes(quantized.codes, n, k, bits);
+    linear.scale = quantized.scale;
+    linear.bias = to_vector(source.bias + source.shift);
+    linear.channel_scale = to_vector(scale);
+    if (!group.skew.defined()) {
+        linear.rotation_signs = group.signs;
+    }
+    linear.report.name = source.name;
+    linear.report.weight_snr_db =
+        signal_to_noise_db(transformed, fake_quantize_weight(transformed, n, k, bits, gamma));
+    linear.report.alpha = source.alpha;
+    linear.report.mean_gamma =
+        gamma.empty() ? 1.0 : at::mean(source.gamma_logit.sigmoid()).item<double>();
+    return linear;
 }
 
 }  // namespace quantsparse::calib

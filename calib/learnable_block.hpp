@@ -8,13 +8,14 @@
 #include "calib/adamw.hpp"
 #include "calib/options.hpp"
 #include "calib/quantize_block.hpp"
-#include "calib/wan_block.hpp"
+#include "calib/transformer.hpp"
 
 namespace quantsparse::calib {
 
 class LearnableBlock {
   public:
-    /// Starts from `start`, what quantize_block() found for the same options.
+    /// Starts from `start`, what quantize_block() found for the same options. `weights` must
+    /// outlive the object.
     LearnableBlock(const BlockWeights& weights, const std::vector<QuantizedLinear>& start,
                    const Method& method, const CalibrationOptions& options);
 
@@ -23,7 +24,7 @@ class LearnableBlock {
     /// them, with or without gradients as they are wanted.
     void refresh();
     /// Outputs of the group's linears, as BlockMethods asks for.
-    std::vector<at::Tensor> project(InputGroup group, const at::Tensor& rows) const;
+    std::vector<at::Tensor> project(std::string_view group, const at::Tensor& rows) const;
     /// Puts the mean output error on the kept rows into the biases (method.correct_bias).
     void correct_biases(int block, const CollectedActivations& activations);
 
@@ -46,7 +47,9 @@ class LearnableBlock {
         float alpha = -1;         ///< of the start, for the report
     };
     struct LearnableGroup {
-        InputGroup which = InputGroup::self_qkv;
+        std::string name;
+        format::LinearBits bits;
+        bool once_per_prompt = false;
         at::Tensor log_scale;       ///< [k]
         at::Tensor start_rotation;  ///< [k / b, b, b]; undefined: none
         at::Tensor skew;            ///< T of the Cayley transform
@@ -56,11 +59,16 @@ class LearnableBlock {
         at::Tensor scale, rotation, clip;  ///< made by refresh()
     };
 
-    LearnableGroup make_group(InputGroup which, const BlockWeights& weights,
+    LearnableGroup make_group(const format::LinearGroup& described,
                               const std::vector<QuantizedLinear>& start, std::size_t first) const;
+    LearnableLinear make_linear(const std::string& short_name, const QuantizedLinear& start,
+                                const LearnableGroup& group) const;
+    QuantizedLinear fold_linear(const LearnableLinear& source, const LearnableGroup& group,
+                                const at::Tensor& scale, const at::Tensor& rotation) const;
     static at::Tensor effective_weight(const LearnableLinear& linear);
     std::vector<at::Tensor> learned() const;
 
+    const BlockWeights& weights_;
     Method method_;
     CalibrationOptions options_;
     std::vector<LearnableGroup> groups_;

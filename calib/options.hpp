@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "calib/method.hpp"
+#include "format/model_bundle.hpp"
 
 namespace quantsparse::calib {
 
@@ -17,7 +19,9 @@ struct CalibrationOptions {
     std::string preset = "fast";
     int weight_bits = 4;      ///< 4, 6, 8, or 16: nothing is quantised
     int activation_bits = 8;  ///< 8, 6, or 16 together with 16-bit weights
-    MethodOverrides method;   ///< changes to the preset
+    /// Other bits for groups of linears: by "ffn_2", or "blocks.3.ffn_2" for one block.
+    std::map<std::string, format::LinearBits> group_bits;
+    MethodOverrides method;  ///< changes to the preset
     LearningOptions learning;
     /// Presets that learn: inputs of the model (prompt, step, branch) that are kept, 0: 20. The
     /// others: clips generated, 0: 4.
@@ -34,6 +38,9 @@ struct CalibrationOptions {
 
 inline Method method_of(const CalibrationOptions& options) {
     return method_of(options.preset, options.method, options.activation_bits);
+}
+inline format::Quantization quantization_of(const CalibrationOptions& options) {
+    return {{options.weight_bits, options.activation_bits}, options.group_bits, {}};
 }
 /// Clips that are generated: the samples, or a quarter of them where samples are inputs.
 int clip_count(const CalibrationOptions& options);

@@ -31,6 +31,12 @@ std::vector<float> finite_values(const format::Checkpoint& checkpoint, const std
     return values;
 }
 
+/// Zeros for a linear without one.
+std::vector<float> bias_of(const format::Checkpoint& checkpoint, const format::LinearSpec& linear) {
+    return linear.bias ? finite_values(checkpoint, linear.name + ".bias")
+                       : std::vector<float>(static_cast<std::size_t>(linear.out_features), 0.0f);
+}
+
 double mean_of(const std::vector<float>& values) {
     double sum = 0;
     for (const float value : values) {
@@ -121,38 +127,49 @@ QuantizedLinear quantize_linear(const std::string& name, std::span<const float> 
 
 }  // namespace
 
-std::vector<QuantizedLinear> quantize_block(const format::Checkpoint& transformer, int block,
+std::vector<QuantizedLinear> quantize_block(const format::Component& transformer, int block,
                                             const CollectedActivations& activations,
                                             const CalibrationOptions& options) {
     const auto method = method_of(options);
+    const auto& described = transformer.network.blocks.at(static_cast<std::size_t>(block));
     std::vector<QuantizedLinear> result;
-    for (const auto which : kInputGroups) {
+    for (std::size_t index = 0; index < described.groups.size(); ++index) {
         check_cancelled();
-        const auto& group = activations.group(block, which);
-        const auto names = linears_of(which, block);
+        const auto& which = described.groups[index];
+        const auto bits = quantization_of(options).of(described, which);
+        if (!bits.quantized()) {
+            continue;
+        }
+        const auto& group = activations.group(block, which.name);
+        const auto linears = linears_of(described, which);
         std::vector<std::vector<float>> weights;
-        for (const auto& name : names) {
-            weights.push_back(finite_values(transformer, name + ".weight"));
+        for (const auto& linear : linears) {
+            weights.push_back(finite_values(*transformer.checkpoint, linear.name + ".weight"));
         }
         std::vector<float> signs;
         if (method.rotation != Rotation::none) {
-            signs = rotation_signs(options.seed, block, which, group.width);
+            const auto stream =
+                static_cast<std::uint64_t>(block) * described.groups.size() + index + 1;
+            signs = rotation_signs(options.seed, stream, group.width);
         }
-        const GroupProblem problem{&group, &weights, signs, options.weight_bits,
-                                   options.activation_bits};
+        const GroupProblem problem{&group, &weights, signs, bits.weights, bits.activations};
         const auto choice = smoothing_of(problem, method.scale);
         const auto quantized_rows =
             fake_quantize_rows(transform_rows(group.rows, group.width, choice.scale, signs),
-                               group.row_count(), group.width, options.activation_bits);
+                               group.row_count(), group.width, bits.activations);
         // Few prompts give too few different text rows to tell a mean by: measured, it costs 0.2
         // dB.
-        const bool correct_bias = method.correct_bias && which != InputGroup::cross_kv;
-        const GroupContext context{group.rows,          quantized_rows,     choice,      signs,
-                                   options.weight_bits, method.clip_search, correct_bias};
-        for (std::size_t i = 0; i < names.size(); ++i) {
+        const bool correct_bias = method.correct_bias && !which.once_per_prompt;
+        const GroupContext context{group.rows,   quantized_rows,     choice,      signs,
+                                   bits.weights, method.clip_search, correct_bias};
+        for (std::size_t i = 0; i < linears.size(); ++i) {
             check_cancelled();
-            result.push_back(quantize_linear(
-                names[i], weights[i], finite_values(transformer, names[i] + ".bias"), context));
+            const auto& name = linears[i].name;
+            auto linear = quantize_linear(name, weights[i],
+                                          bias_of(*transformer.checkpoint, linears[i]), context);
+            linear.group = which.name;
+            linear.bits = bits;
+            result.push_back(std::move(linear));
         }
     }
     return result;

@@ -1,4 +1,4 @@
-// One transformer block: its ten linears smoothed, rotated, clipped, quantised, packed, measured.
+// One transformer block: its linears smoothed, rotated, clipped, quantised, packed, measured.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 #include "calib/activations.hpp"
 #include "calib/options.hpp"
-#include "format/checkpoint.hpp"
+#include "format/model_bundle.hpp"
 
 namespace quantsparse::calib {
 
@@ -23,6 +23,8 @@ struct LinearReport {
 /// A linear as the model file stores it (format/model_file.hpp).
 struct QuantizedLinear {
     std::string name;
+    std::string group;  ///< of linears in the block: "self_qkv"
+    format::LinearBits bits;
     int out_features = 0;
     int in_features = 0;
     std::vector<std::uint32_t> codes;
@@ -38,8 +40,9 @@ struct QuantizedLinear {
     LinearReport report;
 };
 
-/// The ten linears in the order of kInputGroups and linears_of().
-std::vector<QuantizedLinear> quantize_block(const format::Checkpoint& transformer, int block,
+/// The linears of a block in the description's order; groups that stay in floating point are left
+/// out.
+std::vector<QuantizedLinear> quantize_block(const format::Component& transformer, int block,
                                             const CollectedActivations& activations,
                                             const CalibrationOptions& options);
 

@@ -59,11 +59,11 @@ struct BlockRun {
     at::Tensor q, k;  ///< of the self-attention, after RoPE
 };
 
-BlockRun run(const format::WanDitConfig& config, const BlockWeights& weights,
-             const BlockState& state, const at::Tensor& x, const QuantizedBlock* quantized) {
+BlockRun run(const Transformer& transformer, const BlockWeights& weights, const BlockState& state,
+             const at::Tensor& x, const QuantizedBlock* quantized) {
     BlockRun result;
     BlockMethods methods;
-    methods.project = [&](InputGroup group, const at::Tensor& rows) {
+    methods.project = [&](std::string_view group, const at::Tensor& rows) {
         return quantized ? quantized->project(group, rows) : project_exactly(weights, group, rows);
     };
     methods.self_attention = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
@@ -73,37 +73,39 @@ BlockRun run(const format::WanDitConfig& config, const BlockWeights& weights,
     };
     auto input = state;
     input.x = x;
-    result.y = run_wan_block(config, weights, input, methods);
+    result.y = transformer.run_block(weights, input, methods);
     return result;
 }
 
 }  // namespace
 
-QuantizedBlock::QuantizedBlock(const std::vector<QuantizedLinear>& linears, int weight_bits,
-                               int activation_bits)
-    : activation_bits_(activation_bits) {
-    std::size_t next = 0;
-    for (const auto which : kInputGroups) {
-        const auto& first = linears.at(next);
-        Group group;
-        group.channel_scale = to_tensor(first.channel_scale, {first.in_features});
-        group.rotation = rotation_of(first);
-        if (first.activation_clip != 1.0f) {
-            group.clip = at::full({}, first.activation_clip, at::kFloat);
+QuantizedBlock::QuantizedBlock(const std::vector<QuantizedLinear>& linears,
+                               const BlockWeights& weights)
+    : weights_(weights) {
+    for (const auto& linear : linears) {
+        auto& group = groups_[linear.group];
+        if (group.weights.empty()) {
+            group.channel_scale = to_tensor(linear.channel_scale, {linear.in_features});
+            group.rotation = rotation_of(linear);
+            if (linear.activation_clip != 1.0f) {
+                group.clip = at::full({}, linear.activation_clip, at::kFloat);
+            }
+            group.activation_bits = linear.bits.activations;
         }
-        for (std::size_t i = 0; i < short_names_of(which).size(); ++i, ++next) {
-            const auto& linear = linears.at(next);
-            group.weights.push_back(dequantised(linear, weight_bits));
-            group.biases.push_back(to_tensor(linear.bias, {linear.out_features}));
-        }
-        groups_.push_back(std::move(group));
+        group.weights.push_back(dequantised(linear, linear.bits.weights));
+        group.biases.push_back(to_tensor(linear.bias, {linear.out_features}));
     }
 }
 
-std::vector<at::Tensor> QuantizedBlock::project(InputGroup which, const at::Tensor& rows) const {
-    const auto& group = groups_.at(static_cast<std::size_t>(which));
+std::vector<at::Tensor> QuantizedBlock::project(std::string_view which,
+                                                const at::Tensor& rows) const {
+    const auto found = groups_.find(which);
+    if (found == groups_.end()) {
+        return project_exactly(weights_, which, rows);
+    }
+    const auto& group = found->second;
     const auto x = learnable_row_quantize(rotate_rows(rows / group.channel_scale, group.rotation),
-                                          group.clip, activation_bits_);
+                                          group.clip, group.activation_bits);
     std::vector<at::Tensor> outputs;
     for (std::size_t i = 0; i < group.weights.size(); ++i) {
         outputs.push_back(at::linear(x, group.weights[i], group.biases[i]));
@@ -111,7 +113,7 @@ std::vector<at::Tensor> QuantizedBlock::project(InputGroup which, const at::Tens
     return outputs;
 }
 
-BlockErrors evaluate_and_advance(const format::WanDitConfig& config, const BlockWeights& weights,
+BlockErrors evaluate_and_advance(const Transformer& transformer, const BlockWeights& weights,
                                  const QuantizedBlock& quantized, const LearningOptions& options,
                                  SampleSet& samples) {
     const at::NoGradGuard no_gradients;
@@ -120,10 +122,10 @@ BlockErrors evaluate_and_advance(const format::WanDitConfig& config, const Block
     for (std::size_t i = 0; i < samples.states.size(); ++i) {
         check_cancelled();
         auto& state = samples.states[i];
-        const auto exact = run(config, weights, state, state.x, nullptr);
-        const auto prefix = run(config, weights, state, samples.quantized[i], &quantized);
+        const auto exact = run(transformer, weights, state, state.x, nullptr);
+        const auto prefix = run(transformer, weights, state, samples.quantized[i], &quantized);
         if (i >= samples.training) {
-            const auto own = run(config, weights, state, state.x, &quantized);
+            const auto own = run(transformer, weights, state, state.x, &quantized);
             const double power = (exact.y - state.x).square().sum().item<double>() * held_out;
             const auto tokens = state.x.size(0);
             const auto stride = options.stride > 0 ? options.stride : default_stride(tokens);

@@ -4,15 +4,15 @@
 
 #include "calib/quantize_block.hpp"
 #include "calib/samples.hpp"
-#include "calib/wan_block.hpp"
+#include "calib/transformer.hpp"
 
 namespace quantsparse::calib {
 
 class QuantizedBlock {
   public:
-    QuantizedBlock(const std::vector<QuantizedLinear>& linears, int weight_bits,
-                   int activation_bits);
-    std::vector<at::Tensor> project(InputGroup group, const at::Tensor& rows) const;
+    /// `weights`: of the block, for groups that are not among the linears; must outlive the object.
+    QuantizedBlock(const std::vector<QuantizedLinear>& linears, const BlockWeights& weights);
+    std::vector<at::Tensor> project(std::string_view group, const at::Tensor& rows) const;
 
   private:
     struct Group {
@@ -21,9 +21,10 @@ class QuantizedBlock {
         at::Tensor clip;                  ///< scalar; undefined: 1
         std::vector<at::Tensor> weights;  ///< dequantised [n, k]
         std::vector<at::Tensor> biases;
+        int activation_bits = 8;
     };
-    std::vector<Group> groups_;  ///< as kInputGroups
-    int activation_bits_ = 8;
+    std::map<std::string, Group, std::less<>> groups_;
+    const BlockWeights& weights_;
 };
 
 /// Means over samples.
@@ -36,7 +37,7 @@ struct BlockErrors {
 };
 
 /// Measures the block on the samples held out and moves all samples behind it.
-BlockErrors evaluate_and_advance(const format::WanDitConfig& config, const BlockWeights& weights,
+BlockErrors evaluate_and_advance(const Transformer& transformer, const BlockWeights& weights,
                                  const QuantizedBlock& quantized, const LearningOptions& options,
                                  SampleSet& samples);
 

@@ -4,11 +4,9 @@
 
 namespace quantsparse::calib {
 
-std::vector<float> rotation_signs(std::uint64_t seed, int block, InputGroup group, int width) {
-    // A stream per group; the multiplier (2^64 / golden ratio) keeps them away from the seeds that
-    // clips are drawn with.
-    const auto stream = static_cast<std::uint64_t>(block) * kInputGroups.size() +
-                        static_cast<std::uint64_t>(group) + 1;
+std::vector<float> rotation_signs(std::uint64_t seed, std::uint64_t stream, int width) {
+    // The multiplier (2^64 / golden ratio) keeps streams away from the seeds that clips are drawn
+    // with.
     std::vector<float> signs(static_cast<std::size_t>(width));
     sampling::fill_gaussian(seed ^ (stream * 0x9E3779B97F4A7C15ULL), signs);
     for (auto& sign : signs) {

@@ -4,11 +4,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "calib/activations.hpp"
-
 namespace quantsparse::calib {
 
-/// Random +-1 for each input channel, the same for a seed on every machine (Philox).
-std::vector<float> rotation_signs(std::uint64_t seed, int block, InputGroup group, int width);
+/// Random +-1 for each input channel, the same for a seed on every machine (Philox). `stream`: 1
+/// and up, another for each group of linears.
+std::vector<float> rotation_signs(std::uint64_t seed, std::uint64_t stream, int width);
 
 }  // namespace quantsparse::calib

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "calib/networks.hpp"
+#include "calib/tensors.hpp"
 #include "format/safetensors.hpp"
 #include "quantsparse/error.hpp"
 
@@ -74,12 +74,11 @@ void SampleSet::save(const std::filesystem::path& path, const std::string& finge
     writer.set_metadata("shape",
                         nlohmann::json{states.size(), training, grid[0], grid[1], grid[2]}.dump());
     const auto for_each = [&](const auto& action) {
-        action("cosines", states[0].cosines);
-        action("sines", states[0].sines);
         for (std::size_t i = 0; i < states.size(); ++i) {
             action(fmt::format("{}.x", i), states[i].x);
-            action(fmt::format("{}.context", i), states[i].context);
-            action(fmt::format("{}.e0", i), states[i].e0);
+            for (const auto& [name, tensor] : states[i].given) {
+                action(fmt::format("{}.{}", i, name), tensor);
+            }
         }
     };
     for_each([&](const std::string& name, const at::Tensor& tensor) {
@@ -111,15 +110,17 @@ std::optional<SampleSet> SampleSet::load(const std::filesystem::path& path,
         };
         SampleSet set;
         set.training = shape.at(1);
-        BlockState shared;
-        shared.cosines = tensor("cosines");
-        shared.sines = tensor("sines");
-        shared.grid = {shape.at(2), shape.at(3), shape.at(4)};
         for (std::size_t i = 0; i < shape.at(0).get<std::size_t>(); ++i) {
-            auto state = shared;
-            state.x = tensor(fmt::format("{}.x", i));
-            state.context = tensor(fmt::format("{}.context", i));
-            state.e0 = tensor(fmt::format("{}.e0", i));
+            BlockState state;
+            state.grid = {shape.at(2), shape.at(3), shape.at(4)};
+            const auto prefix = fmt::format("{}.", i);
+            for (const auto& [name, view] : file.tensors()) {
+                if (name.starts_with(prefix)) {
+                    state.given[name.substr(prefix.size())] = tensor(name);
+                }
+            }
+            state.x = state.given.at("x");
+            state.given.erase("x");
             set.quantized.push_back(state.x);
             set.states.push_back(std::move(state));
         }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "calib/options.hpp"
-#include "calib/wan_block.hpp"
+#include "calib/transformer.hpp"
 
 namespace quantsparse::calib {
 

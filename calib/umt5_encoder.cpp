@@ -2,7 +2,9 @@
 
 #include <cmath>
 
-#include "calib/networks.hpp"
+#include "calib/tensors.hpp"
+#include "calib/umt5_encoder.hpp"
+#include "format/networks/umt5.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::calib {
@@ -33,7 +35,6 @@ int bucket_of(int offset, int buckets, int max_distance) {
 at::Tensor embed(const format::Checkpoint& checkpoint, const format::Umt5Config& config,
                  const std::vector<int>& ids) {
     const auto& table = checkpoint.at("token_embedding.weight", {config.vocab_size, config.dim});
-    const std::size_t row_bytes = static_cast<std::size_t>(config.dim) * size_of(table.dtype);
     auto rows = at::empty({static_cast<std::int64_t>(ids.size()), config.dim}, at::kFloat);
     for (std::size_t i = 0; i < ids.size(); ++i) {
         if (ids[i] < 0 || ids[i] >= config.vocab_size) {
@@ -42,21 +43,19 @@ at::Tensor embed(const format::Checkpoint& checkpoint, const format::Umt5Config&
                                     "they are of different models",
                                     ids[i], config.vocab_size));
         }
-        format::TensorView row{
-            table.name,
-            table.dtype,
-            {config.dim},
-            table.bytes.subspan(static_cast<std::size_t>(ids[i]) * row_bytes, row_bytes)};
-        format::to_float(row, {rows.data_ptr<float>() + i * static_cast<std::size_t>(config.dim),
-                               static_cast<std::size_t>(config.dim)});
+        format::to_float(table.slice(std::int64_t{ids[i]} * config.dim, config.dim),
+                         {rows.data_ptr<float>() + i * static_cast<std::size_t>(config.dim),
+                          static_cast<std::size_t>(config.dim)});
     }
     return rows;
 }
 
 }  // namespace
 
-at::Tensor encode_text(const format::Checkpoint& checkpoint, const format::Umt5Config& config,
-                       const std::vector<int>& ids, const std::function<void()>& after_layer) {
+at::Tensor encode_umt5(const format::Component& encoder, const std::vector<int>& ids,
+                       const std::function<void()>& after_layer) {
+    const auto& checkpoint = *encoder.checkpoint;
+    const auto& config = encoder.network.config_as<format::Umt5Config>();
     const c10::InferenceMode no_gradients;
     const auto count = static_cast<std::int64_t>(ids.size());
     auto buckets = at::empty({count, count}, at::kLong);

@@ -1,13 +1,10 @@
-#include <fmt/format.h>
+#include "calib/wan_dit.hpp"
 
-#include <atomic>
 #include <cmath>
-#include <exception>
-#include <mutex>
-#include <thread>
 
-#include "calib/networks.hpp"
-#include "quantsparse/error.hpp"
+#include "calib/attention.hpp"
+#include "calib/tensors.hpp"
+#include "format/networks/wan_dit.hpp"
 
 namespace quantsparse::calib {
 namespace {
@@ -29,78 +26,45 @@ at::Tensor rope_angles(std::array<std::int64_t, 3> grid, int head_dim) {
     return at::cat(parts, 3).reshape({grid[0] * grid[1] * grid[2], -1});
 }
 
-/// Runs body(0) ... body(count - 1) on up to `threads` threads; rethrows the first exception.
-void in_parallel(std::size_t count, int threads, const std::function<void(std::size_t)>& body) {
-    std::atomic<std::size_t> next{0};
-    std::exception_ptr failure;
-    std::mutex failure_mutex;
-    const auto work = [&] {
-        const c10::InferenceMode no_gradients;  // belongs to a thread
-        try {
-            for (std::size_t index = next++; index < count; index = next++) {
-                body(index);
-            }
-        } catch (...) {
-            const std::lock_guard lock(failure_mutex);
-            failure = failure ? failure : std::current_exception();
-        }
-    };
-    std::vector<std::thread> workers;
-    for (std::size_t i = 1; i < std::min(count, static_cast<std::size_t>(std::max(threads, 1)));
-         ++i) {
-        workers.emplace_back(work);
-    }
-    work();
-    for (auto& worker : workers) {
-        worker.join();
-    }
-    if (failure) {
-        std::rethrow_exception(failure);
-    }
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
+    return x * at::rsqrt(x.square().mean(-1, true) + eps) * weight;
 }
 
-}  // namespace
-
-at::Tensor load_tensor(const format::Checkpoint& checkpoint, const std::string& name) {
-    const auto& view = checkpoint.at(name);
-    auto tensor = at::empty(view.shape, at::kFloat);
-    format::to_float(view, {tensor.data_ptr<float>(), static_cast<std::size_t>(tensor.numel())});
-    if (!at::isfinite(tensor).all().item<bool>()) {
-        throw Error(ErrorCode::non_finite,
-                    fmt::format("tensor '{}' of '{}' holds NaN or infinity; the checkpoint is "
-                                "damaged, download it again",
-                                name, checkpoint.path().string()));
-    }
-    return tensor;
+/// Rotates adjacent pairs by the angle of their position (wan fact 7).
+at::Tensor rotate_pairs(const at::Tensor& x, const at::Tensor& cosines, const at::Tensor& sines) {
+    const auto pairs = x.view({x.size(0), x.size(1), -1, 2});
+    const auto a = pairs.select(3, 0);
+    const auto b = pairs.select(3, 1);
+    return at::stack({a * cosines - b * sines, a * sines + b * cosines}, 3).view_as(x);
 }
 
-std::span<const float> values_of(const at::Tensor& tensor) {
-    return {tensor.data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
-}
+class WanDit final : public Transformer {
+  public:
+    explicit WanDit(const format::Component& component);
+    /// Blocks read "context" [text_len, dim] after the text MLP, "e0" [6, dim] and "cosines",
+    /// "sines" [tokens, 1, head_dim / 2]; the head "e" [dim].
+    BlockState prepare(const TransformerInput& input) const override;
+    at::Tensor run_block(const BlockWeights& weights, const BlockState& state,
+                         const BlockMethods& methods) const override;
+    at::Tensor prediction(const BlockState& state) const override;
 
-WanDit::WanDit(const format::Checkpoint& checkpoint, const format::WanDitConfig& config,
-               int threads, std::uint64_t cache_bytes)
-    : checkpoint_(checkpoint), config_(config), threads_(threads) {
-    const auto dim = static_cast<std::uint64_t>(config.dim);
-    const auto block_bytes =
-        4 * (8 * dim * dim + 2 * dim * static_cast<std::uint64_t>(config.ffn_dim));
-    cache_blocks_ = block_bytes * static_cast<std::uint64_t>(config.num_layers) <= cache_bytes;
-    for (const char* name :
-         {"patch_embedding", "text_embedding.0", "text_embedding.2", "time_embedding.0",
-          "time_embedding.2", "time_projection.1", "head.head"}) {
-        for (const char* part : {".weight", ".bias"}) {
-            const auto full = std::string(name) + part;
-            top_[full] = load_tensor(checkpoint, full);
+  private:
+    const at::Tensor& top(const std::string& name) const { return top_.at(name); }
+
+    format::WanDitConfig config_;
+    std::map<std::string, at::Tensor> top_;  ///< all that is in no block
+};
+
+WanDit::WanDit(const format::Component& component)
+    : config_(component.network.config_as<format::WanDitConfig>()) {
+    for (const auto& tensor : component.network.tensors) {
+        if (!tensor.name.starts_with("blocks.")) {
+            top_[tensor.name] = load_tensor(*component.checkpoint, tensor.name);
         }
     }
-    top_["head.modulation"] = load_tensor(checkpoint, "head.modulation");
 }
 
-at::Tensor WanDit::top(const std::string& name) const {
-    return top_.at(name);
-}
-
-BlockState WanDit::prepare(const DitInput& input) const {
+BlockState WanDit::prepare(const TransformerInput& input) const {
     BlockState state;
     const auto& patch = config_.patch_size;
     for (std::size_t axis = 0; axis < 3; ++axis) {
@@ -121,46 +85,68 @@ BlockState WanDit::prepare(const DitInput& input) const {
     const auto sinusoid = at::cat({at::cos(angles), at::sin(angles)}).to(at::kFloat);  // wan fact 2
     const auto hidden = at::silu(
         at::linear(sinusoid, top("time_embedding.0.weight"), top("time_embedding.0.bias")));
-    state.e = at::linear(hidden, top("time_embedding.2.weight"), top("time_embedding.2.bias"));
-    state.e0 = at::linear(at::silu(state.e), top("time_projection.1.weight"),
-                          top("time_projection.1.bias"))
-                   .view({6, config_.dim});
+    const auto e = at::linear(hidden, top("time_embedding.2.weight"), top("time_embedding.2.bias"));
+    state.head["e"] = e;
+    state.given["e0"] =
+        at::linear(at::silu(e), top("time_projection.1.weight"), top("time_projection.1.bias"))
+            .view({6, config_.dim});
 
     // Padded with zeros before the MLP and attended to without a mask (wan fact 8).
-    const auto padded =
-        at::constant_pad_nd(input.context, {0, 0, 0, config_.text_len - input.context.size(0)});
-    state.context = at::linear(
+    const auto& context = input.texts.at("context");
+    const auto padded = at::constant_pad_nd(context, {0, 0, 0, config_.text_len - context.size(0)});
+    state.given["context"] = at::linear(
         at::gelu(at::linear(padded, top("text_embedding.0.weight"), top("text_embedding.0.bias")),
                  "tanh"),
         top("text_embedding.2.weight"), top("text_embedding.2.bias"));
 
     const auto rope = rope_angles(grid, config_.head_dim());
-    state.cosines = at::cos(rope).to(at::kFloat).unsqueeze(1);
-    state.sines = at::sin(rope).to(at::kFloat).unsqueeze(1);
+    state.given["cosines"] = at::cos(rope).to(at::kFloat).unsqueeze(1);
+    state.given["sines"] = at::sin(rope).to(at::kFloat).unsqueeze(1);
     return state;
 }
 
-void WanDit::run_block(int block, const BlockWeights& weights, BlockState& state, std::size_t input,
-                       const Observer& observer) const {
-    BlockMethods methods;
-    methods.project = [&](InputGroup group, const at::Tensor& rows) {
-        if (observer) {
-            observer(input, block, group, rows.contiguous());
-        }
-        return project_exactly(weights, group, rows);
+at::Tensor WanDit::run_block(const BlockWeights& weights, const BlockState& state,
+                             const BlockMethods& methods) const {
+    const auto& config = config_;
+    const auto& cosines = state.given.at("cosines");
+    const auto& sines = state.given.at("sines");
+    const std::array<std::int64_t, 1> width = {config.dim};
+    const auto heads = [&](const at::Tensor& x) {
+        return x.view({x.size(0), config.num_heads, config.head_dim()});
     };
-    state.x = run_wan_block(config_, weights, state, methods);
-    if (!std::isfinite(state.x.sum().item<float>())) {  // NaN and infinity survive a sum
-        throw Error(ErrorCode::non_finite,
-                    fmt::format("block {} of the transformer gives NaN or infinity for a "
-                                "calibration clip; the checkpoint is damaged or not a Wan2.1 model",
-                                block));
-    }
+    const auto normed = [&](const at::Tensor& x, const char* name) {
+        return config.qk_norm ? rms_norm(x, weights.at(std::string(name) + ".weight"), config.eps)
+                              : x;
+    };
+    // shift1, scale1, gate1 of self attention, shift2, scale2, gate2 of the ffn (wan fact 4)
+    const auto modulation = weights.at("modulation").view({6, config.dim}) + state.given.at("e0");
+
+    auto u =
+        at::layer_norm(state.x, width, {}, {}, config.eps) * (1 + modulation[1]) + modulation[0];
+    const auto qkv = methods.project("self_qkv", u);
+    const auto q = rotate_pairs(heads(normed(qkv[0], "self_attn.norm_q")), cosines, sines);
+    const auto k = rotate_pairs(heads(normed(qkv[1], "self_attn.norm_k")), cosines, sines);
+    const auto v = heads(qkv[2]);
+    auto mixed = methods.self_attention ? methods.self_attention(q, k, v) : attention(q, k, v);
+    auto x = state.x + modulation[2] * methods.project("self_o", mixed)[0];
+
+    u = config.cross_attn_norm ? at::layer_norm(x, width, weights.at("norm3.weight"),
+                                                weights.at("norm3.bias"), config.eps)
+                               : x;
+    const auto cross_q = methods.project("cross_q", u)[0];
+    const auto cross_kv = methods.project("cross_kv", state.given.at("context"));
+    mixed = attention(heads(normed(cross_q, "cross_attn.norm_q")),
+                      heads(normed(cross_kv[0], "cross_attn.norm_k")), heads(cross_kv[1]));
+    x = x + methods.project("cross_o", mixed)[0];
+
+    u = at::layer_norm(x, width, {}, {}, config.eps) * (1 + modulation[4]) + modulation[3];
+    const auto hidden = at::gelu(methods.project("ffn_0", u)[0], "tanh");
+    return x + modulation[5] * methods.project("ffn_2", hidden)[0];
 }
 
-at::Tensor WanDit::velocity(const BlockState& state) const {
+at::Tensor WanDit::prediction(const BlockState& state) const {
     const std::array<std::int64_t, 1> width = {config_.dim};
-    const auto modulation = top("head.modulation").view({2, config_.dim}) + state.e;
+    const auto modulation = top("head.modulation").view({2, config_.dim}) + state.head.at("e");
     const auto u =
         at::layer_norm(state.x, width, {}, {}, config_.eps) * (1 + modulation[1]) + modulation[0];
     const auto& grid = state.grid;
@@ -173,38 +159,10 @@ at::Tensor WanDit::velocity(const BlockState& state) const {
         .reshape({config_.out_dim, grid[0] * patch[0], grid[1] * patch[1], grid[2] * patch[2]});
 }
 
-std::vector<at::Tensor> WanDit::forward(const std::vector<DitInput>& inputs,
-                                        const Observer& observer,
-                                        const std::function<void(int block)>& after_block,
-                                        const BeforeBlocks& before_blocks) {
-    const c10::InferenceMode no_gradients;
-    std::vector<BlockState> states;
-    for (const auto& input : inputs) {
-        states.push_back(prepare(input));
-    }
-    if (before_blocks) {
-        before_blocks(states);
-    }
-    for (int block = 0; block < config_.num_layers; ++block) {
-        BlockWeights loaded;
-        if (cache_blocks_ && cached_.find(block) == cached_.end()) {
-            cached_[block] = load_block_weights(checkpoint_, config_, block);
-        } else if (!cache_blocks_) {
-            loaded = load_block_weights(checkpoint_, config_, block);
-        }
-        const BlockWeights& weights = cache_blocks_ ? cached_.at(block) : loaded;
-        in_parallel(states.size(), threads_, [&](std::size_t index) {
-            run_block(block, weights, states[index], index, observer);
-        });
-        if (after_block) {
-            after_block(block);
-        }
-    }
-    std::vector<at::Tensor> velocities;
-    for (const auto& state : states) {
-        velocities.push_back(velocity(state));
-    }
-    return velocities;
+}  // namespace
+
+std::unique_ptr<Transformer> make_wan_dit(const format::Component& component) {
+    return std::make_unique<WanDit>(component);
 }
 
 }  // namespace quantsparse::calib

@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "format/checkpoint.hpp"
+#include "format/model_bundle.hpp"
 
 namespace quantsparse::calib {
 
-/// Writes `output` with the three networks and the tokenizer. Matrices that are not quantised keep
+/// Writes `output` with all networks and tokenizers. Matrices that are not quantised keep
 /// (or get) 16 bits, everything else becomes fp32. `block_files` are the work files of all blocks,
 /// empty for a plain 16-bit file. Leaves nothing behind when it throws.
 void write_model(const format::ModelBundle& model, const std::filesystem::path& output,

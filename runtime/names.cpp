@@ -7,7 +7,8 @@ std::span<const Word<Sampler>> words_of() {
     static constexpr Word<Sampler> kWords[] = {{"unipc", Sampler::unipc},
                                                {"dpm++", Sampler::dpmpp},
                                                {"dpmpp", Sampler::dpmpp},
-                                               {"euler", Sampler::euler}};
+                                               {"euler", Sampler::euler},
+                                               {"lcm", Sampler::lcm}};
     return kWords;
 }
 

@@ -1,4 +1,4 @@
-// The same as attention.comp, for drivers where loads and shared memory are dear and registers spill to a
+// The same as attention_tiled.comp, for drivers where loads and shared memory are dear and registers spill to a
 // fast stack (CPU drivers): an invocation keeps four queries and their outputs to itself and walks over
 // the keys four at a time with running maxima of its own. Each key and value that is loaded serves
 // these queries of every lane; there is no shared memory and no barrier.
@@ -8,7 +8,7 @@
 // 12 heads of 128, 2,048 tokens. With eight queries instead of four, it takes 0.8 times as long and
 // compiles twice as long.
 //
-// Bindings, masks and outputs: attention.comp. Group x: kLanes * kQueries queries (kQueries is 4), group y: heads.
+// Bindings, masks and outputs: attention_tiled.comp. Group x: kLanes * kQueries queries (kQueries is 4), group y: heads.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -17,9 +17,7 @@
 const uint kTile = 4;
 #include "attention.glsl"
 #include "add_values.glsl"
-#ifdef BOTH
-#include "attention_both.glsl"
-#elif defined(SPARSE)
+#if defined(SPARSE) && !defined(BOTH)
 #define CORRECTED
 const uint kFactors = kFactor4 > 0 ? kFactor4 : 1;
 #endif
@@ -149,7 +147,7 @@ void main() {
             [[unroll]] for (uint slot = 0; slot < kSlots; ++slot) {
                 scale[t][slot] = weight[slot] * residual_scale(residual_row[t], slot, corrected);
             }
-            [[unroll]] for (uint k = 0; k < kFactor4; ++k) u[t][k] = residual_u(token * kFactor4 + k);
+            [[unroll]] for (uint k = 0; k < kFactor4; ++k) u[t][k] = load_residual_u(token * kFactor4 + k);
         }
         [[dont_unroll]] for (uint d = 0; d < kDim4; ++d) {
             const uvec4 v = residual_v_rows(corrected, d);
@@ -157,8 +155,8 @@ void main() {
             vec4 difference[kQueries];
             [[unroll]] for (uint t = 0; t < kQueries; ++t) stored[t] = difference[t] = vec4(0.0);
             [[unroll]] for (uint k = 0; k < kFactor4; ++k) {
-                const vec4 a = residual_v(v.x + k), b = residual_v(v.y + k);
-                const vec4 c = residual_v(v.z + k), e = residual_v(v.w + k);
+                const vec4 a = load_residual_v(v.x + k), b = load_residual_v(v.y + k);
+                const vec4 c = load_residual_v(v.z + k), e = load_residual_v(v.w + k);
                 [[unroll]] for (uint t = 0; t < kQueries; ++t) {
                     const vec4 y = vec4(dot(u[t][k], a), dot(u[t][k], b), dot(u[t][k], c), dot(u[t][k], e));
                     if (k < kDelta4) stored[t] += y; else difference[t] += y;

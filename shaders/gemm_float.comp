@@ -12,21 +12,15 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #include "constants.glsl"
+#include "loads.glsl"
 
 layout(constant_id = 1) const uint kRows = 8;
 
-#ifdef TEXELS
-layout(set = 0, binding = 0) uniform usamplerBuffer a_texels;
-layout(set = 0, binding = 1) uniform usamplerBuffer b_texels;
-vec4 load_a(uint i) { return uintBitsToFloat(texelFetch(a_texels, int(i))); }
-#else
-layout(set = 0, binding = 0, std430) readonly buffer A { vec4 a_values[]; };
-vec4 load_a(uint i) { return a_values[i]; }
+LOADABLE(a, 0)
 #ifdef WEIGHT_HALF
-layout(set = 0, binding = 1, std430) readonly buffer B { uvec2 b_values[]; };
+LOADABLE_HALVES(b, 1)
 #else
-layout(set = 0, binding = 1, std430) readonly buffer B { vec4 b_values[]; };
-#endif
+LOADABLE(b, 1)
 #endif
 layout(set = 0, binding = 2, std430) writeonly buffer Out { vec4 out_values[]; };
 layout(set = 0, binding = 3, std430) readonly buffer Bias { vec4 bias_values[]; };
@@ -34,36 +28,9 @@ layout(set = 0, binding = 4, std430) readonly buffer Factor { vec4 factor_values
 layout(set = 0, binding = 5, std430) readonly buffer Residual { vec4 residual_values[]; };
 layout(set = 0, binding = 6, std430) readonly buffer Gate { vec4 gate_values[]; };
 
-layout(push_constant) uniform Push {
-    uint m;
-    uint k;
-    uint n4;         // ceil(N / 4)
-    uint a_stride4;  // strides in vec4
-    uint b_stride4;
-    uint out_stride4;
-    uint factor_stride4;
-    uint residual_stride4;
-    uint gate_offset4;
-    uint column4;    // first column / 4 of this dispatch in out, bias, factor, residual and gate
-} p;
+#include "gemm_float_push.glsl"
 
 #include "epilogue.glsl"
-
-vec4 load_b(uint index) {
-#ifdef WEIGHT_HALF
-#ifdef TEXELS
-    const uvec4 pair = texelFetch(b_texels, int(index / 2));
-    const uvec2 words = (index & 1) == 0 ? pair.xy : pair.zw;
-#else
-    const uvec2 words = b_values[index];
-#endif
-    return vec4(unpackHalf2x16(words.x), unpackHalf2x16(words.y));
-#elif defined(TEXELS)
-    return uintBitsToFloat(texelFetch(b_texels, int(index)));
-#else
-    return b_values[index];
-#endif
-}
 
 void main() {
     const uint n4 = gl_WorkGroupID.x * gl_WorkGroupSize.x + gl_LocalInvocationID.x;

@@ -30,7 +30,7 @@ const uint kChunk8 = 128;
 struct Operands { OPERAND first[4]; OPERAND second[4]; };
 
 /// Weight codes 8*k8 .. 8*k8+7 of the 4 columns: `first` holds the lower four, `second` the others.
-void load_weights(uint k8, uint column4, out Operands w) {
+void weight_operands(uint k8, uint column4, out Operands w) {
     uvec4 first, second;
     load_codes(k8, column4, first, second);
     [[unroll]] for (uint c = 0; c < 4; ++c) {
@@ -64,11 +64,11 @@ void main() {
         for (uint k8 = begin; k8 < end; k8 += 2) {
             Operands w[kFours], w2[kFours];
             [[unroll]] for (uint f = 0; f < kFours; ++f) {
-                load_weights(k8, column4[f], w[f]);
-                load_weights(k8 + 1, column4[f], w2[f]);
+                weight_operands(k8, column4[f], w[f]);
+                weight_operands(k8 + 1, column4[f], w2[f]);
             }
             [[unroll]] for (uint r = 0; r < kRows; ++r) {
-                const uvec4 x = ACTIVATIONS(min(row0 + r, p.m - 1) * p.x_stride4 + k8 / 2);
+                const uvec4 x = load_activations(min(row0 + r, p.m - 1) * p.x_stride4 + k8 / 2);
                 const OPERAND x0 = operand(x.x), x1 = operand(x.y);
                 const OPERAND x2 = operand(x.z), x3 = operand(x.w);
                 [[unroll]] for (uint f = 0; f < kFours; ++f) {

@@ -48,7 +48,7 @@ void main() {
             }
         }
         [[unroll]] for (uint r = 0; r < kRows; ++r) {
-            const ivec4 words = ivec4(ACTIVATIONS(min(row0 + r, p.m - 1) * p.x_stride4 + k16));
+            const ivec4 words = ivec4(load_activations(min(row0 + r, p.m - 1) * p.x_stride4 + k16));
             int x[16];
             [[unroll]] for (uint k = 0; k < 16; ++k) x[k] = (words[k / 4] << (24 - 8 * (k % 4))) >> 24;
             [[unroll]] for (uint f = 0; f < kFours; ++f) {

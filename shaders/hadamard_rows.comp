@@ -12,23 +12,15 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #include "constants.glsl"
+#include "loads.glsl"
 
 layout(constant_id = 1) const uint kPoints = 16;   // a power of two
 layout(constant_id = 2) const uint kStride = 1;
 layout(constant_id = 3) const uint kInner = 2;     // butterflies inside a vec4, log2: 2, or less for tiny B
 layout(constant_id = 4) const uint kHasMultiplier = 0;
 
-#ifdef TEXELS
-layout(set = 0, binding = 0) uniform usamplerBuffer in_texels;
-layout(set = 0, binding = 1) uniform usamplerBuffer multiplier_texels;
-vec4 load_in(uint i) { return uintBitsToFloat(texelFetch(in_texels, int(i))); }
-vec4 load_multiplier(uint i) { return uintBitsToFloat(texelFetch(multiplier_texels, int(i))); }
-#else
-layout(set = 0, binding = 0, std430) readonly buffer In { vec4 in_values[]; };
-layout(set = 0, binding = 1, std430) readonly buffer Multiplier { vec4 multiplier[]; };
-vec4 load_in(uint i) { return in_values[i]; }
-vec4 load_multiplier(uint i) { return multiplier[i]; }
-#endif
+LOADABLE(in, 0)
+LOADABLE(multiplier, 1)
 layout(set = 0, binding = 2, std430) writeonly buffer Out { vec4 out_values[]; };
 
 layout(push_constant) uniform Push {

@@ -14,16 +14,11 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
+#include "loads.glsl"
 
 layout(constant_id = 1) const uint kSize = 8;
 
-#ifdef TEXELS  // for drivers that read texel buffers faster: Quirks::texel_reads_are_faster
-layout(set = 0, binding = 0) uniform usamplerBuffer z_texels;
-vec4 load_z(uint i) { return uintBitsToFloat(texelFetch(z_texels, int(i))); }
-#else
-layout(set = 0, binding = 0, std430) readonly buffer Z { vec4 z_values[]; };
-vec4 load_z(uint i) { return z_values[i]; }
-#endif
+LOADABLE(z, 0)
 layout(set = 0, binding = 1, std430) writeonly buffer Out { float out_values[]; };
 
 layout(push_constant) uniform Push {

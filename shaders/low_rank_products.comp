@@ -11,20 +11,12 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #include "constants.glsl"
+#include "loads.glsl"
 
 const uint kVectors = 2;
 
-#ifdef TEXELS  // for drivers that read texel buffers faster: Quirks::texel_reads_are_faster
-layout(set = 0, binding = 0) uniform usamplerBuffer a_texels;
-layout(set = 0, binding = 1) uniform usamplerBuffer b_texels;
-vec4 load_a(uint i) { return uintBitsToFloat(texelFetch(a_texels, int(i))); }
-vec4 load_b(uint i) { return uintBitsToFloat(texelFetch(b_texels, int(i))); }
-#else
-layout(set = 0, binding = 0, std430) readonly buffer A { vec4 a_values[]; };
-layout(set = 0, binding = 1, std430) readonly buffer B { vec4 b_values[]; };
-vec4 load_a(uint i) { return a_values[i]; }
-vec4 load_b(uint i) { return b_values[i]; }
-#endif
+LOADABLE(a, 0)
+LOADABLE(b, 1)
 layout(set = 0, binding = 2, std430) writeonly buffer Partial { vec4 partials[]; };
 
 layout(push_constant) uniform Push {

@@ -11,12 +11,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
-
-layout(constant_id = 1) const uint kKind = 0;
-layout(constant_id = 2) const uint kHasWeight = 0;
-layout(constant_id = 3) const uint kHasBias = 0;
-layout(constant_id = 4) const uint kModulate = 0;
-layout(constant_id = 5) const uint kWatch = 0;
+#include "norm_rows.glsl"
 
 layout(set = 0, binding = 0, std430) readonly buffer In { float in_values[]; };
 layout(set = 0, binding = 1, std430) writeonly buffer Out { float out_values[]; };
@@ -24,15 +19,6 @@ layout(set = 0, binding = 2, std430) readonly buffer Weight { float weight[]; };
 layout(set = 0, binding = 3, std430) readonly buffer Bias { float bias[]; };
 layout(set = 0, binding = 4, std430) readonly buffer Modulation { float modulation[]; };
 layout(set = 0, binding = 5, std430) buffer Watch { uint watch[]; };
-
-layout(push_constant) uniform Push {
-    uint columns;
-    uint stride;
-    uint shift_offset;  // in floats, inside the modulation buffer
-    uint scale_offset;
-    float eps;
-    uint site;
-} p;
 
 #include "reduce.glsl"
 

@@ -3,33 +3,15 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
+#include "loads.glsl"
+#include "norm_rows.glsl"
 
-layout(constant_id = 1) const uint kKind = 0;
-layout(constant_id = 2) const uint kHasWeight = 0;
-layout(constant_id = 3) const uint kHasBias = 0;
-layout(constant_id = 4) const uint kModulate = 0;
-layout(constant_id = 5) const uint kWatch = 0;
-
-layout(set = 0, binding = 0) uniform usamplerBuffer in_texels;
+LOADABLE(in, 0)
 layout(set = 0, binding = 1, std430) writeonly buffer Out { vec4 out_values[]; };
-layout(set = 0, binding = 2) uniform usamplerBuffer weight;
-layout(set = 0, binding = 3) uniform usamplerBuffer bias;
-layout(set = 0, binding = 4) uniform usamplerBuffer modulation;
+LOADABLE(weight, 2)
+LOADABLE(bias, 3)
+LOADABLE(modulation, 4)
 layout(set = 0, binding = 5, std430) buffer Watch { uint watch[]; };
-
-layout(push_constant) uniform Push {
-    uint columns;
-    uint stride;
-    uint shift_offset;
-    uint scale_offset;
-    float eps;
-    uint site;
-    uint rows;
-} p;
-
-vec4 load(usamplerBuffer values, uint i) {
-    return uintBitsToFloat(texelFetch(values, int(i)));
-}
 
 float total(vec4 v) {
     return (v.x + v.y) + (v.z + v.w);
@@ -44,12 +26,12 @@ void main() {
     float mean = 0.0;
     if (kKind == 0) {
         vec4 sum = vec4(0.0);
-        for (uint i = 0; i < columns4; ++i) sum += load(in_texels, base + i);
+        for (uint i = 0; i < columns4; ++i) sum += load_in(base + i);
         mean = total(sum) / float(p.columns);
     }
     vec4 squares4 = vec4(0.0);
     for (uint i = 0; i < columns4; ++i) {
-        const vec4 x = load(in_texels, base + i) - mean;
+        const vec4 x = load_in(base + i) - mean;
         squares4 += x * x;
     }
     const float squares = total(squares4);
@@ -57,11 +39,11 @@ void main() {
     if (kWatch != 0 && !(squares <= 3.0e38)) atomicOr(watch[p.site], 1u);
 
     for (uint i = 0; i < columns4; ++i) {
-        vec4 y = (load(in_texels, base + i) - mean) * inverse;
-        if (kHasWeight != 0) y *= load(weight, i);
-        if (kHasBias != 0) y += load(bias, i);
+        vec4 y = (load_in(base + i) - mean) * inverse;
+        if (kHasWeight != 0) y *= load_weight(i);
+        if (kHasBias != 0) y += load_bias(i);
         if (kModulate != 0) {
-            y = y * (1.0 + load(modulation, p.scale_offset / 4 + i)) + load(modulation, p.shift_offset / 4 + i);
+            y = y * (1.0 + load_modulation(p.scale_offset / 4 + i)) + load_modulation(p.shift_offset / 4 + i);
         }
         out_values[base + i] = y;
     }

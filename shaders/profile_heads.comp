@@ -4,7 +4,7 @@
 // in which of them they take.
 //
 //   q, k, v    fp32 [heads, *_stride, padded_dim], frame by frame
-//   sight      uint32 [1 + tokens, 2]: as in attention.comp
+//   sight      uint32 [1 + tokens, 2]: as in attention_tiled.comp
 //   partials   vec4 [heads, samples, splits, 3, 1 + kSampled4]: of the keys of one split and each mask the
 //              maximum m of the scores and sum_j exp(s_j - m), then sum_j exp(s_j - m) v_j in the sampled columns;
 //              profile_errors.comp puts the splits together
@@ -13,7 +13,7 @@
 // types that are chosen raise the masks' squared error by 0.3 % over the best types, with all by 0.1 %
 // (bench/replay/head_types.py).
 //
-// A work-group takes kSamples samples (x) of a head (y) and split_keys keys (z), in tiles as attention.comp does.
+// A work-group takes kSamples samples (x) of a head (y) and split_keys keys (z), in tiles as attention_tiled.comp does.
 // Few samples and heads fill a wide device only with the keys cut in many splits.
 #version 460
 #extension GL_GOOGLE_include_directive : require

@@ -11,9 +11,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
-
-layout(constant_id = 1) const uint kHasMultiplier = 0;
-layout(constant_id = 2) const uint kClip = 0;
+#include "quantize_rows.glsl"
 
 layout(set = 0, binding = 0, std430) readonly buffer In { float in_values[]; };
 layout(set = 0, binding = 1, std430) readonly buffer Multiplier { float multiplier[]; };
@@ -21,14 +19,6 @@ layout(set = 0, binding = 2, std430) writeonly buffer Codes { uint codes[]; };
 layout(set = 0, binding = 3, std430) writeonly buffer Scales { float scales[]; };
 layout(set = 0, binding = 4, std430) writeonly buffer RowSums { int row_sums[]; };
 layout(set = 0, binding = 5, std430) readonly buffer Clip { float clip[]; };  // 1 value
-
-layout(push_constant) uniform Push {
-    uint m;
-    uint k;
-    uint in_stride;
-    uint k_words;   // padded K / 4
-    float qmax;
-} p;
 
 #include "reduce.glsl"
 

@@ -3,28 +3,19 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
+#include "loads.glsl"
+#include "quantize_rows.glsl"
 
-layout(constant_id = 1) const uint kHasMultiplier = 0;
-layout(constant_id = 2) const uint kClip = 0;
-
-layout(set = 0, binding = 0) uniform usamplerBuffer in_texels;
-layout(set = 0, binding = 1) uniform usamplerBuffer multiplier;
+LOADABLE(in, 0)
+LOADABLE(multiplier, 1)
 layout(set = 0, binding = 2, std430) writeonly buffer Codes { uint codes[]; };
 layout(set = 0, binding = 3, std430) writeonly buffer Scales { float scales[]; };
 layout(set = 0, binding = 4, std430) writeonly buffer RowSums { int row_sums[]; };
 layout(set = 0, binding = 5, std430) readonly buffer Clip { float clip[]; };  // 1 value
 
-layout(push_constant) uniform Push {
-    uint m;
-    uint k;
-    uint in_stride;
-    uint k_words;   // padded K / 4
-    float qmax;
-} p;
-
 vec4 transformed(uint base, uint i) {
-    vec4 x = uintBitsToFloat(texelFetch(in_texels, int(base + i)));
-    if (kHasMultiplier != 0) x *= uintBitsToFloat(texelFetch(multiplier, int(i)));
+    vec4 x = load_in(base + i);
+    if (kHasMultiplier != 0) x *= load_multiplier(i);
     return x;
 }
 

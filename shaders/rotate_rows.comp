@@ -15,28 +15,14 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #include "constants.glsl"
+#include "loads.glsl"
 
 layout(constant_id = 1) const uint kRows = 8;
 layout(constant_id = 2) const uint kHasMultiplier = 0;
 
-#ifdef TEXELS  // variant for drivers that read texel buffers faster: Quirks::texel_reads_are_faster
-layout(set = 0, binding = 0) uniform usamplerBuffer in_texels;
-layout(set = 0, binding = 1) uniform usamplerBuffer multiplier_texels;
-layout(set = 0, binding = 2) uniform usamplerBuffer rotation_texels;
-vec4 load_in(uint i) { return uintBitsToFloat(texelFetch(in_texels, int(i))); }
-vec4 load_multiplier(uint i) { return uintBitsToFloat(texelFetch(multiplier_texels, int(i))); }
-uvec2 load_halves(uint i) {
-    const uvec4 two = texelFetch(rotation_texels, int(i / 2));
-    return i % 2 == 0 ? two.xy : two.zw;
-}
-#else
-layout(set = 0, binding = 0, std430) readonly buffer In { vec4 in_values[]; };
-layout(set = 0, binding = 1, std430) readonly buffer Multiplier { vec4 multiplier[]; };
-layout(set = 0, binding = 2, std430) readonly buffer Rotation { uvec2 rotation[]; };
-vec4 load_in(uint i) { return in_values[i]; }
-vec4 load_multiplier(uint i) { return multiplier[i]; }
-uvec2 load_halves(uint i) { return rotation[i]; }
-#endif
+LOADABLE(in, 0)
+LOADABLE(multiplier, 1)
+LOADABLE_HALVES(rotation, 2)
 layout(set = 0, binding = 3, std430) writeonly buffer Out { vec4 out_values[]; };
 
 layout(push_constant) uniform Push {
@@ -46,11 +32,6 @@ layout(push_constant) uniform Push {
     uint in_stride4;  // strides in vec4
     uint out_stride4;
 } p;
-
-vec4 load_rotation(uint index) {
-    const uvec2 words = load_halves(index);
-    return vec4(unpackHalf2x16(words.x), unpackHalf2x16(words.y));
-}
 
 void main() {
     const uint column4 = gl_WorkGroupID.x * gl_WorkGroupSize.x + gl_LocalInvocationID.x;

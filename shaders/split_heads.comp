@@ -17,35 +17,13 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
-
-layout(constant_id = 1) const uint kNorm = 0;
-layout(constant_id = 2) const uint kRope = 0;
-layout(constant_id = 3) const uint kFrames = 0;
-layout(constant_id = 4) const uint kFrame0Apart = 0;
-layout(constant_id = 5) const uint kOnlyTemporal = 0;  // the others are there already
+#include "split_heads.glsl"
 
 layout(set = 0, binding = 0, std430) readonly buffer In { float in_values[]; };
 layout(set = 0, binding = 1, std430) writeonly buffer Out { float out_values[]; };
 layout(set = 0, binding = 2, std430) readonly buffer Weight { float weight[]; };
 layout(set = 0, binding = 3, std430) readonly buffer Table { vec2 table[]; };
 layout(set = 0, binding = 4, std430) readonly buffer Types { uint head_types[]; };
-
-layout(push_constant) uniform Push {
-    uint heads;         // heads written by this dispatch
-    uint first_head;    // of the input; becomes head 0 of `out`
-    uint columns;       // of an input row: all heads
-    uint head_dim;
-    uint padded_dim;
-    uint in_stride;
-    uint token_stride;  // tokens of a head in `out`
-    uint token_base;    // token of work-group 0, in the grid and in `out`
-    uint grid_rows;
-    uint grid_columns;
-    uint pairs_time;    // pairs turned by the frame index; the next pairs_row by the row, the rest by
-    uint pairs_row;     // the column
-    float eps;
-    uint places;        // tokens of a frame
-} p;
 
 #include "reduce.glsl"
 #include "token_order.glsl"

@@ -3,41 +3,15 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
+#include "loads.glsl"
+#include "split_heads.glsl"
 #include "token_order.glsl"
 
-layout(constant_id = 1) const uint kNorm = 0;
-layout(constant_id = 2) const uint kRope = 0;
-layout(constant_id = 3) const uint kFrames = 0;
-layout(constant_id = 4) const uint kFrame0Apart = 0;
-layout(constant_id = 5) const uint kOnlyTemporal = 0;
-
-layout(set = 0, binding = 0) uniform usamplerBuffer in_texels;
+LOADABLE(in, 0)
 layout(set = 0, binding = 1, std430) writeonly buffer Out { vec4 out_values[]; };
-layout(set = 0, binding = 2) uniform usamplerBuffer weight;
-layout(set = 0, binding = 3) uniform usamplerBuffer table;  // of two pairs each
+LOADABLE(weight, 2)
+LOADABLE(table, 3)  // of two pairs each
 layout(set = 0, binding = 4, std430) readonly buffer Types { uint head_types[]; };
-
-layout(push_constant) uniform Push {
-    uint heads;
-    uint first_head;
-    uint columns;
-    uint head_dim;
-    uint padded_dim;
-    uint in_stride;
-    uint token_stride;
-    uint token_base;
-    uint grid_rows;
-    uint grid_columns;
-    uint pairs_time;
-    uint pairs_row;
-    float eps;
-    uint places;
-    uint rows;
-} p;
-
-vec4 load(usamplerBuffer values, uint i) {
-    return uintBitsToFloat(texelFetch(values, int(i)));
-}
 
 void main() {
     const uint row = gl_GlobalInvocationID.x;
@@ -50,7 +24,7 @@ void main() {
     if (kNorm != 0) {
         vec4 squares = vec4(0.0);
         for (uint i = 0; i < p.columns / 4; ++i) {
-            const vec4 x = load(in_texels, base + i);
+            const vec4 x = load_in(base + i);
             squares += x * x;
         }
         inverse = 1.0 / sqrt((squares.x + squares.y + squares.z + squares.w) / float(p.columns) + p.eps);
@@ -67,13 +41,13 @@ void main() {
         const uint out_base = (head * p.token_stride + position_out) * dim4;
         const uint first = (p.first_head + head) * dim4;
         for (uint i = 0; i < fours; ++i) {
-            vec4 y = load(in_texels, base + first + i) * inverse;
-            if (kNorm != 0) y *= load(weight, first + i);
+            vec4 y = load_in(base + first + i) * inverse;
+            if (kNorm != 0) y *= load_weight(first + i);
             if (kRope != 0) {
                 const uvec2 pair = uvec2(2 * i, 2 * i + 1);
                 const uvec2 position = mix(mix(uvec2(place.z), uvec2(place.y), lessThan(pair, uvec2(p.pairs_time + p.pairs_row))),
                                            uvec2(place.x), lessThan(pair, uvec2(p.pairs_time)));
-                const vec4 angle = vec4(load(table, position.x * dim4 + i).xy, load(table, position.y * dim4 + i).zw);
+                const vec4 angle = vec4(load_table(position.x * dim4 + i).xy, load_table(position.y * dim4 + i).zw);
                 y = vec4(y.x * angle.x - y.y * angle.y, y.x * angle.y + y.y * angle.x,
                          y.z * angle.z - y.w * angle.w, y.z * angle.w + y.w * angle.z);
             }

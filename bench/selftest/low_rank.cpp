@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "format/bit_packing.hpp"
-#include "pipeline/stages.hpp"
+#include "pipeline/stage.hpp"
 #include "selftest/case.hpp"
 #include "selftest/matrices.hpp"
 

@@ -2,11 +2,10 @@
 #include <fmt/format.h>
 #include <algorithm>
 
-#include "format/config_json.hpp"
+#include "format/networks/registry.hpp"
+#include "models/registry.hpp"
 #include "models/umt5_encoder.hpp"
-#include "models/wan_dit.hpp"
-#include "models/wan_vae.hpp"
-#include "pipeline/stages.hpp"
+#include "pipeline/stage.hpp"
 #include "selftest/case.hpp"
 
 namespace quantsparse::selftest {
@@ -71,42 +70,36 @@ std::vector<float> channel_major(const std::vector<float>& values, int frames, i
 
 std::vector<Result> run_dit(const Case& c, const Settings& settings) {
     std::vector<Result> results;
-    const auto config = format::wan_dit_config_from_json(c.json.at("config"), c.name);
+    const auto& kind = format::network_kind("wan-dit");
+    const format::Network network = kind.describe(c.json.at("config"), nullptr, c.name);
     for (const auto& [layout, path] : layouts(c)) {
-        const auto checkpoint = format::Checkpoint::open(path, format::Component::transformer);
+        const auto checkpoint = format::Checkpoint::open(path, kind);
         for (const auto& run : c.json.at("runs")) {
             const std::string id = run.at("id").get<std::string>() + ".";
-            const auto latent_shape = c.shape(id + "in.latent");
+            const auto latent = c.shape(id + "in.latent");
             const bool intermediates = run.value("intermediates", false);
 
             program::Program program(pipeline::device_limits(*settings.device), intermediates);
-            models::WanDitOptions options;
-            options.config = config;
-            options.latent_frames = latent_shape[1];
-            options.latent_height = latent_shape[2];
-            options.latent_width = latent_shape[3];
+            models::DenoisingOptions options;
+            options.latent = {latent[0], latent[1], latent[2], latent[3]};
             options.half = settings.half;
-            models::WanDit dit(program, options);
+            const auto dit = models::denoising_kind(network).make(program, network, options);
             program::Executor executor(*settings.device, program, false, settings.force_staging);
-            dit.weights().upload(executor, {&checkpoint, 0});
-
-            const auto context = c.floats(id + "in.context");
-            const std::size_t dim = static_cast<std::size_t>(config.text_dim);
-            const std::size_t stride = static_cast<std::size_t>(dit.context().stride);
-            std::vector<float> padded(static_cast<std::size_t>(config.text_len) * stride, 0.0f);
-            for (std::size_t i = 0; i < context.size(); ++i)
-                padded[i / dim * stride + i % dim] = context[i];
-            executor.write_values(dit.context().tensor, std::span<const float>(padded));
-            executor.run(dit.text_phase(0));
-            executor.write_values(dit.latent(), std::span<const float>(c.floats(id + "in.latent")));
-            const auto sinusoid = dit.time_sinusoid(c.floats(id + "in.timestep").at(0));
-            executor.write_values(dit.sinusoid(), std::span<const float>(sinusoid));
-            executor.run(dit.step_phase(0));
+            dit->weights().upload(executor, {&checkpoint, 0});
+            const auto write = [&](const char* input, const std::vector<float>& values) {
+                dit->write(executor, input, values);
+            };
+            write("context", c.floats(id + "in.context"));
+            executor.run(dit->prompt_phase(0));
+            write("latent", c.floats(id + "in.latent"));
+            write("timestep", {c.floats(id + "in.timestep").at(0)});
+            executor.run(dit->step_phase(0));
 
             RunReport report(c.name + "/" + layout + run.at("id").get<std::string>(),
                              settings.tolerance(c.json.at("tolerance")));
             if (intermediates) {
-                for (const std::string& name : dit_intermediates(config.num_layers)) {
+                for (const std::string& name :
+                     dit_intermediates(static_cast<int>(network.blocks.size()))) {
                     if (!c.has(id + "mid." + name)) continue;
                     const auto reference = c.floats(id + "mid." + name);
                     report.intermediate(name, read_kept(executor, name, reference.size()),
@@ -115,7 +108,7 @@ std::vector<Result> run_dit(const Case& c, const Settings& settings) {
             }
             const auto reference = c.floats(id + "out.velocity");
             report.output("velocity",
-                          executor.read_values<float>(dit.velocity(0), reference.size()),
+                          executor.read_values<float>(dit->prediction(0), reference.size()),
                           reference);
             results.push_back(report.result());
         }
@@ -125,9 +118,11 @@ std::vector<Result> run_dit(const Case& c, const Settings& settings) {
 
 std::vector<Result> run_umt5(const Case& c, const Settings& settings) {
     std::vector<Result> results;
-    const auto config = format::umt5_config_from_json(c.json.at("config"), c.name);
+    const auto& kind = format::network_kind("umt5");
+    const format::Network network = kind.describe(c.json.at("config"), nullptr, c.name);
+    const auto& config = network.config_as<format::Umt5Config>();
     for (const auto& [layout, path] : layouts(c)) {
-        const auto checkpoint = format::Checkpoint::open(path, format::Component::text_encoder);
+        const auto checkpoint = format::Checkpoint::open(path, kind);
         for (const auto& run : c.json.at("runs")) {
             const std::string id = run.at("id").get<std::string>() + ".";
             RunReport report(c.name + "/" + layout + run.at("id").get<std::string>(),
@@ -139,12 +134,12 @@ std::vector<Result> run_umt5(const Case& c, const Settings& settings) {
 
             program::Program program(pipeline::device_limits(*settings.device),
                                      run.value("intermediates", false));
-            const models::Umt5Encoder encoder(program, config, static_cast<int>(ids.size()), valid,
+            const models::Umt5Encoder encoder(program, network, static_cast<int>(ids.size()), valid,
                                               settings.half);
             program::Executor executor(*settings.device, program, false, settings.force_staging);
             const std::size_t dim = static_cast<std::size_t>(config.dim);
             const std::size_t stride = (dim + 3) / 4 * 4;
-            const auto hidden =
+            const auto states =
                 encoder.encode(executor, checkpoint, {ids.begin(), ids.end()}, {}, [&](int layer) {
                     const auto look = [&](const std::string& name, const std::string& kept) {
                         if (!c.has(id + "mid." + name)) return;
@@ -179,6 +174,7 @@ std::vector<Result> run_umt5(const Case& c, const Settings& settings) {
                 }
                 report.require(equal, "relative position buckets differ");
             }
+            const std::vector<float>& hidden = states.rows;
             report.output("hidden", hidden, c.floats(id + "out.hidden"));
             report.output("context",
                           std::span<const float>(hidden).first(
@@ -195,8 +191,9 @@ std::vector<Result> run_vae(const Case& c, const Settings& settings) {
     nlohmann::json json = c.json.at("config");
     json["latents_mean"] = c.json.at("latents_mean");
     json["latents_std"] = c.json.at("latents_std");
-    const auto config = format::wan_vae_config_from_json(json, c.name);
-    const auto checkpoint = format::Checkpoint::open(c.weights(), format::Component::vae);
+    const auto& kind = format::network_kind("wan-vae");
+    const format::Network network = kind.describe(json, nullptr, c.name);
+    const auto checkpoint = format::Checkpoint::open(c.weights(), kind);
     for (const auto& run : c.json.at("runs")) {
         const std::string id = run.at("id").get<std::string>() + ".";
         const bool decode = run.at("op").get<std::string>() == "decode";
@@ -204,24 +201,23 @@ std::vector<Result> run_vae(const Case& c, const Settings& settings) {
         const auto shape = c.shape(input_name);
         program::Program program(pipeline::device_limits(*settings.device),
                                  run.value("intermediates", false));
-        const models::WanVae vae(
-            program, config,
-            decode ? models::WanVae::Direction::decode : models::WanVae::Direction::encode,
-            shape[2], shape[3]);
+        using Direction = models::VideoVae::Direction;
+        const auto vae = models::video_vae_kind(network).make(
+            program, network, decode ? Direction::decode : Direction::encode, shape[2], shape[3]);
         program::Executor executor(*settings.device, program, false, settings.force_staging);
-        vae.weights().upload(executor, {&checkpoint, 0});
+        vae->weights().upload(executor, {&checkpoint, 0});
 
         std::map<std::string, std::vector<float>> kept;  // name -> chunks one after another
         const models::Clip out =
-            vae.run(executor, {shape[0], shape[1], shape[2], shape[3], c.floats(input_name)}, {},
-                    [&](const std::string& prefix) {
-                        for (const auto& [name, tensor] : executor.program().intermediates()) {
-                            if (name.rfind(prefix, 0) != 0) continue;
-                            const auto values = read_kept(executor, name);
-                            auto& all = kept[name.substr(prefix.size())];
-                            all.insert(all.end(), values.begin(), values.end());
-                        }
-                    });
+            vae->run(executor, {shape[0], shape[1], shape[2], shape[3], c.floats(input_name)}, {},
+                     [&](const std::string& prefix) {
+                         for (const auto& [name, tensor] : executor.program().intermediates()) {
+                             if (name.rfind(prefix, 0) != 0) continue;
+                             const auto values = read_kept(executor, name);
+                             auto& all = kept[name.substr(prefix.size())];
+                             all.insert(all.end(), values.begin(), values.end());
+                         }
+                     });
 
         RunReport report(c.name + "/" + run.at("id").get<std::string>(),
                          settings.tolerance(c.json.at("tolerance")));

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "format/config_json.hpp"
-#include "pipeline/stages.hpp"
+#include "format/networks/registry.hpp"
+#include "pipeline/decode.hpp"
+#include "pipeline/denoise.hpp"
+#include "pipeline/encode.hpp"
 #include "sampling/scheduler.hpp"
 #include "selftest/case.hpp"
 
@@ -13,22 +15,20 @@ namespace {
 
 format::ModelBundle open_bundle(const Case& c) {
     format::ModelBundle bundle;
-    bundle.transformer_config =
-        format::wan_dit_config_from_json(c.json.at("transformer").at("config"), c.name);
-    bundle.text_encoder_config =
-        format::umt5_config_from_json(c.json.at("text_encoder").at("config"), c.name);
+    const auto open = [&](const char* role, const char* kind_name, const nlohmann::json& config) {
+        const auto& kind = format::network_kind(kind_name);
+        auto checkpoint =
+            std::make_shared<format::Checkpoint>(format::Checkpoint::open(c.folder / role, kind));
+        auto network = kind.describe(config, checkpoint.get(), c.name);
+        bundle.components[role] = {std::move(network), std::move(checkpoint)};
+    };
+    open("transformer", "wan-dit", c.json.at("transformer").at("config"));
+    open("text_encoder", "umt5", c.json.at("text_encoder").at("config"));
     const auto& vae = c.json.at("vae");
     nlohmann::json json = vae.at("config");
     json["latents_mean"] = vae.at("latents_mean");
     json["latents_std"] = vae.at("latents_std");
-    bundle.vae_config = format::wan_vae_config_from_json(json, c.name);
-    const auto open = [&](const char* folder, format::Component component) {
-        return std::make_shared<format::Checkpoint>(
-            format::Checkpoint::open(c.folder / folder, component));
-    };
-    bundle.transformer = open("transformer", format::Component::transformer);
-    bundle.text_encoder = open("text_encoder", format::Component::text_encoder);
-    bundle.vae = open("vae", format::Component::vae);
+    open("vae", "wan-vae", json);
     return bundle;
 }
 
@@ -42,17 +42,22 @@ std::vector<Result> run_pipeline(const Case& c, const Settings& settings) {
     const auto encode = [&](const char* which) {
         const auto ids = c.integers(fmt::format("in.{}_ids", which));
         const auto mask = c.integers(fmt::format("in.{}_mask", which));
-        return pipeline::encode_tokens(
-            device, bundle.text_encoder_config, *bundle.text_encoder, {ids.begin(), ids.end()},
-            static_cast<int>(std::count(mask.begin(), mask.end(), 1)), options);
+        return pipeline::encode_tokens(device, bundle.at("text_encoder"), {ids.begin(), ids.end()},
+                                       static_cast<int>(std::count(mask.begin(), mask.end(), 1)),
+                                       options)
+            .rows;
     };
     const auto prompt = encode("prompt"), negative = encode("negative");
     const auto noise_shape = c.shape("in.noise");
-    const pipeline::LatentShape shape{noise_shape[0], noise_shape[1], noise_shape[2],
-                                      noise_shape[3]};
-    pipeline::Denoiser denoiser(device, bundle, shape, 2, options);
-    denoiser.set_context(0, prompt);
-    denoiser.set_context(1, negative);
+    const models::LatentShape shape{noise_shape[0], noise_shape[1], noise_shape[2], noise_shape[3]};
+    const auto& transformer = bundle.at("transformer");
+    pipeline::Denoiser denoiser(
+        device, transformer, pipeline::denoising_options(transformer, {}, shape, 2, options.half),
+        options);
+    denoiser.write("context", prompt);
+    denoiser.set_prompt(0);
+    denoiser.write("context", negative);
+    denoiser.set_prompt(1);
 
     std::vector<Result> results;
     for (const auto& run : c.json.at("runs")) {
@@ -62,14 +67,13 @@ std::vector<Result> run_pipeline(const Case& c, const Settings& settings) {
         report.intermediate("context", prompt, c.floats("mid.context"));
         report.intermediate("context_null", negative, c.floats("mid.context_null"));
         const auto scheduler =
-            sampling::make_scheduler(run.at("solver") == "unipc" ? sampling::SamplerKind::unipc
-                                                                 : sampling::SamplerKind::dpmpp,
+            sampling::make_scheduler(run.at("solver") == "unipc" ? Sampler::unipc : Sampler::dpmpp,
                                      run.at("steps").get<int>(), run.at("shift").get<double>());
         std::vector<float> latent = c.floats("in.noise");
         std::vector<float> latents, conditional, unconditional;
         for (const float t : scheduler->timesteps()) {
-            auto v = denoiser.velocity(0, latent, t);
-            const auto u = denoiser.velocity(1, latent, t);
+            auto v = denoiser.predict(0, latent, t);
+            const auto u = denoiser.predict(1, latent, t);
             conditional.insert(conditional.end(), v.begin(), v.end());
             unconditional.insert(unconditional.end(), u.begin(), u.end());
             sampling::apply_guidance(v, u, run.at("guide_scale").get<float>());
@@ -85,7 +89,7 @@ std::vector<Result> run_pipeline(const Case& c, const Settings& settings) {
         results.push_back(report.result());
 
         const models::Clip video = pipeline::decode_latents(
-            device, bundle.vae_config, *bundle.vae,
+            device, bundle.at("vae"),
             {shape.channels, shape.frames, shape.height, shape.width, latent},
             {shape.height, shape.width}, options);
         RunReport frames(c.name + "/" + id + ".video",

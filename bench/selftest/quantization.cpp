@@ -5,7 +5,7 @@
 #include "format/bit_packing.hpp"
 #include "kernels/copy.hpp"
 #include "kernels/quantized_matmul.hpp"
-#include "pipeline/stages.hpp"
+#include "pipeline/stage.hpp"
 #include "selftest/case.hpp"
 #include "selftest/matrices.hpp"
 

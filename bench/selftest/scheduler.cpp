@@ -1,4 +1,5 @@
 // Sampler trajectories with an analytic velocity. No device involved.
+#include <algorithm>
 #include <cmath>
 
 #include "sampling/scheduler.hpp"
@@ -7,9 +8,40 @@
 namespace quantsparse::selftest {
 namespace {
 
-sampling::SamplerKind kind_of(const std::string& name) {
-    if (name == "unipc") return sampling::SamplerKind::unipc;
-    return name == "euler" ? sampling::SamplerKind::euler : sampling::SamplerKind::dpmpp;
+Sampler kind_of(const std::string& name) {
+    if (name == "unipc") return Sampler::unipc;
+    if (name == "flow-lcm") return Sampler::lcm;
+    return name == "euler" || name == "euler-steps" ? Sampler::euler : Sampler::dpmpp;
+}
+
+/// Noise levels that the run gives, on the scale of 0 to 1; empty: spread by the shift.
+std::vector<double> given_sigmas(const nlohmann::json& run) {
+    std::vector<double> sigmas = run.value("sigmas_in", std::vector<double>());
+    for (const char* key : {"denoising_steps", "timesteps_in"}) {
+        for (const double t : run.value(key, std::vector<double>())) sigmas.push_back(t / 1000);
+    }
+    return sigmas;
+}
+
+sampling::SamplerOptions options_of(const Case& c, const nlohmann::json& run) {
+    sampling::SamplerOptions options;
+    options.kind = kind_of(c.json.at("scheduler"));
+    options.steps = run.at("steps").get<int>();
+    const double shift = run.at("shift").get<double>();
+    const auto sigmas = given_sigmas(run);
+    if (sigmas.empty()) {
+        options.noise = sampling::FlowShift{shift};
+    } else {
+        options.noise = sampling::GivenSigmas{sigmas, shift};
+    }
+    const std::string noise = run.at("id").get<std::string>() + ".in.noise";
+    if (c.has(noise)) {
+        options.draw = [all = c.floats(noise)](int step, std::span<float> out) {
+            std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(step) * std::ssize(out),
+                        out.size(), out.begin());
+        };
+    }
+    return options;
 }
 
 }  // namespace
@@ -23,9 +55,7 @@ std::vector<Result> run_scheduler(const Case& c) {
         const std::string id = run.at("id").get<std::string>() + ".";
         RunReport report(c.name + "/" + run.at("id").get<std::string>(),
                          settings.tolerance(c.json.at("tolerance")));
-        const auto scheduler =
-            sampling::make_scheduler(kind_of(c.json.at("scheduler")), run.at("steps").get<int>(),
-                                     run.at("shift").get<double>());
+        const auto scheduler = sampling::make_scheduler(options_of(c, run));
         report.intermediate("sigmas", scheduler->sigmas(), c.floats(id + "sigmas"));
         const auto& timesteps = c.io.at(id + "timesteps");
         std::vector<float> reference_timesteps;

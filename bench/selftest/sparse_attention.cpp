@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "attention/block_mask.hpp"
-#include "pipeline/stages.hpp"
+#include "pipeline/stage.hpp"
 #include "quantsparse/error.hpp"
 #include "selftest/case.hpp"
 

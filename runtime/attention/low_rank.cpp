@@ -1,8 +1,14 @@
 #include "attention/low_rank.hpp"
 
 #include <fmt/format.h>
+#include <shaders/low_rank_eigen.hpp>
+#include <shaders/low_rank_orthonormal.hpp>
+#include <shaders/low_rank_products.hpp>
+#include <shaders/low_rank_seed.hpp>
+#include <shaders/low_rank_sum.hpp>
 
 #include "kernels/loads.hpp"
+#include "kernels/specialization.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::attention {
@@ -12,37 +18,12 @@ using kernels::add_matrix;
 using kernels::ceil_div;
 using kernels::read_rows;
 using kernels::round_up;
+using kernels::Specialization;
+using kernels::u32;
 using program::read;
 using program::unused;
 using program::write;
 using shaders::ShaderId;
-
-struct SeedPush {
-    std::uint32_t n, rank, oversampled, basis_stride, basis_column, out_stride, head_dim,
-        mask_offset, seed_index;
-};
-static_assert(sizeof(SeedPush) == 36, "low_rank_seed.comp declares the same block");
-
-struct ProductsPush {
-    std::uint32_t rows, chunk_rows, a4, b4, a_stride4, b_stride4, first_chunk;
-};
-static_assert(sizeof(ProductsPush) == 28, "low_rank_products.comp declares the same block");
-
-struct SumPush {
-    std::uint32_t chunks, rows, partial_rows, b4, head_dim, mask_offset;
-};
-static_assert(sizeof(SumPush) == 24, "low_rank_sum.comp declares the same block");
-
-struct OrthonormalPush {
-    std::uint32_t rows, stride;
-    float shift;
-};
-static_assert(sizeof(OrthonormalPush) == 12, "low_rank_orthonormal.comp declares the same block");
-
-struct EigenPush {
-    std::uint32_t gram_stride, out_stride, wanted;
-};
-static_assert(sizeof(EigenPush) == 12, "low_rank_eigen.comp declares the same block");
 
 /// Rows of a chunk of A^T B: enough chunks to fill a device, few enough that their sums stay small.
 constexpr int kChunkRows = 256;
@@ -53,10 +34,6 @@ constexpr float kShift = 4e-6f;
 
 /// Lanes of the one work-group that makes a Gram matrix.
 constexpr std::uint32_t kWideGroup = 256;
-
-constexpr std::uint32_t u32(int value) {
-    return static_cast<std::uint32_t>(value);
-}
 
 std::uint32_t lanes_for(const Program& program, std::uint32_t wanted = 64) {
     const program::Limits& limits = program.limits();
@@ -113,14 +90,22 @@ class Projection {
     Matrix seed() {
         const Matrix v = add_matrix(program_, name_ + ".basis", x_.columns, size_);
         const bool seeded = options_.seed.valid();
+        using Constant = shaders::low_rank_seed::Constant;
         program_.dispatch(
             name_ + ".seed", ShaderId::low_rank_seed,
-            {kernels::row_lanes(program_), masked(), seeded},
+            Specialization<Constant>(kernels::row_lanes(program_),
+                                     {{Constant::masked, masked()}, {Constant::seeded, seeded}}),
             {read(factors_.v.tensor), write(v.tensor), mask(),
              seeded ? read(options_.seed) : unused(factors_.v.tensor)},
-            SeedPush{u32(x_.columns), u32(factors_.rank), u32(size_), u32(factors_.v.stride),
-                     u32(factors_.first_column), u32(v.stride), u32(options_.head_dim),
-                     u32(options_.mask_offset), u32(options_.seed_index)},
+            shaders::low_rank_seed::Push{.n = u32(x_.columns),
+                                         .rank = u32(factors_.rank),
+                                         .oversampled = u32(size_),
+                                         .basis_stride = u32(factors_.v.stride),
+                                         .basis_column = u32(factors_.first_column),
+                                         .out_stride = u32(v.stride),
+                                         .head_dim = u32(options_.head_dim),
+                                         .mask_offset = u32(options_.mask_offset),
+                                         .seed_index = u32(options_.seed_index)},
             {u32(v.stride), 1, 1}, 4.0 * x_.columns * size_);
         return v;
     }
@@ -150,18 +135,29 @@ class Projection {
                 load.texels ? ShaderId::low_rank_products_texels : ShaderId::low_rank_products,
                 {lanes},
                 {load(read_rows(a, first, rows)), load(read_rows(b, first, rows)), write(partial)},
-                ProductsPush{u32(rows), u32(chunk_rows), u32(a4), u32(b4), u32(a.stride / 4),
-                             u32(b.stride / 4), u32(first / chunk_rows)},
+                shaders::low_rank_products::Push{.rows = u32(rows),
+                                                 .chunk_rows = u32(chunk_rows),
+                                                 .a4 = u32(a4),
+                                                 .b4 = u32(b4),
+                                                 .a_stride4 = u32(a.stride / 4),
+                                                 .b_stride4 = u32(b.stride / 4),
+                                                 .first_chunk = u32(first / chunk_rows)},
                 {ceil_div(u32(a4), lanes), ceil_div(u32(rows), u32(chunk_rows)),
                  ceil_div(u32(b4), kVectors)},
                 2.0 * rows * a.columns * b.columns);
         }
         const bool use_mask = mask_rows && masked();
+        using Constant = shaders::low_rank_sum::Constant;
         program_.dispatch(
-            name_ + ".sum", ShaderId::low_rank_sum, {lanes, use_mask},
+            name_ + ".sum", ShaderId::low_rank_sum,
+            Specialization<Constant>(lanes, {{Constant::masked, use_mask}}),
             {read(partial), write(out.tensor), use_mask ? mask() : unused(factors_.v.tensor)},
-            SumPush{u32(chunks), u32(a.columns), u32(4 * a4), u32(b4), u32(options_.head_dim),
-                    u32(options_.mask_offset)},
+            shaders::low_rank_sum::Push{.chunks = u32(chunks),
+                                        .rows = u32(a.columns),
+                                        .partial_rows = u32(4 * a4),
+                                        .b4 = u32(b4),
+                                        .head_dim = u32(options_.head_dim),
+                                        .mask_offset = u32(options_.mask_offset)},
             {ceil_div(static_cast<std::uint64_t>(a.columns) * static_cast<std::uint64_t>(b4),
                       lanes),
              1, 1},
@@ -180,6 +176,7 @@ class Projection {
     /// takes two shifted rounds until they are independent enough to iterate, and a third without
     /// a shift to make them orthonormal (`exact`).
     Matrix orthonormal(Matrix z, bool exact) {
+        using Constant = shaders::low_rank_orthonormal::Constant;
         std::vector<float> shifts = {kShift, kShift};
         if (exact) shifts.push_back(0.0f);
         for (const float shift : shifts) {
@@ -188,10 +185,12 @@ class Projection {
             program_.dispatch(name_ + ".orthonormal",
                               load.texels ? ShaderId::low_rank_orthonormal_texels
                                           : ShaderId::low_rank_orthonormal,
-                              {lanes_for(program_, kWideGroup), u32(size_)},
+                              Specialization<Constant>(lanes_for(program_, kWideGroup),
+                                                       {{Constant::size, u32(size_)}}),
                               {load(read(z.tensor)), write(triangle.tensor)},
-                              OrthonormalPush{u32(z.rows), u32(z.stride), shift}, {1, 1, 1},
-                              2.0 * size_ * size_ * (z.rows + 2.0 * size_));
+                              shaders::low_rank_orthonormal::Push{
+                                  .rows = u32(z.rows), .stride = u32(z.stride), .shift = shift},
+                              {1, 1, 1}, 2.0 * size_ * size_ * (z.rows + 2.0 * size_));
             const Matrix turned = add_matrix(program_, name_ + ".basis", z.rows, size_);
             kernels::matmul(program_, name_ + ".turn", z, as_weight(triangle, size_, size_),
                             turned);
@@ -201,11 +200,16 @@ class Projection {
     }
 
     Matrix eigenvectors(const Matrix& gram, int wanted) {
+        using Constant = shaders::low_rank_eigen::Constant;
         const Matrix out = add_matrix(program_, name_ + ".eigenvectors", size_, wanted);
-        program_.dispatch(name_ + ".eigen", ShaderId::low_rank_eigen,
-                          {lanes_for(program_), u32(size_)}, {read(gram.tensor), write(out.tensor)},
-                          EigenPush{u32(gram.stride), u32(out.stride), u32(wanted)}, {1, 1, 1},
-                          100.0 * size_ * size_ * size_);
+        program_.dispatch(
+            name_ + ".eigen", ShaderId::low_rank_eigen,
+            Specialization<Constant>(lanes_for(program_), {{Constant::size, u32(size_)}}),
+            {read(gram.tensor), write(out.tensor)},
+            shaders::low_rank_eigen::Push{.gram_stride = u32(gram.stride),
+                                          .out_stride = u32(out.stride),
+                                          .wanted = u32(wanted)},
+            {1, 1, 1}, 100.0 * size_ * size_ * size_);
         return out;
     }
 

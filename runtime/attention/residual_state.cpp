@@ -1,7 +1,11 @@
 #include "attention/residual_state.hpp"
 
 #include <fmt/format.h>
+#include <shaders/residual_difference.hpp>
+#include <shaders/residual_heads.hpp>
+#include <shaders/residual_store.hpp>
 
+#include "kernels/specialization.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::attention {
@@ -10,33 +14,16 @@ namespace {
 using kernels::ceil_div;
 using kernels::read_rows;
 using kernels::round_up;
+using kernels::Specialization;
+using kernels::u32;
 using program::Binding;
 using program::read;
 using program::read_write;
 using program::unused;
 using shaders::ShaderId;
 
-struct DifferencePush {
-    std::uint32_t rows, stride, first_row, first_group;
-};
-static_assert(sizeof(DifferencePush) == 16, "residual_difference.comp declares the same block");
-
-struct StorePush {
-    std::uint32_t rows, stride, first_row;
-};
-static_assert(sizeof(StorePush) == 12, "residual_store.comp declares the same block");
-
-struct HeadsPush {
-    std::uint32_t heads, groups, max_usable;
-};
-static_assert(sizeof(HeadsPush) == 12, "residual_heads.comp declares the same block");
-
 constexpr int kRowsPerGroup = 8;  ///< of residual_difference.comp
 constexpr int kCounters = 2;      ///< after the four words a head in `state`
-
-constexpr std::uint32_t u32(int value) {
-    return static_cast<std::uint32_t>(value);
-}
 
 Residual::Storage storage_of(ResidualStorage storage) {
     switch (storage) {
@@ -55,9 +42,10 @@ int max_usable(SsarMode mode) {
     return mode == SsarMode::third ? 3 : mode == SsarMode::first ? 1 : 2;
 }
 
-std::vector<std::uint32_t> constants(std::uint32_t lanes, const Residual& residual) {
-    std::vector<std::uint32_t> all = residual.constants();
-    all.insert(all.begin(), lanes);
+template <typename Constant>
+Specialization<Constant> constants(std::uint32_t lanes, const Residual& residual) {
+    Specialization<Constant> all(lanes);
+    all.set_from(Constant::residual, residual.constants());
     return all;
 }
 
@@ -153,25 +141,33 @@ void ResidualState::refresh(const std::string& name, int layer, int branch, cons
     const double elements = static_cast<double>(full.rows) * full.columns;
 
     const auto count_heads = [&](bool after) {
+        using Constant = shaders::residual_heads::Constant;
         program_.dispatch(
             name + (after ? ".heads" : ".types"), ShaderId::residual_heads,
-            {lanes, after, head_types.valid()},
+            Specialization<Constant>(
+                lanes, {{Constant::after, after}, {Constant::has_types, head_types.valid()}}),
             {read_write(r.state), head_types.valid() ? read(head_types) : unused(r.state),
              after ? read(partials) : unused(r.state)},
-            HeadsPush{u32(r.heads), u32(groups), u32(max_usable(options_.mode))}, {1, 1, 1},
-            8.0 * groups);
+            shaders::residual_heads::Push{.heads = u32(r.heads),
+                                          .groups = u32(groups),
+                                          .max_usable = u32(max_usable(options_.mode))},
+            {1, 1, 1}, 8.0 * groups);
     };
     count_heads(false);
     for (int first = 0; first < full.rows; first += step) {
         const int rows = std::min(step, full.rows - first);
-        auto all = constants(lanes, r);
-        all.push_back(kRowsPerGroup);
+        using Constant = shaders::residual_difference::Constant;
+        auto all = constants<Constant>(lanes, r);
+        all.set(Constant::rows, kRowsPerGroup);
         program_.dispatch(
             name + ".difference", ShaderId::residual_difference, all,
             joined({read_rows(full, first, rows), change_rows(sparse, first, rows),
                     program::write(partials)},
                    r.bindings(first, rows)),
-            DifferencePush{u32(rows), u32(full.stride), u32(first), u32(first / kRowsPerGroup)},
+            shaders::residual_difference::Push{.rows = u32(rows),
+                                               .stride = u32(full.stride),
+                                               .first_row = u32(first),
+                                               .first_group = u32(first / kRowsPerGroup)},
             {ceil_div(u32(rows), kRowsPerGroup), 1, 1}, 8.0 * elements);
     }
     LowRankOptions projection;
@@ -188,9 +184,11 @@ void ResidualState::refresh(const std::string& name, int layer, int branch, cons
     for (int first = 0; first < full.rows; first += step) {
         const int rows = std::min(step, full.rows - first);
         program_.dispatch(
-            name + ".store", ShaderId::residual_store, constants(lanes, r),
+            name + ".store", ShaderId::residual_store,
+            constants<shaders::residual_store::Constant>(lanes, r),
             joined({change_rows(sparse, first, rows)}, r.bindings(first, rows, true)),
-            StorePush{u32(rows), u32(full.stride), u32(first)},
+            shaders::residual_store::Push{
+                .rows = u32(rows), .stride = u32(full.stride), .first_row = u32(first)},
             {ceil_div(static_cast<std::uint64_t>(rows) * static_cast<std::uint64_t>(r.heads),
                       lanes),
              1, 1},

@@ -7,9 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "format/checkpoint_impl.hpp"
 #include "format/mapped_file.hpp"
-#include "format/tensor_names.hpp"
 #include "format/text.hpp"
 #include "quantsparse/error.hpp"
 
@@ -84,24 +82,42 @@ fs::path weights_in_folder(const fs::path& folder) {
                     folder.string(), files.size(), indices.size()));
 }
 
+/// The first of the kind's prefixes that a name begins with; empty: the file holds nothing else.
+std::string prefix_of(const NetworkKind& kind, const std::vector<std::string>& names) {
+    for (const auto& prefix : kind.prefixes) {
+        const bool met = std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+            return name.starts_with(prefix);
+        });
+        if (met) {
+            return prefix;
+        }
+    }
+    return {};
+}
+
 }  // namespace
 
-Checkpoint make_checkpoint(const fs::path& path,
-                           std::vector<std::shared_ptr<SafetensorsFile>> files,
-                           Component component) {
-    auto impl = std::make_unique<Checkpoint::Impl>();
-    impl->path = path;
-    impl->files = std::move(files);
+Checkpoint::Checkpoint(const fs::path& path, std::vector<std::shared_ptr<const TensorSource>> files,
+                       const NetworkKind& kind, std::optional<std::string> prefix)
+    : path_(path), files_(std::move(files)) {
     std::vector<std::string> names;
-    for (const auto& file : impl->files) {
+    for (const auto& file : files_) {
         for (const auto& [name, view] : file->tensors()) {
             names.push_back(name);
         }
     }
-    const NameMapper mapper(component, names);
-    for (const auto& file : impl->files) {
+    const std::string start = prefix ? *prefix : prefix_of(kind, names);
+    std::erase_if(names, [&](const std::string& name) { return !name.starts_with(start); });
+    for (auto& name : names) {
+        name.erase(0, start.size());
+    }
+    const Renamer canonical_name = kind.renamer(names);
+    for (const auto& file : files_) {
         for (const auto& [name, view] : file->tensors()) {
-            auto canonical = mapper.canonical(name);
+            if (!name.starts_with(start)) {
+                continue;
+            }
+            const auto canonical = canonical_name(std::string_view(name).substr(start.size()));
             if (!canonical) {
                 continue;
             }
@@ -113,32 +129,31 @@ Checkpoint make_checkpoint(const fs::path& path,
             }
             TensorView renamed = view;
             renamed.name = *canonical;
-            if (!impl->tensors.emplace(*canonical, std::move(renamed)).second) {
+            if (!tensors_.emplace(*canonical, std::move(renamed)).second) {
                 throw Error(ErrorCode::bad_file,
                             fmt::format("'{}' holds the tensor '{}' more than once", path.string(),
                                         printable(*canonical)));
             }
         }
     }
-    return Checkpoint(std::move(impl));
 }
 
-Checkpoint Checkpoint::open(const fs::path& path, Component component) {
+Checkpoint Checkpoint::open(const fs::path& path, const NetworkKind& kind) {
     if (!fs::exists(path)) {
         throw Error(ErrorCode::io, fmt::format("'{}' does not exist", path.string()));
     }
     const fs::path source = fs::is_directory(path) ? weights_in_folder(path) : path;
     const bool indexed = source.string().ends_with(".index.json");
-    std::vector<std::shared_ptr<SafetensorsFile>> files;
+    std::vector<std::shared_ptr<const TensorSource>> files;
     for (const auto& file : indexed ? shards_of(source) : std::vector<fs::path>{source}) {
-        files.push_back(std::make_shared<SafetensorsFile>(file));
+        files.push_back(open_tensor_source(file));
     }
-    return make_checkpoint(source, std::move(files), component);
+    return Checkpoint(source, std::move(files), kind);
 }
 
 const TensorView* Checkpoint::find(std::string_view canonical_name) const {
-    const auto position = impl_->tensors.find(canonical_name);
-    return position == impl_->tensors.end() ? nullptr : &position->second;
+    const auto position = tensors_.find(canonical_name);
+    return position == tensors_.end() ? nullptr : &position->second;
 }
 
 const TensorView& Checkpoint::at(std::string_view canonical_name) const {
@@ -147,7 +162,7 @@ const TensorView& Checkpoint::at(std::string_view canonical_name) const {
     }
     throw Error(ErrorCode::bad_file, fmt::format("'{}' has no tensor '{}'; it is incomplete or of "
                                                  "another model",
-                                                 impl_->path.string(), printable(canonical_name)));
+                                                 path_.string(), printable(canonical_name)));
 }
 
 const TensorView& Checkpoint::at(std::string_view canonical_name,
@@ -157,27 +172,18 @@ const TensorView& Checkpoint::at(std::string_view canonical_name,
         throw Error(ErrorCode::bad_file,
                     fmt::format("tensor '{}' of '{}' has shape {} where the configuration asks for "
                                 "{}; the configuration and the weights are of different models",
-                                printable(canonical_name), impl_->path.string(),
-                                shape_text(view.shape), shape_text(shape)));
+                                printable(canonical_name), path_.string(), shape_text(view.shape),
+                                shape_text(shape)));
     }
     return view;
 }
 
 std::vector<std::string> Checkpoint::names() const {
     std::vector<std::string> result;
-    for (const auto& [name, view] : impl_->tensors) {
+    for (const auto& [name, view] : tensors_) {
         result.push_back(name);
     }
     return result;
 }
-
-const fs::path& Checkpoint::path() const {
-    return impl_->path;
-}
-
-Checkpoint::Checkpoint(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Checkpoint::~Checkpoint() = default;
-Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
-Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
 
 }  // namespace quantsparse::format

@@ -7,7 +7,8 @@
 #include <nlohmann/json.hpp>
 
 #include "format/bit_packing.hpp"
-#include "format/config_json.hpp"
+#include "format/json_fields.hpp"
+#include "format/networks/registry.hpp"
 #include "format/text.hpp"
 #include "quantsparse/error.hpp"
 
@@ -28,7 +29,7 @@ const std::string& entry(const std::map<std::string, std::string>& metadata, con
     return position->second;
 }
 
-const json& component(const json& config, const char* name, const std::string& where) {
+const json& component(const json& config, const std::string& name, const std::string& where) {
     if (!config.contains(name) || !config[name].is_object()) {
         throw Error(ErrorCode::bad_file,
                     fmt::format("'{}': the config in its metadata lacks '{}'", where, name));
@@ -39,7 +40,7 @@ const json& component(const json& config, const char* name, const std::string& w
 int bits_of(const json& record, const char* key, std::initializer_list<int> allowed,
             const std::string& where) {
     for (const int bits : allowed) {
-        if (record.contains(key) && record[key] == bits) {
+        if (record.is_object() && record.contains(key) && record[key] == bits) {
             return bits;
         }
     }
@@ -85,64 +86,64 @@ void apply_hadamard(std::span<float> rows, int k, std::span<const float> signs) 
     }
 }
 
-std::vector<BlockLinear> block_linears(const WanDitConfig& config) {
-    std::vector<BlockLinear> linears;
-    for (int layer = 0; layer < config.num_layers; ++layer) {
-        const auto block = fmt::format("blocks.{}.", layer);
-        for (const char* attention : {"self_attn.", "cross_attn."}) {
-            for (const char* name : {"q", "k", "v", "o"}) {
-                linears.push_back({block + attention + name, config.dim, config.dim});
-            }
-        }
-        linears.push_back({block + "ffn.0", config.ffn_dim, config.dim});
-        linears.push_back({block + "ffn.2", config.dim, config.ffn_dim});
-    }
-    return linears;
-}
-
-bool is_input_head(const BlockLinear& linear) {
-    const auto is = [&](const char* name) { return linear.name.ends_with(name); };
-    return !is("self_attn.k") && !is("self_attn.v") && !is("cross_attn.v");
-}
-
 std::vector<std::int64_t> codes_shape(int n, int k, int bits) {
     const std::int64_t columns = packed_n(n);
     return {static_cast<std::int64_t>(packed_word_count(n, k, bits)) / columns, columns};
 }
 
-LinearBytes linear_bytes(const Checkpoint& transformer, const WanDitConfig& config) {
+LinearBytes linear_bytes(const Component& component) {
     LinearBytes bytes;
-    for (const auto& linear : block_linears(config)) {
-        bytes.bf16 += 2 * static_cast<std::uint64_t>(linear.out_features) *
-                      static_cast<std::uint64_t>(linear.in_features);
-        for (const char* part : {".codes", ".scale", ".weight"}) {
-            if (const auto* view = transformer.find(linear.name + part)) {
-                bytes.stored += view->bytes.size();
+    const auto add = [&](const std::string& linear, std::initializer_list<const char*> parts,
+                         std::uint64_t& sum) {
+        for (const char* part : parts) {
+            if (const auto* view = component.checkpoint->find(linear + part)) {
+                sum += view->bytes.size();
             }
         }
-        for (const char* part :
-             {".channel_scale", ".rotation_signs", ".rotation", ".activation_clip"}) {
-            if (const auto* view = transformer.find(linear.name + part)) {
-                bytes.input_vectors += view->bytes.size();
-            }
+    };
+    for (const auto& block : component.network.blocks) {
+        for (const auto& linear : linears_of(block)) {
+            bytes.bf16 += 2 * static_cast<std::uint64_t>(linear.out_features) *
+                          static_cast<std::uint64_t>(linear.in_features);
+            add(linear.name, {".codes", ".scale", ".weight"}, bytes.stored);
+            add(linear.name, {".channel_scale", ".rotation_signs", ".rotation", ".activation_clip"},
+                bytes.input_vectors);
         }
     }
     return bytes;
 }
 
+void read_generation_defaults(const json& object, const std::string& where,
+                              GenerationDefaults& defaults) {
+    const auto whole = [&](const char* key, int& value, int highest) {
+        value = integer(object, {key}, where, value, 1, highest);
+    };
+    const auto number = [&](const char* key, double& value, double lowest, double highest) {
+        value = number_or(object, key, value, lowest, highest, where);
+    };
+    whole("native_width", defaults.native_width, 16384);
+    whole("native_height", defaults.native_height, 16384);
+    whole("native_frames", defaults.native_frames, 4097);
+    whole("steps", defaults.steps, 1000);
+    number("fps", defaults.fps, 0.1, 1000);
+    number("guidance_scale", defaults.guidance_scale, 0, 100);
+    number("flow_shift", defaults.flow_shift, 1e-3, 1000);
+}
+
 std::map<std::string, std::string> model_file_metadata(const ModelBundle& bundle,
                                                        const std::string& quantization_record,
                                                        bool learned_inputs) {
-    const json config = {{"transformer", to_json(bundle.transformer_config)},
-                         {"text_encoder", to_json(bundle.text_encoder_config)},
-                         {"vae", to_json(bundle.vae_config)},
-                         {"native_width", bundle.native_width},
-                         {"native_height", bundle.native_height},
-                         {"native_frames", bundle.native_frames},
-                         {"fps", bundle.fps},
-                         {"steps", bundle.steps},
-                         {"guidance_scale", bundle.guidance_scale},
-                         {"flow_shift", bundle.flow_shift}};
+    const auto& defaults = bundle.defaults;
+    json config = {{"native_width", defaults.native_width},
+                   {"native_height", defaults.native_height},
+                   {"native_frames", defaults.native_frames},
+                   {"fps", defaults.fps},
+                   {"steps", defaults.steps},
+                   {"guidance_scale", defaults.guidance_scale},
+                   {"flow_shift", defaults.flow_shift}};
+    for (const auto& [role, component] : bundle.components) {
+        config[role] = network_kind(component.network.kind).config_json(component.network);
+    }
     return {{"format", "quantsparse"},
             {"version", std::to_string(learned_inputs ? kModelFileVersion : 1)},
             {"architecture", bundle.architecture},
@@ -150,15 +151,15 @@ std::map<std::string, std::string> model_file_metadata(const ModelBundle& bundle
             {"quantization", quantization_record}};
 }
 
-void read_model_file_metadata(const std::map<std::string, std::string>& metadata,
-                              const std::string& where, ModelBundle& bundle) {
-    const auto& version_text = entry(metadata, "version", where);
+namespace {
+
+void check_version(const std::string& text, const std::string& where) {
     int version = 0;
-    const auto* const end = version_text.data() + version_text.size();
-    const auto parsed = std::from_chars(version_text.data(), end, version);
+    const auto* const end = text.data() + text.size();
+    const auto parsed = std::from_chars(text.data(), end, version);
     if (parsed.ec != std::errc{} || parsed.ptr != end || version < 1) {
-        throw Error(ErrorCode::bad_file, fmt::format("'{}': version '{}' is no version number",
-                                                     where, printable(version_text)));
+        throw Error(ErrorCode::bad_file,
+                    fmt::format("'{}': version '{}' is no version number", where, printable(text)));
     }
     if (version > kModelFileVersion) {
         throw Error(
@@ -167,33 +168,84 @@ void read_model_file_metadata(const std::map<std::string, std::string>& metadata
                         "reads; update quantsparse",
                         where, version, kModelFileVersion));
     }
-    bundle.architecture = entry(metadata, "architecture", where);
-    if (bundle.architecture != kArchitectureWan21T2v) {
-        throw Error(ErrorCode::unsupported,
-                    fmt::format("'{}' holds the unknown architecture '{}'; this version runs {}",
-                                where, printable(bundle.architecture), kArchitectureWan21T2v));
-    }
-    const json config = parse_json_object(entry(metadata, "config", where), where);
-    bundle.transformer_config =
-        wan_dit_config_from_json(component(config, "transformer", where), where);
-    bundle.text_encoder_config =
-        umt5_config_from_json(component(config, "text_encoder", where), where);
-    bundle.vae_config = wan_vae_config_from_json(component(config, "vae", where), where);
-    read_generation_defaults(config, where, bundle);
+}
 
-    bundle.quantization_record = entry(metadata, "quantization", where);
-    const json record = parse_json_object(bundle.quantization_record, where);
-    bundle.weight_bits = bits_of(record, "weight_bits", {4, 6, 8, 16}, where);
-    bundle.activation_bits = bits_of(record, "activation_bits", {6, 8, 16}, where);
-    if ((bundle.weight_bits == 16) != (bundle.activation_bits == 16)) {
+const Architecture& architecture_named(const std::string& name, const std::string& where) {
+    std::vector<std::string> known;
+    for (const auto& architecture : architectures()) {
+        if (architecture.name == name) {
+            return architecture;
+        }
+        known.push_back(architecture.name);
+    }
+    throw Error(ErrorCode::unsupported,
+                fmt::format("'{}' holds the unknown architecture '{}'; this version runs {}", where,
+                            printable(name), list_names(known)));
+}
+
+LinearBits read_bits(const json& record, const std::string& where) {
+    const LinearBits bits{bits_of(record, "weight_bits", {4, 6, 8, 16}, where),
+                          bits_of(record, "activation_bits", {6, 8, 16}, where)};
+    if ((bits.weights == 16) != (bits.activations == 16)) {
         throw Error(ErrorCode::unsupported,
                     fmt::format("'{}' mixes {}-bit weights with {}-bit activations, which this "
                                 "version does not run",
-                                where, bundle.weight_bits, bundle.activation_bits));
+                                where, bits.weights, bits.activations));
     }
-    bundle.quantization = bundle.weight_bits == 16
-                              ? "none"
-                              : fmt::format("w{}a{}", bundle.weight_bits, bundle.activation_bits);
+    return bits;
+}
+
+Quantization read_quantization(const std::string& text, const std::string& where) {
+    Quantization quantization;
+    quantization.record = text;
+    const json record = parse_json_object(text, where);
+    quantization.bits = read_bits(record, where);
+    if (const json* groups = find_field(record, {"groups"})) {
+        if (!groups->is_object()) {
+            reject(where, "groups in its metadata must be an object");
+        }
+        for (const auto& [name, bits] : groups->items()) {
+            quantization.groups[name] = read_bits(bits, where);
+        }
+    }
+    return quantization;
+}
+
+}  // namespace
+
+ModelBundle open_model_file(const std::filesystem::path& path) {
+    const auto file = open_tensor_source(path);
+    const std::string where = path.string();
+    const auto format = file->metadata().find("format");
+    if (format == file->metadata().end() || format->second != "quantsparse") {
+        throw Error(
+            ErrorCode::unsupported,
+            fmt::format("'{}' is a single network, not a whole text-to-video model; give the "
+                        "folder with transformer, text encoder and VAE, or a file made by "
+                        "quantsparse-calibrate",
+                        where));
+    }
+    check_version(entry(file->metadata(), "version", where), where);
+    ModelBundle bundle;
+    const auto& architecture =
+        architecture_named(entry(file->metadata(), "architecture", where), where);
+    bundle.architecture = architecture.name;
+    const json config = parse_json_object(entry(file->metadata(), "config", where), where);
+    for (const auto& part : architecture.parts) {
+        const auto& kind = network_kind(part.kind);
+        const auto& of_part = component(config, part.role, where);
+        auto checkpoint = std::make_shared<Checkpoint>(
+            path, std::vector<std::shared_ptr<const TensorSource>>{file}, kind, part.role + ".");
+        auto network = kind.describe(of_part, checkpoint.get(), where);
+        bundle.components[part.role] = {std::move(network), std::move(checkpoint)};
+    }
+    read_generation_defaults(config, where, bundle.defaults);
+    bundle.quantization = read_quantization(entry(file->metadata(), "quantization", where), where);
+    for (const auto& part : architecture.tokenizers) {
+        const auto& bytes = file->at(part.role + ".model").bytes;
+        bundle.tokenizers[part.role] = {bytes.begin(), bytes.end()};
+    }
+    return bundle;
 }
 
 }  // namespace quantsparse::format

@@ -1,7 +1,7 @@
-// The quantised model file: one safetensors file with the three networks and the tokenizer.
+// The quantised model file: one safetensors file with all networks and tokenizers of a model.
 //
-// Tensors are named `transformer.`, `text_encoder.` or `vae.` plus the original Wan2.1 name;
-// `tokenizer.model` (U8) is the sentencepiece model. `__metadata__` holds format, version,
+// Tensors are named by the network's role (`transformer.`, `text_encoder.`, `vae.`) plus upstream's
+// name; `tokenizer.model` (U8) is the tokenizer's file. `__metadata__` holds format, version,
 // architecture, config (JSON) and quantization (JSON). docs/model-format.md describes all of it.
 //
 // A quantised linear y = x W^T + b of `in` = K and `out` = N features is stored as
@@ -18,7 +18,7 @@
 //          or (x / c) times the block-diagonal matrix of `rotation`
 //     y  = s_x * scale * (quantised(x') . codes) + b,   s_x = activation_clip * max|x'| / qmax
 // `rotation` and `activation_clip` stand once for all linears with a common input, with the first
-// of them (input_heads); files that have either are of version 2.
+// of them; files that have either are of version 2.
 #pragma once
 
 #include <cstdint>
@@ -27,13 +27,11 @@
 #include <string>
 #include <vector>
 
-#include "format/checkpoint.hpp"
-#include "format/model_config.hpp"
+#include "format/model_bundle.hpp"
 
 namespace quantsparse::format {
 
 inline constexpr int kModelFileVersion = 2;
-inline constexpr const char* kArchitectureWan21T2v = "wan2.1-t2v";
 
 /// Columns of one rotation block: the largest power of two up to 128 that divides k.
 int hadamard_block(int k);
@@ -42,20 +40,6 @@ int hadamard_block(int k);
 /// B = hadamard_block(k) columns by the Sylvester Hadamard matrix over sqrt(B). Applied to the rows
 /// of x / c and of W diag(c) alike, it leaves their product unchanged.
 void apply_hadamard(std::span<float> rows, int k, std::span<const float> signs = {});
-
-/// One of the ten linears of a block that are quantised.
-struct BlockLinear {
-    std::string name;  ///< "blocks.0.self_attn.q"
-    int out_features = 0;
-    int in_features = 0;
-};
-
-/// All quantised linears: self q, k, v, o, cross q, k, v, o, ffn.0, ffn.2 of block 0, then
-/// block 1...
-std::vector<BlockLinear> block_linears(const WanDitConfig& config);
-
-/// The linears whose input is not that of one before them in the block.
-bool is_input_head(const BlockLinear& linear);
 
 /// Shape of `<name>.codes` for a weight [n, k].
 std::vector<std::int64_t> codes_shape(int n, int k, int bits);
@@ -68,7 +52,7 @@ struct LinearBytes {
     std::uint64_t bf16 = 0;
     std::uint64_t input_vectors = 0;  ///< of the input side
 };
-LinearBytes linear_bytes(const Checkpoint& transformer, const WanDitConfig& config);
+LinearBytes linear_bytes(const Component& component);
 
 /// `__metadata__` of a model file; `quantization_record` is the JSON object of the calibration and
 /// must hold weight_bits and activation_bits. `learned_inputs`: the file has learned rotations or
@@ -77,9 +61,12 @@ std::map<std::string, std::string> model_file_metadata(const ModelBundle& bundle
                                                        const std::string& quantization_record,
                                                        bool learned_inputs = false);
 
-/// The inverse: fills configurations, defaults and quantisation in. Throws Error(unsupported) for a
-/// newer version or another architecture, Error(bad_file) for metadata that make no sense.
-void read_model_file_metadata(const std::map<std::string, std::string>& metadata,
-                              const std::string& where, ModelBundle& bundle);
+/// Opens a model file. Throws Error(unsupported) for another kind of file, a newer version or an
+/// unknown architecture, Error(bad_file) for metadata that make no sense.
+ModelBundle open_model_file(const std::filesystem::path& path);
+
+/// Native size, fps, steps, guidance and shift, where the object has them (all optional).
+void read_generation_defaults(const nlohmann::json& object, const std::string& where,
+                              GenerationDefaults& defaults);
 
 }  // namespace quantsparse::format

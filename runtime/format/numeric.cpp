@@ -6,7 +6,7 @@
 #include <cstring>
 #include <limits>
 
-#include "format/safetensors.hpp"
+#include "format/tensor.hpp"
 #include "format/text.hpp"
 #include "quantsparse/error.hpp"
 
@@ -46,26 +46,26 @@ float float_from_f8_e4m3(std::uint8_t bits) {
 
 }  // namespace
 
-std::size_t size_of(DType dtype) {
+ElementBlock block_of(DType dtype) {
     switch (dtype) {
         case DType::f64:
         case DType::i64:
-            return 8;
+            return {1, 8};
         case DType::f32:
         case DType::i32:
         case DType::u32:
-            return 4;
+            return {1, 4};
         case DType::f16:
         case DType::bf16:
         case DType::i16:
-            return 2;
+            return {1, 2};
         case DType::f8_e4m3:
         case DType::i8:
         case DType::u8:
         case DType::boolean:
-            return 1;
+            return {1, 1};
     }
-    return 1;
+    return {};
 }
 
 std::string_view name_of(DType dtype) {
@@ -104,6 +104,15 @@ std::int64_t TensorView::element_count() const {
         count *= dimension;
     }
     return count;
+}
+
+TensorView TensorView::slice(std::int64_t first, std::int64_t count) const {
+    const ElementBlock block = block_of(dtype);
+    return {name,
+            dtype,
+            {count},
+            bytes.subspan(static_cast<std::size_t>(first / block.values * block.bytes),
+                          static_cast<std::size_t>(count / block.values * block.bytes))};
 }
 
 std::uint16_t half_from_float(float value) {

@@ -161,7 +161,7 @@ void SafetensorsFile::Impl::read_tensor(const std::string& name, const json& ent
                                  shown, printable(dtype_text)));
     }
     view.dtype = *dtype;
-    std::int64_t byte_count = static_cast<std::int64_t>(size_of(view.dtype));
+    std::int64_t byte_count = block_of(view.dtype).bytes;
     bool overflow = false;
     for (const auto& dimension : entry["shape"]) {
         view.shape.push_back(unsigned_number(dimension, path, name, "dimension"));
@@ -228,20 +228,6 @@ const std::map<std::string, std::string>& SafetensorsFile::metadata() const {
 
 const std::map<std::string, TensorView, std::less<>>& SafetensorsFile::tensors() const {
     return impl_->tensors;
-}
-
-const TensorView* SafetensorsFile::find(std::string_view name) const {
-    const auto position = impl_->tensors.find(name);
-    return position == impl_->tensors.end() ? nullptr : &position->second;
-}
-
-const TensorView& SafetensorsFile::at(std::string_view name) const {
-    if (const auto* view = find(name)) {
-        return *view;
-    }
-    throw Error(ErrorCode::bad_file, fmt::format("'{}' has no tensor '{}'; it is incomplete or of "
-                                                 "another model",
-                                                 impl_->path.string(), printable(name)));
 }
 
 }  // namespace quantsparse::format

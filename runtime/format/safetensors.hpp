@@ -5,58 +5,30 @@
 // This folder (runtime/format) includes neither Vulkan nor Torch.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
+
+#include "format/tensor_source.hpp"
 
 namespace quantsparse::format {
 
-enum class DType { f64, f32, f16, bf16, f8_e4m3, i64, i32, i16, i8, u8, u32, boolean };
-
-std::size_t size_of(DType dtype);
-std::string_view name_of(DType dtype);  ///< the spelling of the safetensors header: "F32", "BF16"…
-
-/// A tensor inside a mapped file; valid as long as the file object lives.
-struct TensorView {
-    std::string name;
-    DType dtype = DType::f32;
-    std::vector<std::int64_t> shape;
-    std::span<const std::byte> bytes;  ///< may lie at any address: copy elements out, never cast
-
-    std::int64_t element_count() const;
-};
-
-/// Widens F32, F16, BF16, F8_E4M3, F64 to fp32. Throws Error(bad_file) naming the tensor for other
-/// dtypes.
-std::vector<float> to_float(const TensorView& tensor);
-void to_float(const TensorView& tensor, std::span<float> out);
-std::vector<std::int32_t> to_int32(const TensorView& tensor);  ///< I32, I64, U8, I8, U32, BOOL
-
-std::uint16_t half_from_float(float value);  ///< round to nearest even; overflow gives infinity
-float float_from_half(std::uint16_t bits);
-
 /// One .safetensors file, memory-mapped and validated on opening.
-class SafetensorsFile {
+class SafetensorsFile final : public TensorSource {
   public:
     /// Throws Error(io) or Error(bad_file) with one line: truncated file, header past the end,
     /// bad JSON, unknown dtype, offsets past the end, overlapping ranges, size not matching shape.
     explicit SafetensorsFile(const std::filesystem::path& path);
-    ~SafetensorsFile();
+    ~SafetensorsFile() override;
     SafetensorsFile(SafetensorsFile&&) noexcept;
     SafetensorsFile& operator=(SafetensorsFile&&) noexcept;
 
-    const std::filesystem::path& path() const;
-    const std::map<std::string, std::string>& metadata() const;
-    const std::map<std::string, TensorView, std::less<>>& tensors() const;
-    const TensorView* find(std::string_view name) const;
-    const TensorView& at(
-        std::string_view name) const;  ///< throws Error(bad_file) naming file and tensor
+    const std::filesystem::path& path() const override;
+    const std::map<std::string, std::string>& metadata() const override;
+    const std::map<std::string, TensorView, std::less<>>& tensors() const override;
 
   private:
     struct Impl;

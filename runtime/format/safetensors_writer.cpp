@@ -138,7 +138,7 @@ void SafetensorsWriter::declare(const std::string& name, DType dtype,
         throw Error(ErrorCode::invalid_argument,
                     fmt::format("tensor '{}' was declared after writing began", printable(name)));
     }
-    std::int64_t bytes = static_cast<std::int64_t>(size_of(dtype));
+    std::int64_t bytes = block_of(dtype).bytes;
     bool bad = false;
     for (const auto dimension : shape) {
         bad |= dimension < 0 || __builtin_mul_overflow(bytes, dimension, &bytes);

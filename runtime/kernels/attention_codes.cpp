@@ -1,29 +1,14 @@
 #include "kernels/attention_codes.hpp"
 
 #include <algorithm>
+#include <shaders/head_columns.hpp>
+#include <shaders/quantize_heads.hpp>
+#include <shaders/quantize_values.hpp>
+
+#include "kernels/specialization.hpp"
 
 namespace quantsparse::kernels {
 namespace {
-
-struct ColumnsPush {
-    std::uint32_t tokens, stride, dim4, first_head, out_stride, out_offset;
-};
-static_assert(sizeof(ColumnsPush) == 24, "head_columns.comp declares the same block");
-
-struct HeadsPush {
-    std::uint32_t tokens, stride, dim4, dim16, first_head, scale_stride, scale_offset;
-    float factor;
-};
-static_assert(sizeof(HeadsPush) == 32, "quantize_heads.comp declares the same block");
-
-struct ValuesPush {
-    std::uint32_t tokens, stride, dim4, dim16, first_head, scale_stride, scale_offset;
-};
-static_assert(sizeof(ValuesPush) == 28, "quantize_values.comp declares the same block");
-
-constexpr std::uint32_t number(int value) {
-    return static_cast<std::uint32_t>(value);
-}
 
 /// The kernels of one call, each over as many heads as can be bound at once.
 class Coder {
@@ -33,18 +18,24 @@ class Coder {
           name_(std::move(name)),
           codes_(codes),
           lanes_(row_lanes(program)),
-          stride_(number(codes.q_blocks + codes.k_blocks + codes.columns)) {}
+          stride_(u32(codes.q_blocks + codes.k_blocks + codes.columns)) {}
 
     /// Mean or largest magnitude over 127 of each column, to `out` [heads, out_stride].
     void columns(const char* what, const HeadMatrix& x, int tokens, bool peak, Tensor out,
                  int out_stride, int out_offset) {
         chunks(x, [&](int head, int heads, const program::Binding& values) {
-            program_.dispatch(name_ + what, shaders::ShaderId::head_columns,
-                              {lanes_, lanes_ / 4, peak}, {values, program::write(out)},
-                              ColumnsPush{number(tokens), number(x.token_stride), dim4(x),
-                                          number(head), number(out_stride), number(out_offset)},
-                              {number(codes_.columns / 16), number(heads), 1},
-                              work(x, tokens, heads));
+            using Constant = shaders::head_columns::Constant;
+            const Specialization<Constant> constants(
+                lanes_, {{Constant::row_lanes, lanes_ / 4}, {Constant::peak, peak}});
+            program_.dispatch(name_ + what, shaders::ShaderId::head_columns, constants,
+                              {values, program::write(out)},
+                              shaders::head_columns::Push{.tokens = u32(tokens),
+                                                          .stride = u32(x.token_stride),
+                                                          .dim4 = dim4(x),
+                                                          .first_head = u32(head),
+                                                          .out_stride = u32(out_stride),
+                                                          .out_offset = u32(out_offset)},
+                              {u32(codes_.columns / 16), u32(heads), 1}, work(x, tokens, heads));
         });
     }
 
@@ -52,13 +43,21 @@ class Coder {
     void heads(const char* what, const HeadMatrix& x, int tokens, Tensor means, Tensor codes,
                int scale_offset, float factor) {
         chunks(x, [&](int head, int heads, const program::Binding& values) {
+            using Constant = shaders::quantize_heads::Constant;
             program_.dispatch(
-                name_ + what, shaders::ShaderId::quantize_heads, {lanes_, means.valid()},
+                name_ + what, shaders::ShaderId::quantize_heads,
+                Specialization<Constant>(lanes_, {{Constant::has_mean, means.valid()}}),
                 {values, means.valid() ? program::read(means) : program::unused(x.tensor),
                  code_heads(x, codes, head, heads), program::write(codes_.scales)},
-                HeadsPush{number(tokens), number(x.token_stride), dim4(x), dim16(), number(head),
-                          stride_, number(scale_offset), factor},
-                {ceil_div(number(tokens), AttentionCodes::kScaleBlock), number(heads), 1},
+                shaders::quantize_heads::Push{.tokens = u32(tokens),
+                                              .stride = u32(x.token_stride),
+                                              .dim4 = dim4(x),
+                                              .dim16 = dim16(),
+                                              .first_head = u32(head),
+                                              .scale_stride = stride_,
+                                              .scale_offset = u32(scale_offset),
+                                              .factor = factor},
+                {ceil_div(u32(tokens), AttentionCodes::kScaleBlock), u32(heads), 1},
                 2 * work(x, tokens, heads));
         });
     }
@@ -68,30 +67,31 @@ class Coder {
             program_.dispatch(
                 name_ + what, shaders::ShaderId::quantize_values, {lanes_},
                 {values, program::read(codes_.scales), code_heads(x, codes_.v, head, heads)},
-                ValuesPush{number(tokens), number(x.token_stride), dim4(x), dim16(), number(head),
-                           stride_, number(codes_.q_blocks + codes_.k_blocks)},
-                {ceil_div(std::uint64_t{number(x.token_stride / 4)} * dim4(x), lanes_),
-                 number(heads), 1},
+                shaders::quantize_values::Push{
+                    .tokens = u32(tokens),
+                    .stride = u32(x.token_stride),
+                    .dim4 = dim4(x),
+                    .dim16 = dim16(),
+                    .first_head = u32(head),
+                    .scale_stride = stride_,
+                    .scale_offset = u32(codes_.q_blocks + codes_.k_blocks)},
+                {ceil_div(std::uint64_t{u32(x.token_stride / 4)} * dim4(x), lanes_), u32(heads), 1},
                 work(x, tokens, heads));
         });
     }
 
   private:
-    static std::uint32_t dim4(const HeadMatrix& x) { return number(x.padded_dim / 4); }
-    std::uint32_t dim16() const { return number(codes_.columns / 16); }
+    static std::uint32_t dim4(const HeadMatrix& x) { return u32(x.padded_dim / 4); }
+    std::uint32_t dim16() const { return u32(codes_.columns / 16); }
     static double work(const HeadMatrix& x, int tokens, int heads) {
         return 1.0 * tokens * x.padded_dim * heads;
     }
     template <typename Dispatch>
     void chunks(const HeadMatrix& x, Dispatch&& dispatch) {
-        const int chunk = static_cast<int>(
-            std::clamp<std::uint64_t>(program_.limits().max_binding_bytes / x.head_bytes(), 1,
-                                      static_cast<std::uint64_t>(x.heads)));
+        const int chunk = heads_per_dispatch(program_, x.head_bytes(), x.heads);
         for (int head = 0; head < x.heads; head += chunk) {
             const int heads = std::min(chunk, x.heads - head);
-            dispatch(head, heads,
-                     program::read(x.tensor, x.head_bytes() * static_cast<std::uint64_t>(head),
-                                   x.head_bytes() * static_cast<std::uint64_t>(heads)));
+            dispatch(head, heads, read_heads(x, head, heads));
         }
     }
     program::Binding code_heads(const HeadMatrix& x, Tensor codes, int head, int heads) const {

@@ -4,13 +4,16 @@
 
 #include <initializer_list>
 
-#include "program/program.hpp"
+#include "kernels/matrix.hpp"
 
 namespace quantsparse::kernels {
 
 /// Width of the work-groups of kernels whose invocations own a row or a block, on CPU drivers: one
 /// vector.
 inline constexpr std::uint32_t kPrivateLanes = 8;
+
+/// The widest heads such kernels take: wider ones would unroll into too much code.
+inline constexpr int kWidestPrivate = 128;
 
 struct Loads {
     bool texels = false;
@@ -35,6 +38,17 @@ inline Loads loads(const program::Program& program, std::initializer_list<progra
         }
     }
     return result;
+}
+
+/// How a dispatch over a chunk of the rows of `input` reads them and what else is there;
+/// `whole_vec4`: nothing begins or ends inside a texel.
+inline Loads row_loads(const Program& program, const Matrix& input, bool whole_vec4,
+                       std::initializer_list<Tensor> tensors) {
+    const int chunk =
+        std::min(input.rows, rows_per_dispatch(program, input.row_bytes(), input.rows));
+    Loads load = loads(program, {read_rows(input, 0, chunk)}, tensors);
+    load.texels = load.texels && whole_vec4;
+    return load;
 }
 
 }  // namespace quantsparse::kernels

@@ -19,6 +19,10 @@ constexpr std::uint32_t ceil_div(std::uint64_t value, std::uint64_t divisor) {
     return static_cast<std::uint32_t>((value + divisor - 1) / divisor);
 }
 
+constexpr std::uint32_t u32(int value) {
+    return static_cast<std::uint32_t>(value);
+}
+
 /// fp32 [rows, columns] with rows of `stride` floats, a multiple of 4; the columns in between are
 /// zero.
 struct Matrix {
@@ -60,6 +64,15 @@ inline int rows_per_dispatch(const Program& program, std::uint64_t row_bytes, in
         program.limits().max_binding_bytes / std::max<std::uint64_t>(row_bytes, 1);
     if (fit >= static_cast<std::uint64_t>(rows)) return rows;
     return std::max(64, static_cast<int>(std::min<std::uint64_t>(fit, 1u << 30)) / 64 * 64);
+}
+
+/// The same where each row is a work-group.
+inline constexpr int kMaxRows = 65535 / 64 * 64;
+
+/// How many of so many heads one dispatch may bind.
+inline int heads_per_dispatch(const Program& program, std::uint64_t head_bytes, int heads) {
+    return static_cast<int>(std::clamp<std::uint64_t>(
+        program.limits().max_binding_bytes / head_bytes, 1, static_cast<std::uint64_t>(heads)));
 }
 
 /// Invocations of a work-group that reduces one row: a power of two.

@@ -62,17 +62,4 @@ inline MatrixTile matrix_tile(const program::Limits& limits, const MatrixShape& 
     return kMatrixTiles.back();
 }
 
-/// Specialisation constants 0 to 14 of gemm_matrix.comp from those of the kernel without matrix
-/// units (0 to 8).
-inline std::vector<std::uint32_t> matrix_constants(std::vector<std::uint32_t> constants,
-                                                   const program::Limits& limits,
-                                                   const MatrixShape& shape,
-                                                   const MatrixTile& tile) {
-    const std::uint32_t lanes = tile.subgroups * limits.subgroup;
-    constants[0] = lanes;
-    constants.insert(constants.end(),
-                     {lanes, shape.m, shape.n, shape.k, limits.subgroup, tile.subgroup_columns});
-    return constants;
-}
-
 }  // namespace quantsparse::kernels

@@ -5,6 +5,8 @@
 
 namespace quantsparse::kernels {
 
+inline constexpr int kKAlignment = 32;  ///< of packed codes, as format/bit_packing.hpp says
+
 /// A quantised weight [n, k] as format/bit_packing.hpp lays it out.
 struct QuantizedWeight {
     std::string name;

@@ -1,14 +1,23 @@
 #include "kernels/residual.hpp"
 
+#include <shaders/residual.hpp>
+#include <shaders/residual_add.hpp>
+
+#include "kernels/specialization.hpp"
+
 namespace quantsparse::kernels {
 namespace {
 
-struct AddPush {
-    std::uint32_t stride, first_row;
-};
-static_assert(sizeof(AddPush) == 8, "residual_add.comp declares the same block");
+using Constant = shaders::residual::Constant;
 
-constexpr int kMaxRows = 65535 / 64 * 64;  // one work-group a row and slice of columns
+std::vector<std::uint32_t> constants_of(std::uint32_t storage, int slots, int delta4,
+                                        int difference4, int heads, int head_dim) {
+    return Specialization<Constant>(storage, {{Constant::slots, u32(slots)},
+                                              {Constant::delta4, u32(delta4)},
+                                              {Constant::difference4, u32(difference4)},
+                                              {Constant::residual_heads, u32(heads)},
+                                              {Constant::residual_dim, u32(head_dim)}});
+}
 
 }  // namespace
 
@@ -27,9 +36,8 @@ int Residual::slot_words() const {
 }
 
 std::vector<std::uint32_t> Residual::constants() const {
-    return {static_cast<std::uint32_t>(storage), static_cast<std::uint32_t>(slots),
-            static_cast<std::uint32_t>(delta4),  static_cast<std::uint32_t>(difference4),
-            static_cast<std::uint32_t>(heads),   static_cast<std::uint32_t>(head_dim)};
+    return constants_of(static_cast<std::uint32_t>(storage), slots, delta4, difference4, heads,
+                        head_dim);
 }
 
 std::vector<program::Binding> Residual::bindings(int first, int count, bool change_rows,
@@ -55,6 +63,18 @@ std::vector<program::Binding> Residual::bindings(int first, int count, bool chan
     return {history, optional(u.tensor), optional(v.tensor), read(state), read(control)};
 }
 
+std::vector<std::uint32_t> residual_constants(const Residual* residual) {
+    return residual ? residual->constants() : constants_of(0, 1, 0, 0, 1, 4);
+}
+
+void append_residual(std::vector<program::Binding>& bindings, const Residual* residual, Tensor any,
+                     int first, int count, bool texels) {
+    std::vector<program::Binding> more(5, program::unused(any));
+    more[0].texels = more[1].texels = more[2].texels = texels;
+    if (residual) more = residual->bindings(first, count, false, texels);
+    bindings.insert(bindings.end(), more.begin(), more.end());
+}
+
 void add_residual(Program& program, const std::string& name, const Matrix& out,
                   const Residual& residual) {
     const int chunk = std::min(
@@ -62,19 +82,19 @@ void add_residual(Program& program, const std::string& name, const Matrix& out,
         rows_per_dispatch(program, std::max(out.row_bytes(), residual.row_bytes()), out.rows));
     const std::uint32_t lanes = row_lanes(program);
     const int items = residual.heads * ((residual.head_dim + 3) / 4);
-    std::vector<std::uint32_t> constants = residual.constants();
-    constants.insert(constants.begin(), lanes);
+    using AddConstant = shaders::residual_add::Constant;
+    Specialization<AddConstant> constants(lanes);
+    constants.set_from(AddConstant::residual, residual.constants());
     for (int first = 0; first < out.rows; first += chunk) {
         const int rows = std::min(chunk, out.rows - first);
         program::Binding target = write_rows(out, first, rows);
         target.reads = true;
-        std::vector<program::Binding> bindings = residual.bindings(first, rows);
-        bindings.insert(bindings.begin(), target);
+        std::vector<program::Binding> bindings = {target};
+        append_residual(bindings, &residual, out.tensor, first, rows, false);
         program.dispatch(
             name, shaders::ShaderId::residual_add, constants, bindings,
-            AddPush{static_cast<std::uint32_t>(out.stride), static_cast<std::uint32_t>(first)},
-            {ceil_div(static_cast<std::uint64_t>(items), lanes), static_cast<std::uint32_t>(rows),
-             1},
+            shaders::residual_add::Push{.stride = u32(out.stride), .first_row = u32(first)},
+            {ceil_div(static_cast<std::uint64_t>(items), lanes), u32(rows), 1},
             4.0 * rows * items *
                 (4 + 2 * residual.slots + 8 * (residual.delta4 + residual.difference4)));
     }

@@ -27,13 +27,21 @@ struct Residual {
     std::uint64_t row_bytes() const {
         return static_cast<std::uint64_t>(slots) * static_cast<std::uint64_t>(slot_words()) * 4;
     }
-    /// The constants that residual.glsl declares, in its order.
+    /// The constants that residual.glsl declares, from its first on.
     std::vector<std::uint32_t> constants() const;
     /// Its bindings, with rows first .. first+count-1 of the history. `texels`: u and v are read
     /// through texel buffers.
     std::vector<program::Binding> bindings(int first, int count, bool change_rows = false,
                                            bool texels = false) const;
 };
+
+/// The same of a kernel that adds a residual or, with nullptr, none. `any` is bound then.
+std::vector<std::uint32_t> residual_constants(const Residual* residual);
+void append_residual(std::vector<program::Binding>& bindings, const Residual* residual, Tensor any,
+                     int first, int count, bool texels);
+inline std::uint64_t row_bytes(const Residual* residual) {
+    return residual ? residual->row_bytes() : 0;
+}
 
 /// out[t, h * head_dim + c] += correction; `out` may be in chunks of its own.
 void add_residual(Program& program, const std::string& name, const Matrix& out,

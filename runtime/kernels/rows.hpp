@@ -38,6 +38,15 @@ struct HeadMatrix {
                4;
     }
 };
+/// Binds heads first .. first+count-1.
+inline program::Binding read_heads(const HeadMatrix& m, int first, int count) {
+    return program::read(m.tensor, m.head_bytes() * static_cast<std::uint64_t>(first),
+                         m.head_bytes() * static_cast<std::uint64_t>(count));
+}
+inline program::Binding write_heads(const HeadMatrix& m, int first, int count) {
+    return program::write(m.tensor, m.head_bytes() * static_cast<std::uint64_t>(first),
+                          m.head_bytes() * static_cast<std::uint64_t>(count));
+}
 HeadMatrix add_head_matrix(Program& program, const std::string& name, int heads, int tokens,
                            int head_dim, program::Lifetime lifetime = program::Lifetime::transient);
 

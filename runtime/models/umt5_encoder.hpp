@@ -6,34 +6,32 @@
 #include <functional>
 #include <vector>
 
-#include "format/model_config.hpp"
-#include "models/weights.hpp"
+#include "format/networks/umt5.hpp"
+#include "models/text_encoder.hpp"
 
 namespace quantsparse::models {
 
-class Umt5Encoder {
+class Umt5Encoder final : public TextEncoder {
   public:
     /// `tokens`: length of the (padded) sequence; `valid`: tokens that may be attended to, the
     /// first ones.
-    Umt5Encoder(Program& program, const format::Umt5Config& config, int tokens, int valid,
-                bool half);
+    Umt5Encoder(Program& program, const format::Network& network, int tokens, int valid, bool half);
 
     Tensor hidden() const { return x_.tensor; }
     std::uint32_t layer_phase() const { return layer_phase_; }
     std::uint32_t final_phase() const { return final_phase_; }
 
-    /// Runs the whole encoder; fp32 [tokens, dim], all rows. `between(done, total)` may cancel:
-    /// then empty. `after_layer(index)` lets tests look at intermediates.
-    std::vector<float> encode(program::Executor& executor, const format::Checkpoint& checkpoint,
-                              const std::vector<int>& ids,
-                              const std::function<bool(int, int)>& between = {},
-                              const std::function<void(int)>& after_layer = {}) const;
+    TextStates encode(program::Executor& executor, const format::Checkpoint& checkpoint,
+                      const std::vector<int>& ids, const Between& between = {},
+                      const std::function<void(int)>& after_layer = {}) const override;
 
     /// Bucket of a relative position key - query: bidirectional, logarithm in fp32 (umt5 fact 24).
     static int relative_bucket(int relative_position, int num_buckets, int max_distance);
 
   private:
     void build();
+    void build_attention();
+    void build_feed_forward();
 
     format::Umt5Config config_;
     Program& program_;

@@ -41,15 +41,16 @@ std::vector<double> polynomial_of(const format::WanDitConfig& config) {
 
 }  // namespace
 
-std::vector<double> wan_step_changes(const WeightSource& source, const format::WanDitConfig& config,
+std::vector<double> wan_step_changes(const WeightSource& source, const format::Network& network,
                                      std::span<const float> timesteps) {
+    const auto& config = network.config_as<format::WanDitConfig>();
     const std::vector<double> polynomial = polynomial_of(config);
     const HostLinear first(source, "time_embedding.0", config.dim, config.freq_dim);
     const HostLinear second(source, "time_embedding.2", config.dim, config.dim);
     std::vector<double> changes;
     std::vector<float> before;
     for (const float timestep : timesteps) {
-        const auto sinusoid = time_sinusoid(config, timestep);
+        const auto sinusoid = time_sinusoid(config.freq_dim, timestep);
         std::vector<float> hidden =
             first(std::span(sinusoid).first(static_cast<std::size_t>(config.freq_dim)));
         for (float& x : hidden) x /= 1 + std::exp(-x);

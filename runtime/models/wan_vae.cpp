@@ -31,30 +31,19 @@ void copy_frames(Program& program, const std::string& name, Tensor from, Tensor 
 /// Progress is told in parts of a chunk.
 constexpr int kChunkParts = 100;
 
-int count_true(const std::vector<bool>& flags) {
-    return static_cast<int>(std::count(flags.begin(), flags.end(), true));
-}
-
 }  // namespace
 
-int spatial_factor(const format::WanVaeConfig& config) {
-    return 1 << (config.dim_mult.size() - 1);
-}
-
-int temporal_factor(const format::WanVaeConfig& config) {
-    return 1 << count_true(config.temporal_downsample);
-}
-
-WanVae::WanVae(Program& program, const format::WanVaeConfig& config, Direction direction,
-               int height, int width)
-    : config_(config),
+WanVae::WanVae(Program& program, const format::Network& network, Direction direction, int height,
+               int width)
+    : config_(network.config_as<format::WanVaeConfig>()),
       direction_(direction),
       program_(program),
       weights_(program, false),
+      frames_per_cell_(network.geometry.time),
       height_(height),
       width_(width) {
-    const std::size_t z = static_cast<std::size_t>(config.z_dim);
-    if (config.latents_mean.size() != z || config.latents_std.size() != z) {
+    const std::size_t z = static_cast<std::size_t>(config_.z_dim);
+    if (config_.latents_mean.size() != z || config_.latents_std.size() != z) {
         throw Error(ErrorCode::bad_file,
                     fmt::format("the VAE's latents_mean and latents_std must have {} values", z));
     }
@@ -310,7 +299,7 @@ WanVae::ChunkIo WanVae::build_encoder(bool first) {
     prefix_ = first ? "first." : "next.";
     io.phase = program_.begin_phase(first ? "encode.first" : "encode.next");
     const auto& c = config_;
-    io.input = add_pictures(program_, prefix_ + "video", first ? 1 : temporal_factor(c), 3, height_,
+    io.input = add_pictures(program_, prefix_ + "video", first ? 1 : frames_per_cell_, 3, height_,
                             width_, program::Lifetime::persistent);
     const int stages = static_cast<int>(c.dim_mult.size());
     Pictures x = causal_conv("encoder.conv1", io.input, c.dim);
@@ -339,8 +328,7 @@ WanVae::ChunkIo WanVae::build_encoder(bool first) {
     return io;
 }
 
-Clip WanVae::run(program::Executor& executor, const Clip& input,
-                 const std::function<bool(int, int)>& between,
+Clip WanVae::run(program::Executor& executor, const Clip& input, const Between& between,
                  const std::function<void(const std::string&)>& after_chunk) const {
     const bool decode = direction_ == Direction::decode;
     const int in_channels = first_.input.channels;

@@ -6,42 +6,21 @@
 #include <functional>
 #include <vector>
 
-#include "format/model_config.hpp"
-#include "models/weights.hpp"
+#include "format/networks/wan_vae.hpp"
+#include "models/video_vae.hpp"
 
 namespace quantsparse::models {
 
-/// Pixels per latent cell in space, and frames per latent frame after the first.
-int spatial_factor(const format::WanVaeConfig& config);
-int temporal_factor(const format::WanVaeConfig& config);
-
-/// A clip in host memory, [channels, frames, height, width].
-struct Clip {
-    int channels = 0;
-    int frames = 0;
-    int height = 0;
-    int width = 0;
-    std::vector<float> values;
-};
-
-/// Encoder or decoder for one picture size.
-class WanVae {
+/// Encoding drops trailing frames beyond 4n + 1.
+class WanVae final : public VideoVae {
   public:
-    enum class Direction { encode, decode };
-
     /// `height`, `width`: of the input: pixels when encoding, latent cells when decoding.
-    WanVae(Program& program, const format::WanVaeConfig& config, Direction direction, int height,
+    WanVae(Program& program, const format::Network& network, Direction direction, int height,
            int width);
 
-    const WeightSet& weights() const { return weights_; }
-
-    /// Runs a whole clip through; the weights must have been uploaded. Decoding: normalised latents
-    /// to unclamped RGB; encoding: RGB in [-1, 1] to normalised latent means (trailing frames
-    /// beyond 4n + 1 are dropped). `between(done, total)` may cancel: then the clip is empty.
-    /// `after_chunk(prefix)` lets tests read the intermediates named "<prefix>…".
-    Clip run(program::Executor& executor, const Clip& input,
-             const std::function<bool(int, int)>& between = {},
-             const std::function<void(const std::string&)>& after_chunk = {}) const;
+    const WeightSet& weights() const override { return weights_; }
+    Clip run(program::Executor& executor, const Clip& input, const Between& between = {},
+             const std::function<void(const std::string&)>& after_chunk = {}) const override;
 
   private:
     using Pictures = kernels::Pictures;
@@ -82,6 +61,7 @@ class WanVae {
     Direction direction_;
     Program& program_;
     WeightSet weights_;
+    int frames_per_cell_;  ///< of a latent cell, after the first
     int height_, width_;
     std::string prefix_;  ///< of kept intermediates
     std::vector<std::pair<std::string, Conv>> convolutions_;

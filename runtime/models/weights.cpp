@@ -107,21 +107,21 @@ std::vector<float> load_values(const WeightSource& source, const std::string& na
     return format::to_float(tensor);
 }
 
-InputTransforms input_transforms_of(const format::Checkpoint& transformer,
-                                    const format::WanDitConfig& config) {
+InputTransforms input_transforms_of(const format::Component& transformer) {
     InputTransforms transforms;
-    // One linear for each input width.
-    for (const auto& [name, width] : {std::pair{"blocks.0.self_attn.q", config.dim},
-                                      std::pair{"blocks.0.ffn.2", config.ffn_dim}}) {
+    if (!transformer.checkpoint || transformer.network.blocks.empty()) return transforms;
+    const format::NetworkBlock& block = transformer.network.blocks.front();
+    for (const format::LinearGroup& group : block.groups) {
+        const std::string head = block.prefix + group.linears.front().name;
         const auto has = [&](const char* part) {
-            return transformer.find(std::string(name) + part) != nullptr;
+            return transformer.checkpoint->find(head + part) != nullptr;
         };
         transforms.scaled = transforms.scaled || has(".channel_scale");
         transforms.rotated = transforms.rotated || has(".rotation_signs");
         transforms.clipped = transforms.clipped || has(".activation_clip");
         if (has(".rotation")) {
-            transforms.learned_rotations[width] =
-                static_cast<int>(transformer.at(std::string(name) + ".rotation").shape.back());
+            transforms.learned_rotations[group.width] =
+                static_cast<int>(transformer.checkpoint->at(head + ".rotation").shape.back());
         }
     }
     return transforms;
@@ -287,13 +287,44 @@ Tensor WeightSet::computed(const std::string& name, int floats,
 }
 
 bool WeightSet::upload(program::Executor& executor, const WeightSource& source,
-                       const std::function<bool(int, int)>& between) const {
+                       const Between& between) const {
     const int total = static_cast<int>(uploads_.size());
     for (int i = 0; i < total; ++i) {
         uploads_[static_cast<std::size_t>(i)](executor, source);
         if (between && !between(i + 1, total)) return false;
     }
     return true;
+}
+
+std::vector<Linear> BlockLinears::declare(const format::NetworkBlock& block,
+                                          std::string_view group_name) {
+    const auto group =
+        std::find_if(block.groups.begin(), block.groups.end(),
+                     [&](const format::LinearGroup& g) { return g.name == group_name; });
+    if (group == block.groups.end()) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("{}* has no group of linears '{}'", block.prefix, group_name));
+    }
+    const format::LinearBits bits = quantization_.of(block, *group);
+    std::vector<Linear> linears;
+    for (const format::LinearSpec& spec : linears_of(block, *group)) {
+        Linear linear;
+        linear.name = spec.name;
+        linear.n = spec.out_features;
+        linear.k = spec.in_features;
+        if (!bits.quantized()) {
+            linear.weight = weights_.linear(linear.name, linear.n, linear.k, spec.bias);
+        } else {
+            linear.quantized =
+                weights_.quantized(linear.name, linear.n, linear.k, bits.weights, spec.bias);
+            linear.activation_bits = bits.activations;
+            linear.transform = linears.empty()
+                                   ? weights_.input_transform(linear.name, linear.k, transforms_)
+                                   : linears.front().transform;
+        }
+        linears.push_back(std::move(linear));
+    }
+    return linears;
 }
 
 LinearInput prepare_input(Program& program, const Linear& linear, const Matrix& input) {

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "format/checkpoint.hpp"
+#include "format/model_bundle.hpp"
 #include "kernels/pictures.hpp"
 #include "kernels/quantized_matmul.hpp"
 #include "program/executor.hpp"
@@ -20,6 +20,9 @@ namespace quantsparse::models {
 using kernels::Matrix;
 using kernels::Program;
 using kernels::Tensor;
+
+/// Called now and then with how much is done; cancels by returning false.
+using Between = std::function<bool(int done, int total)>;
 
 /// Where values come from: a checkpoint, or (nullptr) pseudo-random numbers of a sensible size for
 /// benchmarks of real shapes.
@@ -37,9 +40,9 @@ struct InputTransforms {
     std::map<int, int> learned_rotations;
 };
 
-/// As the model file has them; open_model() has checked that all its blocks agree.
-InputTransforms input_transforms_of(const format::Checkpoint& transformer,
-                                    const format::WanDitConfig& config);
+/// As the model file has them; open_model() has checked that all its blocks agree. Nothing for a
+/// component without weights.
+InputTransforms input_transforms_of(const format::Component& transformer);
 
 class WeightSet {
   public:
@@ -64,10 +67,9 @@ class WeightSet {
     /// Several vectors of `count` floats each, concatenated and padded to multiples of 4.
     Tensor concatenated(const std::vector<std::string>& names, int count, int groups);
 
-    /// `between(done, total)` is called now and then and cancels by returning false, in which case
-    /// upload() returns false.
+    /// False when `between` cancelled.
     bool upload(program::Executor& executor, const WeightSource& source,
-                const std::function<bool(int, int)>& between = {}) const;
+                const Between& between = {}) const;
 
     Program& program() { return program_; }
 
@@ -92,6 +94,22 @@ struct Linear {
     kernels::FloatWeight weight;
     kernels::InputTransform transform;
     int activation_bits = 8;
+};
+
+/// Declares the linears of a transformer's blocks as a model keeps them.
+class BlockLinears {
+  public:
+    BlockLinears(WeightSet& weights, const format::Quantization& quantization,
+                 const InputTransforms& transforms)
+        : weights_(weights), quantization_(quantization), transforms_(transforms) {}
+
+    /// Those of a group, in the description's order; they share the first one's input transform.
+    std::vector<Linear> declare(const format::NetworkBlock& block, std::string_view group);
+
+  private:
+    WeightSet& weights_;
+    format::Quantization quantization_;
+    InputTransforms transforms_;
 };
 
 /// The input of one or several linears: quantised once when they are.

@@ -9,7 +9,7 @@
 
 #include "kernels/matrix_tiles.hpp"
 #include "kernels/quantized_matmul.hpp"
-#include "pipeline/stages.hpp"
+#include "pipeline/stage.hpp"
 #include "program/executor.hpp"
 #include "vulkan/device.hpp"
 #include "vulkan/tuning_file.hpp"

@@ -1,14 +1,15 @@
 #include "program/executor.hpp"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <map>
 #include <set>
 
+#include "program/hazards.hpp"
 #include "program/rates.hpp"
 #include "program/slices.hpp"
+#include "program/stream_use.hpp"
 #include "program/streamer.hpp"
 #include "quantsparse/error.hpp"
 #include "vulkan/arena.hpp"
@@ -33,41 +34,6 @@ constexpr double kMinimumWork = 1e4;
 /// Phases whose submissions are short for another reason are not cut anew for ever.
 constexpr int kMaxRecordings = 4;
 
-/// What operations since the last barrier have touched: decides when the next barrier is due.
-class HazardTracker {
-  public:
-    struct Range {
-        std::uint32_t block;
-        std::uint64_t begin, end;
-    };
-
-    /// True when `range` can't be accessed without a barrier first.
-    bool conflicts(const Range& range, bool writes) const {
-        const auto overlaps = [&](const Range& other) {
-            return other.block == range.block && other.begin < range.end && range.begin < other.end;
-        };
-        return std::any_of(written_.begin(), written_.end(), overlaps) ||
-               (writes && std::any_of(read_.begin(), read_.end(), overlaps));
-    }
-    void add(const Range& range, bool reads, bool writes) {
-        if (reads) read_.push_back(range);
-        if (writes) written_.push_back(range);
-    }
-    void clear() {
-        read_.clear();
-        written_.clear();
-    }
-
-  private:
-    std::vector<Range> read_, written_;
-};
-
-/// The streamed groups that operations use, at most one of each kind.
-struct StreamUse {
-    std::vector<std::uint32_t> groups;
-    std::vector<std::uint32_t> written;
-};
-
 struct Batch {
     vk::raii::CommandBuffer commands{nullptr};
     std::vector<Rates::Part> parts;
@@ -85,12 +51,7 @@ struct Phase {
     double work = 0;
     vk::DescriptorPool pool;
     std::vector<vk::raii::DescriptorSet> sets;  ///< of the operations recorded so far
-    /// Where something is streamed, of each kind the first group that is used from an operation on,
-    /// and the first other one after it.
-    struct Ahead {
-        std::array<std::uint32_t, kStreamKinds> first, second;
-    };
-    std::vector<Ahead> ahead;
+    LookAhead ahead;                            ///< where something is streamed
 };
 
 }  // namespace
@@ -148,7 +109,7 @@ struct Executor::Impl {
                                   vk::DescriptorPoolCreateFlagBits::eFreeDescriptorSet,
                                   static_cast<std::uint32_t>(phase.operations.size()), sizes));
         phase.pool = *descriptor_pools.back();
-        if (streamer) look_ahead(phase);
+        if (streamer) phase.ahead = LookAhead(program, plan, phase.operations);
     }
 
     /// Of operation `n` of the phase, made when it is first recorded: compiling its pipeline may
@@ -185,11 +146,6 @@ struct Executor::Impl {
         return phase.sets.back();
     }
 
-    bool is_streamed(Tensor tensor) const {
-        const std::uint32_t group = program.tensors()[tensor.id].group;
-        return group != kNoGroup && plan.groups[group].streamed;
-    }
-
     /// Where the host writes and reads the tensor: on the device, or its copy in host memory.
     struct HostPlace {
         vulkan::Arena& memory;
@@ -197,69 +153,14 @@ struct Executor::Impl {
     };
     HostPlace host_place(Tensor tensor) const {
         const Place& place = plan.places[tensor.id];
-        if (!is_streamed(tensor)) return {arena, place};
+        if (!is_streamed(program, plan, tensor)) return {arena, place};
         const StreamPlace& group = plan.groups[program.tensors()[tensor.id].group];
         return {streamer->settled(),
                 {group.host.block, group.host.offset + place.offset - group.device.offset}};
     }
     void host_changed(Tensor tensor) {
-        if (is_streamed(tensor)) streamer->invalidate(program.tensors()[tensor.id].group);
-    }
-
-    /// Adds what the operation uses; false (and nothing added) when it needs another group of a
-    /// kind than those in `use`, whose slot may be being filled.
-    bool add_use(StreamUse& use, const Operation& operation) const {
-        StreamUse sum = use;
-        for (const Binding& binding : operation.bindings) {
-            if ((!binding.reads && !binding.writes) || !is_streamed(binding.tensor)) continue;
-            const std::uint32_t group = program.tensors()[binding.tensor.id].group;
-            const auto same_kind = [&](std::uint32_t other) {
-                return kind_of(other) == kind_of(group);
-            };
-            const auto found = std::find_if(sum.groups.begin(), sum.groups.end(), same_kind);
-            if (found == sum.groups.end())
-                sum.groups.push_back(group);
-            else if (*found != group)
-                return false;
-            if (binding.writes &&
-                std::find(sum.written.begin(), sum.written.end(), group) == sum.written.end()) {
-                sum.written.push_back(group);
-            }
-        }
-        use = std::move(sum);
-        return true;
-    }
-
-    void look_ahead(Phase& phase) const {
-        phase.ahead.resize(phase.operations.size() + 1);
-        phase.ahead.back().first.fill(kNoGroup);
-        phase.ahead.back().second.fill(kNoGroup);
-        for (std::size_t n = phase.operations.size(); n-- > 0;) {
-            Phase::Ahead& ahead = phase.ahead[n] = phase.ahead[n + 1];
-            for (const Binding& binding : program.operations()[phase.operations[n]].bindings) {
-                if ((!binding.reads && !binding.writes) || !is_streamed(binding.tensor)) continue;
-                const std::uint32_t group = program.tensors()[binding.tensor.id].group;
-                const std::size_t kind = kind_of(group);
-                if (ahead.first[kind] == group) continue;
-                ahead.second[kind] = ahead.first[kind];
-                ahead.first[kind] = group;
-            }
-        }
-    }
-    std::size_t kind_of(std::uint32_t group) const {
-        return static_cast<std::size_t>(program.stream_groups()[group].kind);
-    }
-
-    /// The groups to fetch while a batch runs that uses `use` and after which `ahead` follows.
-    static std::vector<std::uint32_t> next_groups(const Phase::Ahead& ahead, const StreamUse& use) {
-        std::vector<std::uint32_t> next;
-        for (std::size_t kind = 0; kind < kStreamKinds; ++kind) {
-            const bool used = std::find(use.groups.begin(), use.groups.end(), ahead.first[kind]) !=
-                              use.groups.end();
-            const std::uint32_t group = used ? ahead.second[kind] : ahead.first[kind];
-            if (group != kNoGroup) next.push_back(group);
-        }
-        return next;
+        if (is_streamed(program, plan, tensor))
+            streamer->invalidate(program.tensors()[tensor.id].group);
     }
 
     static void memory_barrier(const vk::raii::CommandBuffer& commands) {
@@ -299,6 +200,16 @@ struct Executor::Impl {
         batch.commands.end();
     }
 
+    /// All that operation `n` of the phase needs before it is dispatched.
+    void bind(const Batch& batch, Phase& phase, std::size_t n, const vulkan::Pipeline& pipeline) {
+        const auto point = vk::PipelineBindPoint::eCompute;
+        batch.commands.bindPipeline(point, *pipeline.pipeline);
+        batch.commands.bindDescriptorSets(point, *pipeline.layout, 0, *set_of(phase, n, pipeline),
+                                          {});
+        batch.commands.pushConstants<std::byte>(*pipeline.layout, vk::ShaderStageFlagBits::eCompute,
+                                                0, program.operations()[phase.operations[n]].push);
+    }
+
     static double work_of(const Operation& operation) {
         return std::max(operation.work, kMinimumWork);
     }
@@ -307,12 +218,12 @@ struct Executor::Impl {
     /// the smallest piece of one that takes longer.
     Batch record_batch(Phase& phase, Cursor& cursor) {
         Batch batch = begin_batch();
-        HazardTracker hazards;
+        HazardTracker hazards(plan);
         while (cursor.operation < phase.operations.size()) {
             const std::size_t n = cursor.operation;
             const Operation& operation = program.operations()[phase.operations[n]];
             StreamUse use = batch.use;
-            if (!add_use(use, operation)) {
+            if (!add_use(use, operation, program, plan)) {
                 if (!batch.parts.empty()) break;
                 throw Error(ErrorCode::unsupported,
                             operation.name + " uses two layers' tensors at once");
@@ -327,12 +238,8 @@ struct Executor::Impl {
 
             const vulkan::Pipeline& pipeline = pipeline_of(operation);
             batch.compiles |= pipelines_used.insert(&pipeline).second;
-            add_barrier(batch.commands, hazards, operation);
-            batch.commands.bindPipeline(vk::PipelineBindPoint::eCompute, *pipeline.pipeline);
-            batch.commands.bindDescriptorSets(vk::PipelineBindPoint::eCompute, *pipeline.layout, 0,
-                                              *set_of(phase, n, pipeline), {});
-            batch.commands.pushConstants<std::byte>(
-                *pipeline.layout, vk::ShaderStageFlagBits::eCompute, 0, operation.push);
+            if (hazards.needs_barrier(operation)) memory_barrier(batch.commands);
+            bind(batch, phase, n, pipeline);
             batch.commands.dispatchBase(slice->first[0], slice->first[1], slice->first[2],
                                         slice->count[0], slice->count[1], slice->count[2]);
             batch.seconds += rates.seconds(phase.kinds[n], work * slice->share);
@@ -344,36 +251,14 @@ struct Executor::Impl {
             }
             if (cursor.operation == n) break;  // the rest goes into submissions of its own
         }
-        if (streamer) batch.next = next_groups(phase.ahead[cursor.operation], batch.use);
+        if (streamer) batch.next = phase.ahead.next_groups(cursor.operation, batch.use);
         end_batch(batch);
         return batch;
     }
 
-    /// A barrier where the operation touches what was written, or writes what was read, since the
-    /// last one.
-    void add_barrier(const vk::raii::CommandBuffer& commands, HazardTracker& hazards,
-                     const Operation& operation) const {
-        const auto range_of = [&](const Binding& binding) {
-            const Place& place = plan.places[binding.tensor.id];
-            const std::uint64_t begin = place.offset + binding.offset;
-            return HazardTracker::Range{place.block, begin, begin + binding.bytes};
-        };
-        const auto conflicts = [&](const Binding& binding) {
-            return (binding.reads || binding.writes) &&
-                   hazards.conflicts(range_of(binding), binding.writes);
-        };
-        if (std::any_of(operation.bindings.begin(), operation.bindings.end(), conflicts)) {
-            memory_barrier(commands);
-            hazards.clear();
-        }
-        for (const Binding& binding : operation.bindings) {
-            hazards.add(range_of(binding), binding.reads, binding.writes);
-        }
-    }
-
     /// Profiling runs each operation in a submission of its own between two timestamps: slower, but
     /// the times are those of the operation alone.
-    bool run_profiled(Phase& phase, const std::function<bool(int, int)>& between) {
+    bool run_profiled(Phase& phase, const Between& between) {
         prepare(phase);
         if (!*queries) {
             queries = vk::raii::QueryPool(
@@ -387,18 +272,13 @@ struct Executor::Impl {
             const vulkan::Pipeline& pipeline = pipeline_of(operation);
             Batch batch = begin_batch();
             batch.commands.resetQueryPool(*queries, 0, 2);
-            batch.commands.bindPipeline(vk::PipelineBindPoint::eCompute, *pipeline.pipeline);
-            batch.commands.bindDescriptorSets(vk::PipelineBindPoint::eCompute, *pipeline.layout, 0,
-                                              *set_of(phase, static_cast<std::size_t>(n), pipeline),
-                                              {});
-            batch.commands.pushConstants<std::byte>(
-                *pipeline.layout, vk::ShaderStageFlagBits::eCompute, 0, operation.push);
+            bind(batch, phase, static_cast<std::size_t>(n), pipeline);
             batch.commands.writeTimestamp(vk::PipelineStageFlagBits::eBottomOfPipe, *queries, 0);
             batch.commands.dispatch(operation.groups[0], operation.groups[1], operation.groups[2]);
             batch.commands.writeTimestamp(vk::PipelineStageFlagBits::eBottomOfPipe, *queries, 1);
             end_batch(batch);
             if (streamer) {
-                add_use(batch.use, operation);
+                add_use(batch.use, operation, program, plan);
                 streamer->require(batch.use.groups, batch.use.written);
             }
             device.submit_and_wait(batch.commands, operation.name.c_str());
@@ -415,7 +295,7 @@ struct Executor::Impl {
         return true;
     }
 
-    bool run(std::uint32_t index, const std::function<bool(int, int)>& between) {
+    bool run(std::uint32_t index, const Between& between) {
         Phase& phase = phases.at(index);
         if (phase.operations.empty()) return true;
         if (profiling) return run_profiled(phase, between);
@@ -513,7 +393,7 @@ void Executor::clear(Tensor tensor) {
     impl_->host_changed(tensor);
 }
 
-bool Executor::run(std::uint32_t phase, const std::function<bool(int, int)>& between) {
+bool Executor::run(std::uint32_t phase, const Between& between) {
     return impl_->run(phase, between);
 }
 

@@ -22,6 +22,9 @@ class Device;
 
 namespace quantsparse::program {
 
+/// Called between pieces of work with how much of it is done; cancels by returning false.
+using Between = std::function<bool(int done, int total)>;
+
 struct OperationProfile {
     std::string name;
     std::uint64_t calls = 0;
@@ -57,9 +60,9 @@ class Executor {
     }
     void clear(Tensor tensor);
 
-    /// Runs one phase; blocks. `between(done, total)` is called after each submission and cancels
-    /// by returning false, in which case run() returns false.
-    bool run(std::uint32_t phase, const std::function<bool(int done, int total)>& between = {});
+    /// Runs one phase; blocks. `between` is called after each submission; where it cancels, run()
+    /// returns false.
+    bool run(std::uint32_t phase, const Between& between = {});
 
     std::vector<OperationProfile> profile() const;
     /// Of the submissions that use no pipeline for the first time, and of those that do: CPU

@@ -129,6 +129,177 @@ std::uint32_t assign_slots(const Program& program, std::vector<StreamPlace>& gro
     return slots;
 }
 
+/// Makes a plan in six acts, each of which needs those before it.
+class Planner {
+  public:
+    Planner(const Program& program, const Residency& residency)
+        : program_(program), residency_(residency), uses_(program.tensors().size()) {
+        plan_.places.resize(program.tensors().size());
+    }
+
+    Plan make() {
+        find_uses();
+        choose_block_limit();
+        choose_groups();
+        Stacker constants(plan_.block_bytes, limits_.alignment, block_limit_);
+        stack(constants, Lifetime::constant);
+        Stacker persistent(plan_.block_bytes, limits_.alignment, block_limit_);
+        stack(persistent, Lifetime::persistent);
+        place_groups();
+        plan_.constant_bytes = constants.total;
+        plan_.working_bytes = persistent.total + place_transients();
+        return std::move(plan_);
+    }
+
+  private:
+    void find_uses() {
+        const auto& operations = program_.operations();
+        for (std::uint32_t i = 0; i < operations.size(); ++i) {
+            for (const Binding& binding : operations[i].bindings) {
+                if (!binding.reads && !binding.writes) continue;
+                Use& use = uses_[binding.tensor.id];
+                use.first = std::min(use.first, i);
+                use.last = std::max(use.last, i);
+                plan_.largest_binding_bytes = std::max(plan_.largest_binding_bytes, binding.bytes);
+            }
+        }
+    }
+
+    /// Blocks of a GiB at most where tensors allow: large allocations fail first when memory is
+    /// fragmented.
+    void choose_block_limit() {
+        block_limit_ = std::min(limits_.max_block_bytes, kPreferredBlockBytes);
+        for (const auto& tensor : tensors_) {
+            block_limit_ = std::max(block_limit_, aligned(tensor));
+            if (aligned(tensor) <= limits_.max_block_bytes) continue;
+            throw Error(
+                ErrorCode::out_of_memory,
+                fmt::format("{} needs {:.0f} MiB in one piece, the device allocates {:.0f} at "
+                            "most: lower the size or the frames",
+                            tensor.name, static_cast<double>(tensor.bytes) / (1 << 20),
+                            static_cast<double>(limits_.max_block_bytes) / (1 << 20)));
+        }
+    }
+
+    /// Which groups are streamed, and in which slot.
+    void choose_groups() {
+        const std::vector<std::uint64_t> sizes = group_bytes(program_);
+        plan_.groups.resize(sizes.size());
+        for (std::uint32_t g = 0; g < sizes.size(); ++g) {
+            plan_.groups[g].streamed = residency_.streams(g);
+            plan_.groups[g].bytes = sizes[g];
+        }
+        plan_.slots = assign_slots(program_, plan_.groups);
+        for (const StreamPlace& group : plan_.groups) {
+            if (!group.streamed) continue;
+            block_limit_ = std::max(block_limit_, group.bytes);
+            if (group.bytes > limits_.max_block_bytes) {
+                throw Error(
+                    ErrorCode::out_of_memory,
+                    "a layer exceeds what the device allocates at once: it can't be streamed");
+            }
+        }
+    }
+
+    /// The resident tensors of a lifetime, and the slots of streamed ones: weights beside
+    /// constants, all else beside persistent tensors.
+    void stack(Stacker& stacker, Lifetime lifetime) {
+        for (std::uint32_t i = 0; i < tensors_.size(); ++i) {
+            if (tensors_[i].lifetime != lifetime || is_streamed(tensors_[i])) continue;
+            plan_.places[i] = stacker.place(tensors_[i].bytes);
+            if (tensors_[i].group != kNoGroup) {
+                plan_.device_bytes_of_kind[kind_of(tensors_[i].group)] += aligned(tensors_[i]);
+            }
+        }
+        for (std::uint32_t slot = 0; slot < plan_.slots; ++slot) {
+            std::uint64_t bytes = 0;
+            std::size_t kind = 0;
+            for (std::uint32_t g = 0; g < plan_.groups.size(); ++g) {
+                if (!plan_.groups[g].streamed || plan_.groups[g].slot != slot) continue;
+                bytes = std::max(bytes, plan_.groups[g].bytes);
+                kind = kind_of(g);
+            }
+            if (is_weights(kind) != (lifetime == Lifetime::constant)) continue;
+            const Place place = stacker.place(bytes);
+            plan_.device_bytes_of_kind[kind] += bytes;
+            for (StreamPlace& group : plan_.groups) {
+                if (group.streamed && group.slot == slot) group.device = place;
+            }
+        }
+    }
+
+    /// Streamed groups in host memory, and their tensors in the slots.
+    void place_groups() {
+        Stacker host(plan_.host_block_bytes, limits_.alignment, block_limit_);
+        for (std::uint32_t g = 0; g < plan_.groups.size(); ++g) {
+            if (!plan_.groups[g].streamed) continue;
+            plan_.groups[g].host = host.place(plan_.groups[g].bytes);
+            plan_.host_bytes_of_kind[kind_of(g)] += plan_.groups[g].bytes;
+        }
+        std::vector<std::uint64_t> filled(plan_.groups.size(), 0);
+        for (std::uint32_t i = 0; i < tensors_.size(); ++i) {
+            if (!is_streamed(tensors_[i])) continue;
+            const StreamPlace& group = plan_.groups[tensors_[i].group];
+            std::uint64_t& offset = filled[tensors_[i].group];
+            plan_.places[i] = {group.device.block, group.device.offset + offset};
+            offset += aligned(tensors_[i]);
+        }
+    }
+
+    /// Operations are in phase order, so lifetimes by operation index keep phases apart by
+    /// themselves. Returns the bytes of the blocks.
+    std::uint64_t place_transients() {
+        std::vector<std::uint32_t> order;
+        for (std::uint32_t i = 0; i < tensors_.size(); ++i) {
+            if (tensors_[i].lifetime == Lifetime::transient && uses_[i].used()) order.push_back(i);
+        }
+        std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) {
+            return tensors_[a].bytes > tensors_[b].bytes;
+        });
+        std::vector<TransientBlock> blocks;
+        const std::uint32_t first_block = static_cast<std::uint32_t>(plan_.block_bytes.size());
+        for (const std::uint32_t tensor : order) {
+            const std::uint64_t bytes = aligned(tensors_[tensor]);
+            for (std::uint32_t b = 0;; ++b) {
+                if (b == blocks.size()) {
+                    blocks.emplace_back(program_.operations().size());
+                    plan_.block_bytes.push_back(0);
+                }
+                const auto offset = blocks[b].place(uses_[tensor], bytes, block_limit_);
+                if (!offset) continue;
+                plan_.places[tensor] = {first_block + b, *offset};
+                std::uint64_t& size = plan_.block_bytes[first_block + b];
+                size = std::max(size, *offset + bytes);
+                break;
+            }
+        }
+        return std::accumulate(plan_.block_bytes.begin() + first_block, plan_.block_bytes.end(),
+                               std::uint64_t{0});
+    }
+
+    std::uint64_t aligned(const Program::TensorInfo& tensor) const {
+        return align_up(tensor.bytes, limits_.alignment);
+    }
+    bool is_streamed(const Program::TensorInfo& tensor) const {
+        return tensor.group != kNoGroup && plan_.groups[tensor.group].streamed;
+    }
+    std::size_t kind_of(std::uint32_t group) const {
+        return static_cast<std::size_t>(program_.stream_groups()[group].kind);
+    }
+    static bool is_weights(std::size_t kind) {
+        return kind == static_cast<std::size_t>(StreamGroup::Kind::weights) ||
+               kind == static_cast<std::size_t>(StreamGroup::Kind::prompt_weights);
+    }
+
+    const Program& program_;
+    const Residency& residency_;
+    const std::vector<Program::TensorInfo>& tensors_ = program_.tensors();
+    const Limits& limits_ = program_.limits();
+    std::vector<Use> uses_;
+    std::uint64_t block_limit_ = 0;
+    Plan plan_;
+};
+
 }  // namespace
 
 std::vector<std::uint64_t> group_bytes(const Program& program) {
@@ -142,138 +313,7 @@ std::vector<std::uint64_t> group_bytes(const Program& program) {
 }
 
 Plan make_plan(const Program& program, const Residency& residency) {
-    const auto& tensors = program.tensors();
-    const Limits& limits = program.limits();
-    Plan plan;
-    plan.places.resize(tensors.size());
-
-    std::vector<Use> uses(tensors.size());
-    const auto& operations = program.operations();
-    for (std::uint32_t i = 0; i < operations.size(); ++i) {
-        for (const Binding& binding : operations[i].bindings) {
-            if (!binding.reads && !binding.writes) continue;
-            Use& use = uses[binding.tensor.id];
-            use.first = std::min(use.first, i);
-            use.last = std::max(use.last, i);
-            plan.largest_binding_bytes = std::max(plan.largest_binding_bytes, binding.bytes);
-        }
-    }
-    // Blocks of a GiB at most where tensors allow: large allocations fail first when memory is
-    // fragmented.
-    std::uint64_t block_limit = std::min(limits.max_block_bytes, kPreferredBlockBytes);
-    for (const auto& tensor : tensors) {
-        block_limit = std::max(block_limit, align_up(tensor.bytes, limits.alignment));
-        if (align_up(tensor.bytes, limits.alignment) > limits.max_block_bytes) {
-            throw Error(
-                ErrorCode::out_of_memory,
-                fmt::format("{} needs {:.0f} MiB in one piece, the device allocates {:.0f} at "
-                            "most: lower the size or the frames",
-                            tensor.name, static_cast<double>(tensor.bytes) / (1 << 20),
-                            static_cast<double>(limits.max_block_bytes) / (1 << 20)));
-        }
-    }
-
-    const std::vector<std::uint64_t> sizes = group_bytes(program);
-    plan.groups.resize(sizes.size());
-    for (std::uint32_t g = 0; g < sizes.size(); ++g) {
-        plan.groups[g].streamed = residency.streams(g);
-        plan.groups[g].bytes = sizes[g];
-    }
-    plan.slots = assign_slots(program, plan.groups);
-    for (const StreamPlace& group : plan.groups) {
-        if (!group.streamed) continue;
-        block_limit = std::max(block_limit, group.bytes);
-        if (group.bytes > limits.max_block_bytes) {
-            throw Error(ErrorCode::out_of_memory,
-                        "a layer exceeds what the device allocates at once: it can't be streamed");
-        }
-    }
-
-    const auto is_streamed = [&](const Program::TensorInfo& tensor) {
-        return tensor.group != kNoGroup && plan.groups[tensor.group].streamed;
-    };
-    const auto is_weights = [](std::size_t kind) {
-        return kind == static_cast<std::size_t>(StreamGroup::Kind::weights) ||
-               kind == static_cast<std::size_t>(StreamGroup::Kind::prompt_weights);
-    };
-    const auto kind_of = [&](std::uint32_t group) {
-        return static_cast<std::size_t>(program.stream_groups()[group].kind);
-    };
-    Stacker constants(plan.block_bytes, limits.alignment, block_limit);
-    Stacker persistent(plan.block_bytes, limits.alignment, block_limit);
-    for (Stacker* stacker : {&constants, &persistent}) {
-        const bool weights = stacker == &constants;
-        const Lifetime lifetime = weights ? Lifetime::constant : Lifetime::persistent;
-        for (std::uint32_t i = 0; i < tensors.size(); ++i) {
-            if (tensors[i].lifetime != lifetime || is_streamed(tensors[i])) continue;
-            plan.places[i] = stacker->place(tensors[i].bytes);
-            if (tensors[i].group != kNoGroup) {
-                plan.device_bytes_of_kind[kind_of(tensors[i].group)] +=
-                    align_up(tensors[i].bytes, limits.alignment);
-            }
-        }
-        for (std::uint32_t slot = 0; slot < plan.slots; ++slot) {
-            std::uint64_t bytes = 0;
-            std::size_t kind = 0;
-            for (std::uint32_t g = 0; g < plan.groups.size(); ++g) {
-                if (!plan.groups[g].streamed || plan.groups[g].slot != slot) continue;
-                bytes = std::max(bytes, plan.groups[g].bytes);
-                kind = kind_of(g);
-            }
-            if (is_weights(kind) != weights) continue;
-            const Place place = stacker->place(bytes);
-            plan.device_bytes_of_kind[kind] += bytes;
-            for (StreamPlace& group : plan.groups) {
-                if (group.streamed && group.slot == slot) group.device = place;
-            }
-        }
-    }
-    Stacker host(plan.host_block_bytes, limits.alignment, block_limit);
-    for (std::uint32_t g = 0; g < plan.groups.size(); ++g) {
-        if (!plan.groups[g].streamed) continue;
-        plan.groups[g].host = host.place(plan.groups[g].bytes);
-        plan.host_bytes_of_kind[kind_of(g)] += plan.groups[g].bytes;
-    }
-    std::vector<std::uint64_t> filled(plan.groups.size(), 0);
-    for (std::uint32_t i = 0; i < tensors.size(); ++i) {
-        if (!is_streamed(tensors[i])) continue;
-        const StreamPlace& group = plan.groups[tensors[i].group];
-        std::uint64_t& offset = filled[tensors[i].group];
-        plan.places[i] = {group.device.block, group.device.offset + offset};
-        offset += align_up(tensors[i].bytes, limits.alignment);
-    }
-
-    // Operations are in phase order, so lifetimes by operation index keep phases apart by
-    // themselves.
-    std::vector<std::uint32_t> order;
-    for (std::uint32_t i = 0; i < tensors.size(); ++i) {
-        if (tensors[i].lifetime == Lifetime::transient && uses[i].used()) order.push_back(i);
-    }
-    std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) {
-        return tensors[a].bytes > tensors[b].bytes;
-    });
-    std::vector<TransientBlock> blocks;
-    const std::uint32_t first_block = static_cast<std::uint32_t>(plan.block_bytes.size());
-    for (const std::uint32_t tensor : order) {
-        const std::uint64_t bytes = align_up(tensors[tensor].bytes, limits.alignment);
-        for (std::uint32_t b = 0;; ++b) {
-            if (b == blocks.size()) {
-                blocks.emplace_back(operations.size());
-                plan.block_bytes.push_back(0);
-            }
-            const auto offset = blocks[b].place(uses[tensor], bytes, block_limit);
-            if (!offset) continue;
-            plan.places[tensor] = {first_block + b, *offset};
-            std::uint64_t& size = plan.block_bytes[first_block + b];
-            size = std::max(size, *offset + bytes);
-            break;
-        }
-    }
-    const std::uint64_t transient = std::accumulate(plan.block_bytes.begin() + first_block,
-                                                    plan.block_bytes.end(), std::uint64_t{0});
-    plan.constant_bytes = constants.total;
-    plan.working_bytes = persistent.total + transient;
-    return plan;
+    return Planner(program, residency).make();
 }
 
 }  // namespace quantsparse::program

@@ -26,9 +26,31 @@ bool Program::reads_texels(std::initializer_list<Binding> bindings) const {
     });
 }
 
-void Program::append(Operation operation) {
+bool reads_group_count(shaders::ShaderId shader) {
+    static thread_local std::map<shaders::ShaderId, bool> known;
+    const auto [entry, added] = known.try_emplace(shader, false);
+    if (!added) return entry->second;
+    constexpr std::uint32_t kDecorate = 71, kBuiltIn = 11, kNumWorkgroups = 24, kHeader = 5;
+    const auto words = shaders::shader_code(shader).words;
+    for (std::size_t i = kHeader; i < words.size(); i += std::max(1u, words[i] >> 16)) {
+        if (words[i] == (4u << 16 | kDecorate) && words[i + 2] == kBuiltIn &&
+            words[i + 3] == kNumWorkgroups) {
+            return entry->second = true;
+        }
+    }
+    return false;
+}
+
+void Program::append(Operation operation, std::optional<Cuts> cuts) {
     if (phases_.empty()) begin_phase("run");
     operation.phase = static_cast<std::uint32_t>(phases_.size() - 1);
+    if (!cuts && reads_group_count(operation.shader)) {
+        throw Error(ErrorCode::unsupported,
+                    fmt::format("operation {}: {} reads the number of its work-groups: its "
+                                "dispatch must say along which axes it may be cut",
+                                operation.name, shaders::shader_code(operation.shader).name));
+    }
+    operation.cuts = cuts.value_or(kCutAnywhere);
     for (Binding& binding : operation.bindings) {
         const TensorInfo& tensor = tensors_.at(binding.tensor.id);
         const bool touched = binding.reads || binding.writes;

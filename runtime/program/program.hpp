@@ -12,6 +12,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <map>
+#include <optional>
 #include <shaders/registry.hpp>
 #include <string>
 #include <vector>
@@ -65,6 +66,11 @@ struct Limits {
     // What was measured to be fastest (quantsparse/tuning.hpp); 0 and -1: the defaults.
     int preferred_matrix_tile = -1;  ///< for products with enough work-groups
     std::uint32_t product_lanes = 0, product_rows = 0;
+
+    /// Whether integer products that matrix units don't make go through the dot tier.
+    bool uses_dot() const {
+        return arithmetic == Arithmetic::dot || (arithmetic == Arithmetic::matrix && has_dot);
+    }
 };
 
 struct Binding {
@@ -95,6 +101,11 @@ inline Binding unused(Tensor any) {
     return {any, 0, 0, false, false};
 }
 
+/// Along which axes the work-groups of an operation may be dispatched in several parts. A part has
+/// its own gl_NumWorkGroups: kernels that read it say along which axes they don't mind.
+using Cuts = std::array<bool, 3>;
+inline constexpr Cuts kCutAnywhere = {true, true, true};
+
 struct Operation {
     std::string name;  ///< for the profile and for messages
     shaders::ShaderId shader;
@@ -105,7 +116,11 @@ struct Operation {
     std::array<std::uint32_t, 3> groups = {1, 1, 1};
     double work = 0;  ///< estimated arithmetic operations, to bound the length of submissions
     std::uint32_t phase = 0;
+    Cuts cuts = kCutAnywhere;
 };
+
+/// Whether the shader reads gl_NumWorkGroups.
+bool reads_group_count(shaders::ShaderId shader);
 
 class Program {
   public:
@@ -142,15 +157,18 @@ class Program {
     /// Operations appended from here on belong to this phase; returns its number.
     std::uint32_t begin_phase(const std::string& name);
 
+    /// `cuts` must be given by kernels that read gl_NumWorkGroups.
     template <typename Push>
     void dispatch(const std::string& name, shaders::ShaderId shader,
                   std::vector<std::uint32_t> specialization, std::vector<Binding> bindings,
-                  const Push& push, std::array<std::uint32_t, 3> groups, double work) {
+                  const Push& push, std::array<std::uint32_t, 3> groups, double work,
+                  std::optional<Cuts> cuts = std::nullopt) {
         static_assert(sizeof(Push) <= 128, "Vulkan guarantees 128 bytes of push constants");
         std::vector<std::byte> bytes(sizeof(Push));
         std::memcpy(bytes.data(), &push, sizeof(Push));
         append({name, shader, std::move(specialization), std::move(bindings), std::move(bytes),
-                groups, work, 0});
+                groups, work, 0, kCutAnywhere},
+               cuts);
     }
 
     /// Whether these reads should go through texel buffers: the device is faster so and all fit.
@@ -170,7 +188,7 @@ class Program {
     const std::vector<StreamGroup>& stream_groups() const { return groups_; }
 
   private:
-    void append(Operation operation);  ///< checks ranges and limits
+    void append(Operation operation, std::optional<Cuts> cuts);  ///< checks ranges and limits
 
     Limits limits_;
     bool keep_intermediates_;

@@ -2,46 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
-#include <string_view>
 
 namespace quantsparse::program {
 
-bool reads_group_count(shaders::ShaderId shader) {
-    constexpr std::uint32_t kDecorate = 71, kBuiltIn = 11, kNumWorkgroups = 24, kHeader = 5;
-    const auto words = shaders::shader_code(shader).words;
-    for (std::size_t i = kHeader; i < words.size();) {
-        const std::uint32_t length = words[i] >> 16;
-        if ((words[i] & 0xFFFF) == kDecorate && length == 4 && words[i + 2] == kBuiltIn &&
-            words[i + 3] == kNumWorkgroups) {
-            return true;
-        }
-        i += std::max(1u, length);
-    }
-    return false;
-}
-
-std::array<bool, 3> cuttable_axes(shaders::ShaderId shader,
-                                  const std::array<std::uint32_t, 3>& groups) {
-    static thread_local std::map<shaders::ShaderId, bool> readers;
-    const auto [known, added] = readers.try_emplace(shader, false);
-    if (added) known->second = reads_group_count(shader);
-    if (!known->second) return {true, true, true};
-    const std::string_view name = shaders::shader_code(shader).name;
-    // The last head, y, writes the padding.
-    if (name.starts_with("attention")) return {true, false, true};
-    // Partial results lie by the number of splits, z.
-    if (name.starts_with("profile_heads")) return {true, true, false};
-    // Elements in order: y * gl_NumWorkGroups.x + x.
-    if (name == "elementwise" || name == "permute") return {groups[1] == 1, true, true};
-    return {false, false, false};
-}
-
 std::optional<Slice> take_slice(const Operation& operation, double seconds, double budget,
                                 bool fresh, Cursor& cursor) {
-    const auto cuttable = cuttable_axes(operation.shader, operation.groups);
     const auto pieces_along = [&](std::size_t axis) {
-        return cuttable[axis] ? operation.groups[axis] : 1;
+        return operation.cuts[axis] ? operation.groups[axis] : 1;
     };
     std::array<std::size_t, 3> axes = {0, 1, 2};
     std::stable_sort(axes.begin(), axes.end(), [&](std::size_t x, std::size_t y) {
@@ -60,7 +27,7 @@ std::optional<Slice> take_slice(const Operation& operation, double seconds, doub
     Slice slice;
     slice.count = operation.groups;
     const auto cut = [&](std::size_t axis, std::uint32_t first, std::uint32_t count) {
-        if (!cuttable[axis]) return;
+        if (!operation.cuts[axis]) return;
         slice.first[axis] = first;
         slice.count[axis] = count;
     };

@@ -23,14 +23,6 @@ struct Slice {
     double share = 0;  ///< of the operation's work
 };
 
-/// Along which axes a dispatch of these groups may be cut. A slice has its own gl_NumWorkGroups, so
-/// that kernels which read it may be cut only where they don't mind; those that slices.cpp does not
-/// know stay whole.
-std::array<bool, 3> cuttable_axes(shaders::ShaderId shader,
-                                  const std::array<std::uint32_t, 3>& groups);
-/// Whether the shader reads gl_NumWorkGroups.
-bool reads_group_count(shaders::ShaderId shader);
-
 /// The next work-groups of an operation that takes `seconds` in all, such that they fit into
 /// `budget`, or a single one where even that is longer; nothing when all that remains fits only a
 /// submission of its own and `fresh` says that this is none. Moves the cursor.

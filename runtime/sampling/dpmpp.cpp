@@ -6,15 +6,9 @@
 
 namespace quantsparse::sampling {
 
-DpmppScheduler::DpmppScheduler(int steps, double shift) {
-    Schedule schedule = make_schedule(SamplerKind::dpmpp, steps, shift);
-    sigmas_ = std::move(schedule.sigmas);
-    timesteps_ = std::move(schedule.timesteps);
-}
-
-void DpmppScheduler::step(std::span<float> sample, std::span<const float> velocity) {
+void DpmppScheduler::step(std::span<float> sample, std::span<const float> prediction) {
     previous_prediction_.swap(data_prediction_);
-    const std::size_t i = begin_step(sample, velocity);
+    const std::size_t i = begin_step(sample, prediction);
     const Interval interval(sigmas_[i], sigmas_[i + 1]);
 
     // First order at both ends. After sigma 1 the previous interval is infinitely long and the
@@ -26,11 +20,11 @@ void DpmppScheduler::step(std::span<float> sample, std::span<const float> veloci
         correction = std::isfinite(slope) ? slope : 0;
     }
     for (std::size_t k = 0; k < sample.size(); ++k) {
-        double prediction = data_prediction_[k];
+        double data = data_prediction_[k];
         if (correction != 0) {
-            prediction += correction * (prediction - previous_prediction_[k]);
+            data += correction * (data - previous_prediction_[k]);
         }
-        sample[k] = static_cast<float>(interval.ratio * sample[k] + interval.weight * prediction);
+        sample[k] = static_cast<float>(interval.ratio * sample[k] + interval.weight * data);
     }
 }
 

@@ -7,8 +7,8 @@ namespace quantsparse::sampling {
 
 class DpmppScheduler final : public Scheduler {
   public:
-    DpmppScheduler(int steps, double shift);
-    void step(std::span<float> sample, std::span<const float> velocity) override;
+    explicit DpmppScheduler(const SamplerOptions& options) : Scheduler(options) {}
+    void step(std::span<float> sample, std::span<const float> prediction) override;
 
   private:
     std::vector<double> previous_prediction_;  ///< m1: the data prediction one step back

@@ -8,8 +8,8 @@ namespace quantsparse::sampling {
 
 class EulerScheduler final : public Scheduler {
   public:
-    EulerScheduler(int steps, double shift);
-    void step(std::span<float> sample, std::span<const float> velocity) override;
+    explicit EulerScheduler(const SamplerOptions& options) : Scheduler(options) {}
+    void step(std::span<float> sample, std::span<const float> prediction) override;
 };
 
 }  // namespace quantsparse::sampling

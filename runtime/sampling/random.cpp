@@ -22,7 +22,7 @@ std::array<std::uint32_t, 4> philox_4x32_10(std::array<std::uint32_t, 4> counter
     return counter;
 }
 
-void fill_gaussian(std::uint64_t seed, std::span<float> out) {
+void fill_gaussian(std::uint64_t seed, std::span<float> out, std::uint32_t stream) {
     const std::array<std::uint32_t, 2> key = {static_cast<std::uint32_t>(seed),
                                               static_cast<std::uint32_t>(seed >> 32)};
     // The middle of each of 2^32 cells: never 0 (its logarithm) and never 1.
@@ -30,7 +30,7 @@ void fill_gaussian(std::uint64_t seed, std::span<float> out) {
     for (std::size_t first = 0; first < out.size(); first += 4) {
         const std::uint64_t block = first / 4;
         const auto bits = philox_4x32_10(
-            {static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), 0, 0},
+            {static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), stream, 0},
             key);
         std::array<float, 4> normal{};
         for (std::size_t pair = 0; pair < 4; pair += 2) {  // Box-Muller

@@ -1,20 +1,50 @@
-// Flow-matching samplers as upstream Wan2.1 numbers them (wan facts 29-35). CPU only, no Vulkan.
+// Flow-matching samplers: those of upstream Wan2.1 (wan facts 29-35) and of distilled models
+// (few-step facts 79, 80). CPU only, no Vulkan.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
+#include <variant>
 #include <vector>
+
+#include "quantsparse/sampler.hpp"
 
 namespace quantsparse::sampling {
 
-enum class SamplerKind { unipc, dpmpp, euler };
+/// What a model gives for x = (1 - sigma) data + sigma noise.
+enum class Prediction {
+    velocity,  ///< noise - data
+    epsilon,   ///< the noise
+};
+
+/// Noise levels spread evenly, then moved towards noise: s' = shift s / (1 + (shift - 1) s).
+struct FlowShift {
+    double shift = 5;
+};
+/// Given ones, as for distilled models: falling, above 0 and at most 1, before the same shift. The
+/// model receives 1000 times the shifted level, not truncated. For euler and lcm.
+struct GivenSigmas {
+    std::vector<double> sigmas;
+    double shift = 1;
+};
+
+struct SamplerOptions {
+    Sampler kind = Sampler::unipc;
+    int steps = 50;  ///< with GivenSigmas: as many as are given
+    Prediction prediction = Prediction::velocity;
+    std::variant<FlowShift, GivenSigmas> noise;
+    std::uint64_t seed = 0;  ///< of the noise that samplers add on the way (lcm)
+    /// Where that noise comes from; empty: Philox, at (seed, step).
+    std::function<void(int step, std::span<float> out)> draw;
+};
 
 /// Integrates dx/dsigma = v from noise (sigma 1) to data (sigma 0).
 ///
-///     for i in 0..steps-1: v = model(x, timestep(i)); x = step(x, v)
+///     for i in 0..steps-1: p = model(x, timestep(i)); x = step(x, p)
 class Scheduler {
   public:
     virtual ~Scheduler() = default;
@@ -22,16 +52,18 @@ class Scheduler {
     const std::vector<float>& sigmas() const { return sigmas_; }        ///< steps + 1, last is 0
     const std::vector<float>& timesteps() const { return timesteps_; }  ///< what the model receives
     /// Advances `sample` in place by one step; call exactly `steps()` times, in order.
-    virtual void step(std::span<float> sample, std::span<const float> velocity) = 0;
+    virtual void step(std::span<float> sample, std::span<const float> prediction) = 0;
 
-    /// The data prediction x - sigma * v of the last step: where the clip is heading (previews).
+    /// The clean data that the last step's prediction means: where the clip is heading (previews).
     /// Empty before the first step.
     const std::vector<double>& data_prediction() const { return data_prediction_; }
 
   protected:
+    explicit Scheduler(const SamplerOptions& options);
     /// Checks order and sizes, sets data_prediction_ and returns the index of this step.
-    std::size_t begin_step(std::span<const float> sample, std::span<const float> velocity);
+    std::size_t begin_step(std::span<const float> sample, std::span<const float> prediction);
 
+    SamplerOptions options_;
     std::vector<float> sigmas_;
     std::vector<float> timesteps_;
     std::vector<double> data_prediction_;
@@ -41,12 +73,16 @@ class Scheduler {
     std::size_t value_count_ = 0;  ///< of the sample, fixed by the first step
 };
 
-/// Throws Error(invalid_argument) for steps < 1, shift <= 0.
-std::unique_ptr<Scheduler> make_scheduler(SamplerKind kind, int steps, double shift);
+/// Throws Error(invalid_argument) for steps < 1, shift <= 0, given levels that don't fall and
+/// samplers that can't take them.
+std::unique_ptr<Scheduler> make_scheduler(const SamplerOptions& options);
+inline std::unique_ptr<Scheduler> make_scheduler(Sampler kind, int steps, double shift) {
+    return make_scheduler({kind, steps, Prediction::velocity, FlowShift{shift}, 0, {}});
+}
 
-/// Philox-4x32-10 with Box-Muller: element i of the stream of `seed` is the same on every machine.
-/// Computed in double, rounded to float once.
-void fill_gaussian(std::uint64_t seed, std::span<float> out);
+/// Philox-4x32-10 with Box-Muller: element i of a stream of `seed` is the same on every machine.
+/// Stream 0 is a clip's first noise. Computed in double, rounded to float once.
+void fill_gaussian(std::uint64_t seed, std::span<float> out, std::uint32_t stream = 0);
 
 /// v = v_uncond + scale * (v_cond - v_uncond), in place into `cond`.
 void apply_guidance(std::span<float> cond, std::span<const float> uncond, float scale);

@@ -12,8 +12,11 @@ struct Schedule {
     std::vector<float> timesteps;  ///< steps values on the 0..1000 scale
 };
 
-/// wan facts 29, 30 and 34. Throws Error(invalid_argument) for steps < 1 or shift <= 0.
-Schedule make_schedule(SamplerKind kind, int steps, double shift);
+/// wan facts 29, 30 and 34, few-step facts 79 and 80. Throws as make_scheduler() does.
+Schedule make_schedule(const SamplerOptions& options);
+inline Schedule make_schedule(Sampler kind, int steps, double shift) {
+    return make_schedule({kind, steps, Prediction::velocity, FlowShift{shift}, 0, {}});
+}
 
 /// One integration interval from noise level `sigma` to `sigma_next`, in the variable
 /// lambda = log(1 - sigma) - log(sigma) (wan fact 31). The ends sigma 1 and 0 give infinite h;

@@ -18,12 +18,6 @@ double relative_position(const Interval& interval, double sigma_previous) {
 
 }  // namespace
 
-UnipcScheduler::UnipcScheduler(int steps, double shift) {
-    Schedule schedule = make_schedule(SamplerKind::unipc, steps, shift);
-    sigmas_ = std::move(schedule.sigmas);
-    timesteps_ = std::move(schedule.timesteps);
-}
-
 // UniC over the interval that ends at `step`: what the predictor did there is redone with the data
 // prediction made at its end (data_prediction_) as one more point.
 void UnipcScheduler::correct(std::size_t step, std::span<const float> sample) {
@@ -60,8 +54,8 @@ void UnipcScheduler::correct(std::size_t step, std::span<const float> sample) {
     }
 }
 
-void UnipcScheduler::step(std::span<float> sample, std::span<const float> velocity) {
-    const std::size_t i = begin_step(sample, velocity);
+void UnipcScheduler::step(std::span<float> sample, std::span<const float> prediction) {
+    const std::size_t i = begin_step(sample, prediction);
     if (i == 0) {
         corrected_.assign(sample.begin(), sample.end());
     } else {
@@ -79,12 +73,12 @@ void UnipcScheduler::step(std::span<float> sample, std::span<const float> veloci
         slope = r != 0 ? 0.5 / r : 0;
     }
     for (std::size_t k = 0; k < sample.size(); ++k) {
-        double prediction = newest_[k];
+        double data = newest_[k];
         if (slope != 0) {
-            prediction += slope * (older_[k] - newest_[k]);
+            data += slope * (older_[k] - newest_[k]);
         }
         sample[k] =
-            static_cast<float>(interval.ratio * corrected_[k] + interval.weight * prediction);
+            static_cast<float>(interval.ratio * corrected_[k] + interval.weight * data);
     }
 }
 

@@ -8,8 +8,8 @@ namespace quantsparse::sampling {
 
 class UnipcScheduler final : public Scheduler {
   public:
-    UnipcScheduler(int steps, double shift);
-    void step(std::span<float> sample, std::span<const float> velocity) override;
+    explicit UnipcScheduler(const SamplerOptions& options) : Scheduler(options) {}
+    void step(std::span<float> sample, std::span<const float> prediction) override;
 
     const std::vector<double>& corrected_sample() const {
         return corrected_;

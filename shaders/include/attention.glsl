@@ -1,6 +1,6 @@
-// What both attention kernels share: attention.comp, whose work-groups share tiles through shared memory,
+// What both attention kernels share: attention_tiled.comp, whose work-groups share tiles through shared memory,
 // and attention_private.comp, whose invocations keep queries of their own. Constants, bindings, push
-// constants, masks and where outputs go; attention.comp describes them.
+// constants, masks and where outputs go; attention_tiled.comp describes them.
 #ifndef QUANTSPARSE_ATTENTION_GLSL
 #define QUANTSPARSE_ATTENTION_GLSL
 
@@ -51,6 +51,7 @@ layout(push_constant) uniform Push {
 #define RESIDUAL_CONSTANT 7
 #define RESIDUAL_BINDING 9
 #include "residual.glsl"
+#include "sight.glsl"
 #endif
 
 // Entries of `columns`.
@@ -91,7 +92,7 @@ uint out_row(uint token, uint position, uint head) {
     return (token - p.query_base) * p.out_stride + (p.first_head + head) * p.head_dim;
 }
 
-/// Which keys a query sees inside partial blocks: those of [x, y), below z and from w on.
+/// Which keys a query sees inside partial blocks, as sees() takes it.
 uvec4 load_sight(uint row) {
 #ifdef SPARSE
     return uvec4(sight[1 + row], sight[0]);
@@ -101,16 +102,11 @@ uvec4 load_sight(uint row) {
 }
 
 /// Scores of keys key0 .. key0 + 3 for a query; kMasked where it does not attend to them.
-/// `sees`: load_sight(row), used in partial blocks.
-vec4 masked_scores(vec4 s, uint key0, bool partial, uvec4 sees) {
+/// `range`: load_sight(row), used in partial blocks.
+vec4 masked_scores(vec4 s, uint key0, bool partial, uvec4 range) {
     const uvec4 key = uvec4(key0, key0 + 1, key0 + 2, key0 + 3);
 #ifdef SPARSE
-    if (partial) {
-        // In one range if its distance from the begin, which wraps around below it, is short.
-        const uvec4 inside = uvec4(lessThan(key - sees.x, uvec4(sees.y - sees.x)));
-        const uvec4 outer = uvec4(lessThan(key, uvec4(sees.z))) | uvec4(greaterThanEqual(key, uvec4(sees.w)));
-        s = mix(vec4(kMasked), s, notEqual(inside | outer, uvec4(0)));
-    }
+    if (partial) s = mix(vec4(kMasked), s, sees(key, range));
 #endif
     return mix(vec4(kMasked), s, lessThan(key, uvec4(p.keys)));
 }

@@ -1,4 +1,4 @@
-// Operands of attention.comp in codes of eight bits (variant INT8), after SageAttention (arXiv 2410.02367):
+// Operands of attention_tiled.comp in codes of eight bits (variant INT8), after SageAttention (arXiv 2410.02367):
 //
 //   score[t, j] = scale_q[block of t] * scale_k[block of j] * sum_c q[t, c] k[j, c]      integer sum, exact
 //

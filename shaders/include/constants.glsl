@@ -1,5 +1,5 @@
-// Specialisation constant ids shared by every kernel; runtime/kernels/specialization.hpp mirrors them.
-// Id 0 is the work-group's width in every kernel.
+// Specialisation constant 0 is the work-group's width in every kernel. All others are declared where they are
+// used; the host knows them by name (interface.cmake).
 #ifndef QUANTSPARSE_CONSTANTS_GLSL
 #define QUANTSPARSE_CONSTANTS_GLSL
 

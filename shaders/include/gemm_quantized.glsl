@@ -3,21 +3,14 @@
 #ifndef QUANTSPARSE_GEMM_QUANTIZED_GLSL
 #define QUANTSPARSE_GEMM_QUANTIZED_GLSL
 
+#include "loads.glsl"
+
 layout(constant_id = 1) const uint kRows = 8;
 layout(constant_id = 2) const uint kWriteAccumulators = 0;
 layout(constant_id = 3) const uint kFours = 1;
 
-#ifdef TEXELS  // variants for drivers that read texel buffers faster: Quirks::texel_reads_are_faster
-layout(set = 0, binding = 0) uniform usamplerBuffer activations;
-layout(set = 0, binding = 1) uniform usamplerBuffer weights;
-#define ACTIVATIONS(i) texelFetch(activations, int(i))
-#define WEIGHTS(i) texelFetch(weights, int(i))
-#else
-layout(set = 0, binding = 0, std430) readonly buffer Activations { uvec4 activations[]; };
-layout(set = 0, binding = 1, std430) readonly buffer Weights { uvec4 weights[]; };
-#define ACTIVATIONS(i) activations[i]
-#define WEIGHTS(i) weights[i]
-#endif
+LOADABLE_WORDS(activations, 0)
+LOADABLE_WORDS(weights, 1)
 layout(set = 0, binding = 2, std430) writeonly buffer Out { vec4 out_values[]; };
 layout(set = 0, binding = 3, std430) readonly buffer Bias { vec4 bias_values[]; };
 layout(set = 0, binding = 4, std430) readonly buffer Factor { vec4 factor_values[]; };
@@ -27,33 +20,22 @@ layout(set = 0, binding = 7, std430) readonly buffer RowScale { float row_scales
 layout(set = 0, binding = 8, std430) readonly buffer RowSum { int row_sums[]; };
 layout(set = 0, binding = 9, std430) readonly buffer ColumnScale { vec4 column_scales[]; };
 
-layout(push_constant) uniform Push {
-    uint m;
-    uint k8;          // padded K / 8, a multiple of 4
-    uint n4;          // ceil(N / 4)
-    uint x_stride4;   // words of a row of activations / 4
-    uint n_stride4;   // words of a row of weights / 4
-    uint out_stride4;
-    uint factor_stride4;
-    uint residual_stride4;
-    uint gate_offset4;
-    uint high_plane4; // 6 bits: where the 2-bit plane begins, in uvec4
-} p;
+#include "gemm_quantized_push.glsl"
 
 #include "epilogue.glsl"
 
 /// Words with a code in each byte: codes 8*k8 .. 8*k8+3 and 8*k8+4 .. 8*k8+7 of four columns.
 void load_codes(uint k8, uint column4, out uvec4 first, out uvec4 second) {
 #if WEIGHT_BITS == 8
-    first = WEIGHTS((2 * k8) * p.n_stride4 + column4);
-    second = WEIGHTS((2 * k8 + 1) * p.n_stride4 + column4);
+    first = load_weights((2 * k8) * p.n_stride4 + column4);
+    second = load_weights((2 * k8 + 1) * p.n_stride4 + column4);
 #else
-    const uvec4 nibbles = WEIGHTS(k8 * p.n_stride4 + column4);
+    const uvec4 nibbles = load_weights(k8 * p.n_stride4 + column4);
     first = nibbles & 0x0F0F0F0Fu;
     second = (nibbles >> 4) & 0x0F0F0F0Fu;
 #if WEIGHT_BITS == 6
     const uvec4 pairs =
-        WEIGHTS(p.high_plane4 + (k8 / 2) * p.n_stride4 + column4) >> (4 * (k8 & 1));
+        load_weights(p.high_plane4 + (k8 / 2) * p.n_stride4 + column4) >> (4 * (k8 & 1));
     first |= (pairs & 0x03030303u) << 4;
     second |= ((pairs >> 2) & 0x03030303u) << 4;
 #endif

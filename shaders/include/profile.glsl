@@ -11,6 +11,7 @@ layout(constant_id = 4) const uint kFrame0Apart = 0;
 layout(constant_id = 5) const uint kSampled4 = 8;  // fours of the outputs' columns that are looked at
 
 #include "attention_operands.glsl"
+#include "sight.glsl"
 #include "token_order.glsl"
 layout(set = 0, binding = 3, std430) readonly buffer Sight { uvec2 sight[]; };
 layout(set = 0, binding = 4, std430) writeonly buffer Partials { vec4 partials[]; };
@@ -53,10 +54,7 @@ uvec4 seen_ranges(uint query) {
 
 /// `score` where the query sees the key, else kMasked. `edges`: sight[0].
 vec4 masked(vec4 score, uvec4 key, uvec2 range, uvec2 edges) {
-    // In the range if its distance from the begin, which wraps around below it, is short.
-    const uvec4 inside = uvec4(lessThan(key - range.x, uvec4(range.y - range.x)));
-    const uvec4 outer = uvec4(lessThan(key, uvec4(edges.x))) | uvec4(greaterThanEqual(key, uvec4(edges.y)));
-    return mix(vec4(kMasked), score, notEqual(inside | outer, uvec4(0)));
+    return mix(vec4(kMasked), score, sees(key, uvec4(range, edges)));
 }
 
 /// Which four of the columns is the i-th that is looked at: they are spread evenly.

@@ -44,21 +44,16 @@ const uint kHasScales = kResidual == kStoredInt8 || kResidual == kStoredInt4 ? 1
 const uint kSlotWords = kResidualHeads * (kHeadWords + kHasScales);
 const uint kFactor4 = kDelta4 + kDifference4;
 
+#include "loads.glsl"
 #ifdef TEXELS
-layout(set = 0, binding = RESIDUAL_BINDING) uniform usamplerBuffer residual_rows_texels;
-uint residual_word(uint i) { return texelFetch(residual_rows_texels, int(i / 4))[i % 4]; }
-layout(set = 0, binding = RESIDUAL_BINDING + 1) uniform usamplerBuffer residual_u_texels;
-layout(set = 0, binding = RESIDUAL_BINDING + 2) uniform usamplerBuffer residual_v_texels;
-vec4 residual_u(uint i) { return uintBitsToFloat(texelFetch(residual_u_texels, int(i))); }
-vec4 residual_v(uint i) { return uintBitsToFloat(texelFetch(residual_v_texels, int(i))); }
+LOADABLE_WORDS(residual_row, RESIDUAL_BINDING)
+uint residual_word(uint i) { return load_residual_row(i / 4)[i % 4]; }
 #else
 layout(set = 0, binding = RESIDUAL_BINDING, std430) RESIDUAL_ACCESS buffer ResidualRows { uint residual_rows[]; };
 uint residual_word(uint i) { return residual_rows[i]; }
-layout(set = 0, binding = RESIDUAL_BINDING + 1, std430) readonly buffer ResidualU { vec4 u_values[]; };
-layout(set = 0, binding = RESIDUAL_BINDING + 2, std430) readonly buffer ResidualV { vec4 v_factors[]; };
-vec4 residual_u(uint i) { return u_values[i]; }
-vec4 residual_v(uint i) { return v_factors[i]; }
 #endif
+LOADABLE(residual_u, RESIDUAL_BINDING + 1)
+LOADABLE(residual_v, RESIDUAL_BINDING + 2)
 layout(set = 0, binding = RESIDUAL_BINDING + 3, std430) readonly buffer ResidualHeads { uint residual_heads[]; };
 layout(set = 0, binding = RESIDUAL_BINDING + 4, std430) readonly buffer ResidualControl {
     vec4 coefficients[4];  // xyz: of the slots, w: of the low-rank difference
@@ -107,9 +102,9 @@ vec4 residual_low_rank(uint token, uint head, uint d4, uint first, uint count) {
     const uvec4 v = residual_v_rows(head, d4) + first;
     vec4 y = vec4(0.0);
     for (uint k = 0; k < count; ++k) {
-        const vec4 a = residual_u(u + k);
-        y += vec4(dot(a, residual_v(v.x + k)), dot(a, residual_v(v.y + k)),
-                  dot(a, residual_v(v.z + k)), dot(a, residual_v(v.w + k)));
+        const vec4 a = load_residual_u(u + k);
+        y += vec4(dot(a, load_residual_v(v.x + k)), dot(a, load_residual_v(v.y + k)),
+                  dot(a, load_residual_v(v.z + k)), dot(a, load_residual_v(v.w + k)));
     }
     return y;
 }

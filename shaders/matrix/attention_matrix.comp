@@ -1,4 +1,4 @@
-// The attention of attention.comp on matrix units (VK_KHR_cooperative_matrix): q, k and v in halves
+// The attention of attention_tiled.comp on matrix units (VK_KHR_cooperative_matrix): q, k and v in halves
 // (pack_halves.comp), both products summed in fp32, the softmax in fp32. Outputs, masks, lists and the
 // correction are as described there; there is no position bias.
 //

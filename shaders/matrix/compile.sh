@@ -3,6 +3,8 @@
 # needs glslang 13 or later, and Debian 12 has 11. Run it after changing one of them or what they include.
 #
 #   shaders/matrix/compile.sh [GLSLANG]     glslang's program; default: the first glslang on PATH
+#
+# The committed modules are what glslang 16.5 makes of their sources, to the bit; 13 numbers them differently.
 set -euo pipefail
 cd "$(dirname "$0")"
 glslang=${1:-glslang}
@@ -35,4 +37,5 @@ compile peak_matrix int8 -DPEAK_INT8
 compile peak_matrix half -DPEAK_HALF
 # What the modules were made from, which the build compares.
 sha256sum *.comp *.glsl ../include/constants.glsl ../include/epilogue.glsl ../include/attention.glsl \
-    ../include/attention_operands.glsl ../include/residual.glsl >spirv/sources.sha256
+    ../include/attention_operands.glsl ../include/gemm_float_push.glsl ../include/gemm_quantized_push.glsl \
+    ../include/loads.glsl ../include/residual.glsl ../include/sight.glsl >spirv/sources.sha256

@@ -63,31 +63,11 @@ layout(set = 0, binding = 8, std430) readonly buffer RowSum { int row_sums[]; };
 layout(set = 0, binding = 9, std430) readonly buffer ColumnScale { vec4 column_scales[]; };
 #endif
 
-layout(push_constant) uniform Push {
-#ifdef WEIGHT_HALF  // as in gemm_float.comp
-    uint m;
-    uint k;
-    uint n4;
-    uint a_stride4;
-    uint b_stride4;
-    uint out_stride4;
-    uint factor_stride4;
-    uint residual_stride4;
-    uint gate_offset4;
-    uint column4;
-#else               // as in gemm_quantized.comp
-    uint m;
-    uint k8;
-    uint n4;
-    uint x_stride4;
-    uint n_stride4;
-    uint out_stride4;
-    uint factor_stride4;
-    uint residual_stride4;
-    uint gate_offset4;
-    uint high_plane4;
+#ifdef WEIGHT_HALF
+#include "gemm_float_push.glsl"
+#else
+#include "gemm_quantized_push.glsl"
 #endif
-} p;
 
 #include "epilogue.glsl"
 

@@ -10,7 +10,8 @@
 #include <fstream>
 #include <string>
 
-#include "format/checkpoint.hpp"
+#include "format/model_bundle.hpp"
+#include "format/networks/registry.hpp"
 #include "format/safetensors.hpp"
 #include "quantsparse/error.hpp"
 
@@ -41,9 +42,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         .write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(size));
     try {
         read_everything(SafetensorsFile(path));
-        for (const auto component :
-             {Component::transformer, Component::text_encoder, Component::vae}) {
-            Checkpoint::open(path, component).names();
+        for (const char* kind : {"wan-dit", "umt5", "wan-vae"}) {
+            Checkpoint::open(path, network_kind(kind)).names();
         }
     } catch (const quantsparse::Error&) {
     }

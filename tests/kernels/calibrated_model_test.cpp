@@ -4,10 +4,11 @@
 
 #include "calib/block_file.hpp"
 #include "calib/calibrate.hpp"
-#include "calib/networks.hpp"
 #include "calib/quantized_block.hpp"
+#include "calib/registry.hpp"
+#include "calib/tensors.hpp"
 #include "format/mapped_file.hpp"
-#include "pipeline/stages.hpp"
+#include "pipeline/denoise.hpp"
 #include "support.hpp"
 #include "unit/format_support.hpp"
 
@@ -42,14 +43,19 @@ class CalibratedModelTest : public DeviceTest {
         calib::calibrate(options_, false);
         const auto model = format::open_model(options_.output);
         const auto source = format::open_model(options_.model);
-        const pipeline::LatentShape shape{model.transformer_config.in_dim, 3, 4, 6};
-        const auto latent = random(model.transformer_config.in_dim, 3 * 4 * 6);
-        const auto hidden = random(5, model.transformer_config.text_dim);
+        const auto& transformer = model.at("transformer");
+        const auto& geometry = transformer.network.geometry;
+        const models::LatentShape shape{geometry.in_channels, 3, 4, 6};
+        const auto latent = random(geometry.in_channels, 3 * 4 * 6);
+        const auto hidden = random(5, geometry.text_width);
         const double timestep = 437.0;
 
-        pipeline::Denoiser denoiser(device().internal(), model, shape, 1, {});
-        denoiser.set_context(0, hidden);
-        const auto runtime = denoiser.velocity(0, latent, timestep);
+        pipeline::Denoiser denoiser(
+            device().internal(), transformer,
+            pipeline::denoising_options(transformer, model.quantization, shape, 1, false), {});
+        denoiser.write("context", hidden);
+        denoiser.set_prompt(0);
+        const auto runtime = denoiser.predict(0, latent, timestep);
         const auto torch = calibrator_velocity(source, model, latent, hidden, timestep);
         double error = 0, power = 0;
         EXPECT_EQ(runtime.size(), torch.size());
@@ -65,28 +71,30 @@ class CalibratedModelTest : public DeviceTest {
                                            const std::vector<float>& latent,
                                            const std::vector<float>& hidden, double timestep) {
         const at::NoGradGuard no_gradients;
-        const auto& config = source.transformer_config;
+        const auto& component = source.at("transformer");
+        const auto& geometry = component.network.geometry;
         const auto tensor = [](const std::vector<float>& values, at::IntArrayRef shape) {
             auto result = at::empty(shape, at::kFloat);
             std::copy(values.begin(), values.end(), result.data_ptr<float>());
             return result;
         };
-        const calib::WanDit network(*source.transformer, config);
-        auto state = network.prepare({tensor(latent, {config.in_dim, 3, 4, 6}),
-                                      tensor(hidden, {5, config.text_dim}), timestep});
-        for (int block = 0; block < config.num_layers; ++block) {
+        const auto network = calib::make_transformer(component);
+        auto state = network->prepare({tensor(latent, {geometry.in_channels, 3, 4, 6}),
+                                       {{"context", tensor(hidden, {5, geometry.text_width})}},
+                                       timestep});
+        const int blocks = static_cast<int>(component.network.blocks.size());
+        for (int block = 0; block < blocks; ++block) {
+            const auto weights = calib::load_block_weights(component, block);
             const calib::QuantizedBlock linears(
-                calib::stored_linears(*quantized.transformer, config, block), quantized.weight_bits,
-                quantized.activation_bits);
+                calib::stored_linears(quantized.at("transformer"), quantized.quantization, block),
+                weights);
             calib::BlockMethods methods;
-            methods.project = [&](calib::InputGroup group, const at::Tensor& rows) {
+            methods.project = [&](std::string_view group, const at::Tensor& rows) {
                 return linears.project(group, rows);
             };
-            state.x = calib::run_wan_block(
-                config, calib::load_block_weights(*source.transformer, config, block), state,
-                methods);
+            state.x = network->run_block(weights, state, methods);
         }
-        const auto velocity = network.velocity(state).contiguous();
+        const auto velocity = network->prediction(state).contiguous();
         const auto values = calib::values_of(velocity);
         return {values.begin(), values.end()};
     }

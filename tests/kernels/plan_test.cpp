@@ -28,7 +28,7 @@ struct Empty {
 };
 
 void touch(Program& program, std::vector<Binding> bindings, const std::string& name = "touch") {
-    program.dispatch(name, shaders::ShaderId::elementwise, {1}, std::move(bindings), Empty{},
+    program.dispatch(name, shaders::ShaderId::norm_rows, {1}, std::move(bindings), Empty{},
                      {1, 1, 1}, 1.0);
 }
 
@@ -312,7 +312,7 @@ TEST(Plan, TooManyWorkGroupsAreRefused) {
     Program program((Limits()));
     const Tensor t = program.add("t", 16);
     const auto dispatch = [&](std::uint32_t groups) {
-        program.dispatch("wide", shaders::ShaderId::elementwise, {1}, {program::write(t)}, Empty{},
+        program.dispatch("wide", shaders::ShaderId::norm_rows, {1}, {program::write(t)}, Empty{},
                          {groups, 1, 1}, 1.0);
     };
     dispatch(65535);
@@ -329,15 +329,17 @@ TEST(Slices, EveryWorkGroupRunsOnceAndNoSliceIsLonger) {
     for (int repeat = 0; repeat < 300; ++repeat) {
         program::Operation operation;
         operation.groups = {pick(1, 20), pick(1, 20), pick(1, 4)};
-        constexpr shaders::ShaderId kShaders[] = {
-            shaders::ShaderId::norm_rows, shaders::ShaderId::attention_dense,
-            shaders::ShaderId::profile_heads, shaders::ShaderId::elementwise};
-        operation.shader = kShaders[repeat % 4];
+        constexpr program::Cuts kCuts[] = {program::kCutAnywhere,
+                                           {true, false, true},
+                                           {true, true, false},
+                                           {false, true, true},
+                                           {false, false, false}};
+        operation.cuts = kCuts[repeat % 5];
         const auto& g = operation.groups;
         const double seconds = pick(1, 400) * 0.01;
         std::vector<int> runs(g[0] * g[1] * g[2], 0);
         // A single row of the smallest axis is never cut: it may be longer than the budget.
-        const auto cuttable = program::cuttable_axes(operation.shader, g);
+        const auto& cuttable = operation.cuts;
         std::array<std::uint32_t, 3> sorted = g;
         for (std::size_t axis = 0; axis < 3; ++axis) {
             if (!cuttable[axis]) sorted[axis] = 1;
@@ -375,22 +377,20 @@ TEST(Slices, EveryWorkGroupRunsOnceAndNoSliceIsLonger) {
     }
 }
 
-TEST(Slices, KernelsThatReadTheGroupCountAreCutWhereTheyDoNotMind) {
+TEST(Slices, KernelsThatReadTheGroupCountSayWhereTheyMayBeCut) {
     using shaders::ShaderId;
-    const auto axes = [](ShaderId shader, std::uint32_t y) {
-        return program::cuttable_axes(shader, {9, y, 1});
+    EXPECT_TRUE(program::reads_group_count(ShaderId::elementwise));
+    EXPECT_FALSE(program::reads_group_count(ShaderId::norm_rows));
+    Program program(Limits{});
+    const Tensor t = program.add("t", 16);
+    const auto dispatch = [&](ShaderId shader, std::optional<program::Cuts> cuts) {
+        program.dispatch("any", shader, {1}, {program::write(t)}, Empty{}, {2, 3, 1}, 1.0, cuts);
+        return program.operations().back().cuts;
     };
-    using Axes = std::array<bool, 3>;
-    EXPECT_EQ(axes(ShaderId::norm_rows, 5), (Axes{true, true, true}));
-    for (const ShaderId shader : {ShaderId::attention_dense, ShaderId::attention_sparse,
-                                  ShaderId::attention_private_dense}) {
-        EXPECT_EQ(axes(shader, 5), (Axes{true, false, true}));
-    }
-    EXPECT_EQ(axes(ShaderId::profile_heads, 5), (Axes{true, true, false}));
-    for (const ShaderId shader : {ShaderId::elementwise, ShaderId::permute}) {
-        EXPECT_EQ(axes(shader, 5), (Axes{false, true, true}));
-        EXPECT_EQ(axes(shader, 1), (Axes{true, true, true}));
-    }
+    EXPECT_EQ(dispatch(ShaderId::norm_rows, {}), program::kCutAnywhere);
+    EXPECT_EQ(dispatch(ShaderId::elementwise, program::Cuts{false, true, true}),
+              (program::Cuts{false, true, true}));
+    EXPECT_THROW(dispatch(ShaderId::elementwise, {}), Error);
 }
 
 TEST(Rates, SlowUntilMeasuredThenAsTheLastLongSubmissions) {

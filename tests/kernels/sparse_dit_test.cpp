@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 #include <cmath>
 
-#include "pipeline/stages.hpp"
+#include "pipeline/denoise.hpp"
 #include "support.hpp"
 
 namespace quantsparse::tests {
@@ -12,16 +12,17 @@ namespace {
 
 class SparseDitTest : public DeviceTest {
   protected:
-    static constexpr pipeline::LatentShape kShape{0, 7, 8, 12};  // channels: the model's
+    static constexpr models::LatentShape kShape{0, 7, 8, 12};  // channels: the model's
 
     static const format::ModelBundle& bundle() {
         static const format::ModelBundle model =
             format::open_model(QUANTSPARSE_TEST_ROOT "/samples/models/shapes-tiny");
         return model;
     }
-    pipeline::LatentShape shape() const {
-        pipeline::LatentShape s = kShape;
-        s.channels = bundle().transformer_config.in_dim;
+    static const format::Component& transformer() { return bundle().at("transformer"); }
+    models::LatentShape shape() const {
+        models::LatentShape s = kShape;
+        s.channels = transformer().network.geometry.in_channels;
         return s;
     }
     static AttentionParameters sparse(SsarMode mode, ResidualStorage storage) {
@@ -41,20 +42,24 @@ class SparseDitTest : public DeviceTest {
             latents_.push_back(random(count));
             for (float& x : latents_.back()) x *= 1.7f;
         }
-        context_ = random(6, bundle().transformer_config.text_dim);
+        context_ = random(6, transformer().network.geometry.text_width);
         dense_ = run(nullptr, {0, 1});
     }
 
     /// Velocities of steps whose latents are named by `which`; the timestep is the latent's.
     std::vector<std::vector<float>> run(const attention::StepSchedule* schedule,
                                         const std::vector<int>& which) {
-        pipeline::Denoiser denoiser(device().internal(), bundle(), shape(), 1, {}, schedule);
-        denoiser.set_context(0, context_);
+        pipeline::Denoiser denoiser(
+            device().internal(), transformer(),
+            pipeline::denoising_options(transformer(), {}, shape(), 1, false, schedule), {},
+            schedule);
+        denoiser.write("context", context_);
+        denoiser.set_prompt(0);
         std::vector<std::vector<float>> velocities;
         for (std::size_t i = 0; i < which.size(); ++i) {
             denoiser.begin_step(static_cast<int>(i));
             const auto& latent = latents_[static_cast<std::size_t>(which[i])];
-            velocities.push_back(denoiser.velocity(0, latent, which[i] ? 600 : 800));
+            velocities.push_back(denoiser.predict(0, latent, which[i] ? 600 : 800));
         }
         return velocities;
     }

@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "format/safetensors.hpp"
-#include "pipeline/stages.hpp"
+#include "pipeline/stage.hpp"
 #include "quantsparse/error.hpp"
 #include "quantsparse/names.hpp"
 

@@ -21,7 +21,7 @@ BELOW_PIPELINE = [*BELOW_MODELS, "runtime/models", "runtime/sampling"]
 RULES = {
     "runtime/include": [],
     "runtime/format": ["quantsparse/error.hpp", "quantsparse/version.hpp"],
-    "runtime/sampling": ["quantsparse/error.hpp"],
+    "runtime/sampling": ["quantsparse/error.hpp", "quantsparse/sampler.hpp"],
     "runtime/vulkan": ["shaders", ALL_PUBLIC],
     "runtime/program": [*BELOW_PROGRAM, ALL_PUBLIC],
     "runtime/kernels": [*BELOW_KERNELS, ALL_PUBLIC],
@@ -29,14 +29,16 @@ RULES = {
     "runtime/models": [*BELOW_MODELS, ALL_PUBLIC],
     "runtime/pipeline": [*BELOW_PIPELINE, ALL_PUBLIC],
     "runtime": [ALL_PUBLIC],
-    "calib": ["runtime/format", "runtime/sampling", "attention/band.hpp", "quantsparse/error.hpp",
-              "quantsparse/version.hpp"],
+    "calib": ["runtime/format", "runtime/sampling", "attention/band.hpp", "pipeline/recipes.hpp",
+              "quantsparse/error.hpp", "quantsparse/version.hpp"],
     "samples": [ALL_PUBLIC],
     "bench": [*BELOW_PIPELINE, "runtime/pipeline", "samples", ALL_PUBLIC],
 }
-# Arithmetic that the calibrator shares: it needs no other header of its folder.
+# What the calibrator shares needs no other header of its folder.
 BAND = ["attention/band.hpp", "quantsparse/attention.hpp"]
-STAND_ALONE = {"runtime/attention/band.hpp": BAND, "runtime/attention/band.cpp": BAND}
+RECIPES = ["pipeline/recipes.hpp", "quantsparse/error.hpp"]
+STAND_ALONE = {"runtime/attention/band.hpp": BAND, "runtime/attention/band.cpp": BAND,
+               "runtime/pipeline/recipes.hpp": RECIPES, "runtime/pipeline/recipes.cpp": RECIPES}
 
 # Headers of libraries: the folders that may include them.
 LIBRARIES = {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "format/networks/wan_dit.hpp"
+
 namespace quantsparse::bench {
 namespace {
 
@@ -29,10 +31,11 @@ TEST(TransformerBytes, MatchesThePaper) {
     config.ffn_dim = 13824;
     config.num_heads = 40;
     config.num_layers = 40;
+    const format::Network network = format::describe_wan_dit(config);
     const double gib = 1 << 30;
-    EXPECT_NEAR(static_cast<double>(transformer_bytes(config, 16)) / gib, 26.61, 0.01);
-    EXPECT_NEAR(static_cast<double>(transformer_bytes(config, 4)) / gib, 7.00, 0.035);
-    EXPECT_GT(transformer_bytes(config, 6), transformer_bytes(config, 4));
+    EXPECT_NEAR(static_cast<double>(transformer_bytes(network, 16)) / gib, 26.61, 0.01);
+    EXPECT_NEAR(static_cast<double>(transformer_bytes(network, 4)) / gib, 7.00, 0.035);
+    EXPECT_GT(transformer_bytes(network, 6), transformer_bytes(network, 4));
 }
 
 }  // namespace

@@ -48,6 +48,15 @@ class CalibrateTest : public testing::Test {
     CalibrationOptions options_;
 };
 
+std::vector<format::LinearSpec> all_linears(const format::ModelBundle& model) {
+    std::vector<format::LinearSpec> all;
+    for (const auto& block : transformer_of(model).network.blocks) {
+        const auto linears = linears_of(block);
+        all.insert(all.end(), linears.begin(), linears.end());
+    }
+    return all;
+}
+
 TEST_F(CalibrateTest, WritesAFileTheRuntimeAcceptsAtEveryWidth) {
     for (const auto& [weights, activations] : {std::pair{4, 8}, {6, 6}, {8, 8}, {16, 16}}) {
         options_.weight_bits = weights;
@@ -55,9 +64,8 @@ TEST_F(CalibrateTest, WritesAFileTheRuntimeAcceptsAtEveryWidth) {
         const auto summary = calibrate(options_, false);
         EXPECT_FALSE(fs::exists(work()));
         const auto model = format::open_model(options_.output);
-        EXPECT_EQ(model.weight_bits, weights);
-        EXPECT_EQ(model.activation_bits, activations);
-        EXPECT_EQ(model.native_width, 64);
+        EXPECT_EQ(model.quantization.bits, (format::LinearBits{weights, activations}));
+        EXPECT_EQ(model.defaults.native_width, 64);
         EXPECT_EQ(summary.reports.size(), weights == 16 ? 0U : 20U);
         EXPECT_EQ(summary.file_bytes, fs::file_size(options_.output));
         const double share =
@@ -73,13 +81,13 @@ TEST_F(CalibrateTest, StoredLinearsReproduceTheSource) {
     calibrate(options_, false);
     const auto source = format::open_model(options_.model);
     const auto model = format::open_model(options_.output);
-    for (const auto& linear : format::block_linears(model.transformer_config)) {
+    for (const auto& linear : all_linears(model)) {
         const auto values = [&](const char* part) {
-            return format::to_float(model.transformer->at(linear.name + part));
+            return format::to_float(model.at("transformer").checkpoint->at(linear.name + part));
         };
         const int n = linear.out_features;
         const int k = linear.in_features;
-        const auto& view = model.transformer->at(linear.name + ".codes");
+        const auto& view = model.at("transformer").checkpoint->at(linear.name + ".codes");
         std::vector<std::uint32_t> words(view.bytes.size() / 4);
         std::memcpy(words.data(), view.bytes.data(), view.bytes.size());
         const auto codes = format::unpack_weight_codes(words, n, k, 8);
@@ -95,12 +103,14 @@ TEST_F(CalibrateTest, StoredLinearsReproduceTheSource) {
             x[i] *= channel_scale[i % static_cast<std::size_t>(k)];
         }
         const auto target = multiply_transposed(
-            x, format::to_float(source.transformer->at(linear.name + ".weight")), 3, n, k);
+            x, format::to_float(source.at("transformer").checkpoint->at(linear.name + ".weight")),
+            3, n, k);
         const auto output = multiply_transposed(
             transform_rows(x, k, channel_scale, values(".rotation_signs")), weight, 3, n, k);
         EXPECT_GT(signal_to_noise_db(target, output), 38.0) << linear.name;
         // The stored bias holds what quantising shifts the output by: little at 8 bits.
-        const auto bias = format::to_float(source.transformer->at(linear.name + ".bias"));
+        const auto bias =
+            format::to_float(source.at("transformer").checkpoint->at(linear.name + ".bias"));
         EXPECT_GT(signal_to_noise_db(bias, values(".bias")), 20.0) << linear.name;
     }
 }
@@ -108,7 +118,7 @@ TEST_F(CalibrateTest, StoredLinearsReproduceTheSource) {
 TEST_F(CalibrateTest, LinearsWithOneInputShareScaleAndRotation) {
     calibrate(options_, false);
     const auto model = format::open_model(options_.output);
-    const auto& transformer = *model.transformer;
+    const auto& transformer = *model.at("transformer").checkpoint;
     const auto same = [&](const char* a, const char* b) {
         for (const char* part : {".channel_scale", ".rotation_signs"}) {
             const auto left = format::to_float(transformer.at(std::string(a).append(part)));
@@ -129,7 +139,7 @@ TEST_F(CalibrateTest, RecordsHowItWasMade) {
     options_.seed = 5;
     calibrate(options_, false);
     const auto model = format::open_model(options_.output);
-    const auto record = nlohmann::json::parse(model.quantization_record);
+    const auto record = nlohmann::json::parse(model.quantization.record);
     EXPECT_EQ(record["rotation"], "hadamard");
     EXPECT_EQ(record["method"], "fast");
     const auto& calibration = record["calibration"];
@@ -164,8 +174,9 @@ TEST_F(CalibrateTest, RotationAndSmoothingCanBeSwitchedOff) {
     options_.method.scale = ChannelScale::none;
     calibrate(options_, false);
     const auto model = format::open_model(options_.output);
-    EXPECT_EQ(model.transformer->find("blocks.0.ffn.0.rotation_signs"), nullptr);
-    const auto scale = format::to_float(model.transformer->at("blocks.0.ffn.0.channel_scale"));
+    EXPECT_EQ(model.at("transformer").checkpoint->find("blocks.0.ffn.0.rotation_signs"), nullptr);
+    const auto scale =
+        format::to_float(model.at("transformer").checkpoint->at("blocks.0.ffn.0.channel_scale"));
     EXPECT_EQ(scale, std::vector<float>(scale.size(), 1.0f));
 }
 
@@ -215,8 +226,8 @@ TEST_F(CalibrateTest, FinishedBlocksAreTakenOverAndOthersAreNot) {
     const auto model = format::open_model(options_.model);
     const auto collected = collect(model, options_, false);
     const auto& activations = collected.activations;
-    const auto linears = quantize_block(*model.transformer, 1, activations, options_);
-    save_block(path, linears, 4, "this run");
+    const auto linears = quantize_block(transformer_of(model), 1, activations, options_);
+    save_block(path, linears, "this run");
     const auto loaded_linears = load_block(path, "this run");
     ASSERT_EQ(loaded_linears.size(), 10U);
     EXPECT_EQ(loaded_linears[0].name, "blocks.1.self_attn.q");
@@ -229,12 +240,11 @@ TEST_F(CalibrateTest, FinishedBlocksAreTakenOverAndOthersAreNot) {
 
     activations.save(folder_ / "activations.safetensors", "this run");
     const auto loaded = CollectedActivations::load(folder_ / "activations.safetensors", "this run",
-                                                   model.transformer_config);
+                                                   transformer_of(model).network);
     ASSERT_TRUE(loaded.has_value());
-    EXPECT_EQ(loaded->group(1, InputGroup::ffn_2).rows,
-              activations.group(1, InputGroup::ffn_2).rows);
+    EXPECT_EQ(loaded->group(1, "ffn_2").rows, activations.group(1, "ffn_2").rows);
     EXPECT_FALSE(CollectedActivations::load(folder_ / "activations.safetensors", "another",
-                                            model.transformer_config)
+                                            transformer_of(model).network)
                      .has_value());
 }
 

@@ -64,24 +64,23 @@ TEST(ConvertPth, AnOriginalReleaseFolderIsCalibratedAsItIs) {
     tiny.text_encoder.vocab_size = 512;
     const auto release = folder / "release";
     format::test::write_network(release / "diffusion_pytorch_model.safetensors",
-                                format::required_tensors(tiny.transformer));
-    format::test::write_text(release / "config.json", format::to_json(tiny.transformer).dump());
+                                tiny.transformer_network().tensors);
+    format::test::write_text(release / "config.json",
+                             format::test::config_of(tiny.transformer_network()).dump());
     const std::filesystem::path source = QUANTSPARSE_TEST_ROOT;
     std::filesystem::create_directories(release / "google" / "umt5-xxl");
     std::filesystem::copy_file(
         source / "samples" / "models" / "shapes-tiny" / "tokenizer" / "spiece.model",
         release / "google" / "umt5-xxl" / "spiece.model");
-    const auto shapes_of = [](const std::vector<format::RequiredTensor>& tensors) {
+    const auto shapes_of = [](const std::vector<format::TensorSpec>& tensors) {
         auto shapes = nlohmann::json::object();
         for (const auto& tensor : tensors) {
             shapes[tensor.name] = tensor.shape;
         }
         return shapes.dump();
     };
-    format::test::write_text(folder / "t5.json",
-                             shapes_of(format::required_tensors(tiny.text_encoder)));
-    format::test::write_text(folder / "vae.json",
-                             shapes_of(format::required_tensors(tiny.vae, true)));
+    format::test::write_text(folder / "t5.json", shapes_of(tiny.text_encoder_network().tensors));
+    format::test::write_text(folder / "vae.json", shapes_of(tiny.vae_network().tensors));
     if (!run_python(folder, R"(
 import json, torch
 for shapes, name in (("t5.json", "models_t5_umt5-xxl-enc-bf16.pth"), ("vae.json", "Wan2.1_VAE.pth")):
@@ -100,8 +99,8 @@ for shapes, name in (("t5.json", "models_t5_umt5-xxl-enc-bf16.pth"), ("vae.json"
     options.frames = 5;
     calibrate(options, false);
     const auto model = format::open_model(options.output);
-    EXPECT_EQ(model.quantization, "w4a8");
-    EXPECT_EQ(model.vae->at("decoder.conv1.weight").dtype, format::DType::bf16);
+    EXPECT_EQ(model.quantization.name(), "w4a8");
+    EXPECT_EQ(model.at("vae").checkpoint->at("decoder.conv1.weight").dtype, format::DType::bf16);
     EXPECT_TRUE(std::filesystem::exists(release / "Wan2.1_VAE.safetensors"));
 }
 

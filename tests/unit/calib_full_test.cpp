@@ -9,8 +9,8 @@
 #include "calib/calibrate.hpp"
 #include "calib/collect.hpp"
 #include "calib/linear_algebra.hpp"
-#include "calib/networks.hpp"
 #include "calib/progress.hpp"
+#include "calib/tensors.hpp"
 #include "format/mapped_file.hpp"
 #include "unit/format_support.hpp"
 
@@ -73,7 +73,7 @@ TEST_F(FullPresetTest, BeatsWhatItStartsFromOnEveryBlock) {
         EXPECT_GT(block.peak_bytes, 0U);
     }
     const auto model = format::open_model(options_.output);
-    const auto& transformer = *model.transformer;
+    const auto& transformer = *model.at("transformer").checkpoint;
     EXPECT_EQ(transformer.at("blocks.0.ffn.2.rotation").shape,
               (std::vector<std::int64_t>{5, 32, 32}));  // 160 = 5 * 32
     EXPECT_EQ(transformer.find("blocks.0.self_attn.k.rotation"), nullptr);
@@ -119,7 +119,7 @@ TEST_F(FullPresetTest, EverySwitchGivesAFileTheRuntimeAccepts) {
         changes[i](options);
         const auto summary = calibrate(options, false);
         const auto model = format::open_model(options.output);
-        EXPECT_EQ(model.weight_bits, 4) << i;
+        EXPECT_EQ(model.quantization.bits.weights, 4) << i;
         for (const auto& block : summary.blocks) {
             EXPECT_TRUE(std::isfinite(block.errors.prefix)) << i;
             EXPECT_LT(block.errors.own, 0.2) << i;
@@ -144,7 +144,8 @@ TEST_F(FullPresetTest, ABlockThatIsDoneIsNotLearnedAgain) {
     const auto whole = format::open_model(options_.output);
     auto interrupted = options_;
     interrupted.work_directory = folder_ / "work";
-    const auto reference = format::to_float(whole.transformer->at("blocks.1.ffn.0.scale"));
+    const auto reference =
+        format::to_float(whole.at("transformer").checkpoint->at("blocks.1.ffn.0.scale"));
     // The output's folder vanishes after the options were checked: writing fails at the very end.
     interrupted.output = folder_ / "gone" / "out.safetensors";
     fs::create_directories(folder_ / "gone");
@@ -167,7 +168,8 @@ TEST_F(FullPresetTest, ABlockThatIsDoneIsNotLearnedAgain) {
     EXPECT_GT(summary.blocks[0].errors.own, 0.0);
     // What is learned after going on is what would have been learned without the interruption.
     const auto resumed = format::open_model(interrupted.output);
-    EXPECT_EQ(format::to_float(resumed.transformer->at("blocks.1.ffn.0.scale")), reference);
+    EXPECT_EQ(format::to_float(resumed.at("transformer").checkpoint->at("blocks.1.ffn.0.scale")),
+              reference);
 }
 
 }  // namespace

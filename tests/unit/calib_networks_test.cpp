@@ -1,13 +1,12 @@
-// The calibrator's own networks against the reference data, when the tester has them.
+// The calibrator's own networks against the reference cases of tests/golden/data.
 #include <gtest/gtest.h>
 
-#include "calib/networks.hpp"
+#include "calib/forward.hpp"
+#include "calib/registry.hpp"
 #include "unit/format_support.hpp"
 
 namespace quantsparse::calib {
 namespace {
-
-using format::Component;
 
 class GoldenNetworks : public testing::Test {
   protected:
@@ -26,6 +25,13 @@ class GoldenNetworks : public testing::Test {
     std::filesystem::path weights(const std::string& name) const {
         const auto index = root_ / name / "model.safetensors.index.json";
         return std::filesystem::exists(index) ? index : root_ / name / "model.safetensors";
+    }
+
+    format::Component component_of(const std::string& name, const char* kind_name) const {
+        const auto& kind = format::network_kind(kind_name);
+        return {
+            kind.describe(case_of(name)["config"], nullptr, name),
+            std::make_shared<format::Checkpoint>(format::Checkpoint::open(weights(name), kind))};
     }
 
     static at::Tensor tensor(const format::SafetensorsFile& io, const std::string& name) {
@@ -52,19 +58,19 @@ TEST_F(GoldenNetworks, TransformerVelocities) {
          {"wan-dit-plain", "wan-dit-odd", "wan-dit-hd128", "wan-dit-f32-multi-t"}) {
         if (!std::filesystem::exists(root_ / name)) continue;  // the large case is not in the tree
         const auto description = case_of(name);
-        const auto config = format::wan_dit_config_from_json(description["config"], name);
-        const auto checkpoint = format::Checkpoint::open(weights(name), Component::transformer);
+        const auto component = component_of(name, "wan-dit");
         const format::SafetensorsFile io(root_ / name / "io.safetensors");
         // Both ways to hold the blocks must give the same.
         for (const std::uint64_t cache : {std::uint64_t{1} << 30, std::uint64_t{0}}) {
-            WanDit network(checkpoint, config, 2, cache);
-            std::vector<DitInput> inputs;
+            Forward forward(component, 2, cache);
+            std::vector<TransformerInput> inputs;
             for (const auto& run : description["runs"]) {
                 const auto id = run["id"].get<std::string>();
-                inputs.push_back({tensor(io, id + ".in.latent"), tensor(io, id + ".in.context"),
+                inputs.push_back({tensor(io, id + ".in.latent"),
+                                  {{"context", tensor(io, id + ".in.context")}},
                                   tensor(io, id + ".in.timestep").item<double>()});
             }
-            const auto velocities = network.forward(inputs);
+            const auto velocities = forward.run(inputs);
             for (std::size_t i = 0; i < velocities.size(); ++i) {
                 const auto id = description["runs"][i]["id"].get<std::string>();
                 expect_close(velocities[i], tensor(io, id + ".out.velocity"), 1.1e-5, name + id);
@@ -75,39 +81,38 @@ TEST_F(GoldenNetworks, TransformerVelocities) {
 
 TEST_F(GoldenNetworks, TransformerInputsOfTheOutputProjections) {
     const std::string name = "wan-dit-odd";
-    const auto config = format::wan_dit_config_from_json(case_of(name)["config"], name);
-    const auto checkpoint = format::Checkpoint::open(weights(name), Component::transformer);
+    const auto component = component_of(name, "wan-dit");
+    const auto& blocks = component.network.blocks;
     const format::SafetensorsFile io(root_ / name / "io.safetensors");
-    WanDit network(checkpoint, config);
+    Forward forward(component);
     int seen = 0;
-    network.forward(
-        {{tensor(io, "r0.in.latent"), tensor(io, "r0.in.context"), 3.0}},
-        [&](std::size_t, int block, InputGroup group, const at::Tensor& rows) {
+    forward.run(
+        {{tensor(io, "r0.in.latent"), {{"context", tensor(io, "r0.in.context")}}, 3.0}},
+        [&](std::size_t, int block, std::string_view group, const at::Tensor& rows) {
             ++seen;
-            EXPECT_EQ(rows.size(1), input_width(group, config));
-            if (block == 0 && group == InputGroup::self_o) {
+            EXPECT_EQ(rows.size(1), group_of(blocks.front(), group).width);
+            if (block == 0 && group == "self_o") {
                 expect_close(rows, tensor(io, "r0.mid.block0.self_attn.attn"), 1.1e-5, "self");
-            } else if (block == 0 && group == InputGroup::cross_o) {
+            } else if (block == 0 && group == "cross_o") {
                 expect_close(rows, tensor(io, "r0.mid.block0.cross_attn.attn"), 1.1e-5, "cross");
-            } else if (group == InputGroup::cross_kv) {
+            } else if (group == "cross_kv") {
                 expect_close(rows, tensor(io, "r0.mid.text_embedding"), 1.1e-5, "text");
             }
         });
-    EXPECT_EQ(seen, 7 * config.num_layers);
+    EXPECT_EQ(seen, 7 * std::ssize(blocks));
 }
 
 TEST_F(GoldenNetworks, TextEncoderContexts) {
     for (const std::string name : {"umt5-plain", "umt5-long-f32"}) {
         const auto description = case_of(name);
-        const auto config = format::umt5_config_from_json(description["config"], name);
-        const auto checkpoint = format::Checkpoint::open(weights(name), Component::text_encoder);
+        const auto component = component_of(name, "umt5");
         const format::SafetensorsFile io(root_ / name / "io.safetensors");
         for (const auto& run : description["runs"]) {
             const auto id = run["id"].get<std::string>();
             auto ids = format::to_int32(io.at(id + ".in.ids"));
             ids.resize(run["valid_tokens"].get<std::size_t>());
-            expect_close(encode_text(checkpoint, config, ids), tensor(io, id + ".out.context"),
-                         1.1e-5, name + id);
+            expect_close(encode_text(component, ids), tensor(io, id + ".out.context"), 1.1e-5,
+                         name + id);
         }
     }
 }

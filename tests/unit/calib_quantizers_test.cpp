@@ -117,7 +117,7 @@ TEST(Smoothing, TransformedProductIsUnchanged) {
     for (std::size_t i = 0; i < scale.size(); ++i) {
         scale[i] = 0.5f + static_cast<float>(i % 7);
     }
-    const auto signs = rotation_signs(9, 3, InputGroup::ffn_0, k);
+    const auto signs = rotation_signs(9, 27, k);
     const auto before = multiply_transposed(x, w, 5, 7, k);
     const auto after = multiply_transposed(transform_rows(x, k, scale, signs),
                                            transform_weight(w, k, scale, signs), 5, 7, k);
@@ -148,11 +148,11 @@ TEST(Smoothing, OutlierChannelsMakeItChooseAScale) {
 }
 
 TEST(Rotation, SignsDependOnSeedBlockAndGroupOnly) {
-    const auto signs = rotation_signs(1, 2, InputGroup::self_o, 256);
-    EXPECT_EQ(signs, rotation_signs(1, 2, InputGroup::self_o, 256));
-    EXPECT_NE(signs, rotation_signs(2, 2, InputGroup::self_o, 256));
-    EXPECT_NE(signs, rotation_signs(1, 3, InputGroup::self_o, 256));
-    EXPECT_NE(signs, rotation_signs(1, 2, InputGroup::cross_q, 256));
+    const auto signs = rotation_signs(1, 16, 256);
+    EXPECT_EQ(signs, rotation_signs(1, 16, 256));
+    EXPECT_NE(signs, rotation_signs(2, 16, 256));
+    EXPECT_NE(signs, rotation_signs(1, 23, 256));
+    EXPECT_NE(signs, rotation_signs(1, 17, 256));
     const float sum = std::accumulate(signs.begin(), signs.end(), 0.0f);
     EXPECT_LT(std::fabs(sum), 80.0f);  // five standard deviations of 256 fair signs
     for (const float sign : signs) {

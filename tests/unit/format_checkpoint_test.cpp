@@ -4,7 +4,6 @@
 
 #include <set>
 
-#include "format/tensor_names.hpp"
 #include "unit/format_support.hpp"
 
 namespace quantsparse::format::test {
@@ -23,16 +22,14 @@ void write_tensors(const std::filesystem::path& path, const std::vector<std::str
     writer.finish();
 }
 
-std::string mapped(Component component, const std::vector<std::string>& all,
-                   const std::string& name) {
-    return NameMapper(component, all).canonical(name).value_or("(dropped)");
+/// Of names without a prefix.
+std::string mapped(const char* kind, const std::vector<std::string>& all, const std::string& name) {
+    return network_kind(kind).renamer(all)(name).value_or("(dropped)");
 }
 
 TEST(TensorNames, DiffusersTransformerSwapsTheTwoNorms) {
     const std::vector<std::string> all = {"condition_embedder.time_proj.weight"};
-    const auto name = [&](const std::string& text) {
-        return mapped(Component::transformer, all, text);
-    };
+    const auto name = [&](const std::string& text) { return mapped("wan-dit", all, text); };
     EXPECT_EQ(name("blocks.12.norm2.weight"), "blocks.12.norm3.weight");
     EXPECT_EQ(name("blocks.3.attn1.to_out.0.bias"), "blocks.3.self_attn.o.bias");
     EXPECT_EQ(name("blocks.3.attn2.norm_k.weight"), "blocks.3.cross_attn.norm_k.weight");
@@ -46,21 +43,22 @@ TEST(TensorNames, DiffusersTransformerSwapsTheTwoNorms) {
 }
 
 TEST(TensorNames, ComfyuiPrefixIsStrippedAndTheRestDropped) {
-    const std::vector<std::string> all = {"model.diffusion_model.blocks.0.norm3.weight",
-                                          "first_stage_model.conv2.weight"};
-    EXPECT_EQ(mapped(Component::transformer, all, all[0]), "blocks.0.norm3.weight");
-    EXPECT_EQ(mapped(Component::transformer, all, all[1]), "(dropped)");
-    EXPECT_EQ(mapped(Component::vae, all, all[1]), "conv2.weight");
+    const TemporaryFolder folder;
+    write_tensors(folder / "all.safetensors", {"first_stage_model.conv2.weight",
+                                               "model.diffusion_model.blocks.0.norm3.weight"});
+    const auto names_of = [&](const char* kind) {
+        return Checkpoint::open(folder / "all.safetensors", network_kind(kind)).names();
+    };
+    EXPECT_EQ(names_of("wan-dit"), std::vector<std::string>{"blocks.0.norm3.weight"});
+    EXPECT_EQ(names_of("wan-vae"), std::vector<std::string>{"conv2.weight"});
 }
 
 TEST(TensorNames, TransformersUmt5) {
     const std::vector<std::string> all = {"shared.weight"};
-    const auto name = [&](const std::string& text) {
-        return mapped(Component::text_encoder, all, text);
-    };
+    const auto name = [&](const std::string& text) { return mapped("umt5", all, text); };
     EXPECT_EQ(name("shared.weight"), "token_embedding.weight");
     EXPECT_EQ(name("encoder.embed_tokens.weight"), "(dropped)");
-    EXPECT_EQ(mapped(Component::text_encoder, {"encoder.block.0.layer.0.layer_norm.weight"},
+    EXPECT_EQ(mapped("umt5", {"encoder.block.0.layer.0.layer_norm.weight"},
                      "encoder.embed_tokens.weight"),
               "token_embedding.weight");
     EXPECT_EQ(name("encoder.block.7.layer.0.SelfAttention.relative_attention_bias.weight"),
@@ -76,7 +74,7 @@ TEST(TensorNames, DiffusersVaeStagesFlattenByTheNumberOfResidualBlocks) {
     std::vector<std::string> all = {"decoder.up_blocks.0.resnets.0.norm1.gamma",
                                     "decoder.up_blocks.0.resnets.1.norm1.gamma",
                                     "decoder.up_blocks.0.resnets.2.norm1.gamma"};
-    const auto name = [&](const std::string& text) { return mapped(Component::vae, all, text); };
+    const auto name = [&](const std::string& text) { return mapped("wan-vae", all, text); };
     EXPECT_EQ(name("decoder.up_blocks.2.resnets.1.conv2.bias"),
               "decoder.upsamples.9.residual.6.bias");
     EXPECT_EQ(name("decoder.up_blocks.1.upsamplers.0.time_conv.weight"),
@@ -100,19 +98,19 @@ TEST(CheckpointTest, OpensFileFolderAndShardsAlike) {
     const TemporaryFolder folder;
     write_tensors(folder / "one/model.safetensors", {"a", "b"});
     for (const char* path : {"one", "one/model.safetensors"}) {
-        const auto checkpoint = Checkpoint::open(folder / path, Component::transformer);
+        const auto checkpoint = Checkpoint::open(folder / path, network_kind("wan-dit"));
         EXPECT_EQ(checkpoint.names(), (std::vector<std::string>{"a", "b"}));
     }
     write_tensors(folder / "two/m-1.safetensors", {"a"});
     write_tensors(folder / "two/m-2.safetensors", {"b"});
     write_text(folder / "two/m.safetensors.index.json",
                R"({"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}})");
-    const auto sharded = Checkpoint::open(folder / "two", Component::transformer);
+    const auto sharded = Checkpoint::open(folder / "two", network_kind("wan-dit"));
     EXPECT_EQ(sharded.names(), (std::vector<std::string>{"a", "b"}));
     EXPECT_EQ(to_float(sharded.at("b")), std::vector<float>{0.0f});
     write_tensors(folder / "variants/model.safetensors", {"a"});
     write_tensors(folder / "variants/model.fp16.safetensors", {"other"});
-    const auto chosen = Checkpoint::open(folder / "variants", Component::transformer);
+    const auto chosen = Checkpoint::open(folder / "variants", network_kind("wan-dit"));
     EXPECT_EQ(chosen.names(), std::vector<std::string>{"a"});
 }
 
@@ -120,28 +118,28 @@ TEST(CheckpointTest, RefusesAmbiguousFoldersAndEscapingShards) {
     const TemporaryFolder folder;
     std::filesystem::create_directories(folder / "empty");
     expect_error(ErrorCode::io, {"0 .safetensors files"},
-                 [&] { Checkpoint::open(folder / "empty", Component::vae); });
+                 [&] { Checkpoint::open(folder / "empty", network_kind("wan-vae")); });
     write_tensors(folder / "many/a.safetensors", {"a"});
     write_tensors(folder / "many/b.safetensors", {"b"});
     expect_error(ErrorCode::bad_file, {"2 .safetensors files"},
-                 [&] { Checkpoint::open(folder / "many", Component::vae); });
+                 [&] { Checkpoint::open(folder / "many", network_kind("wan-vae")); });
     write_text(folder / "evil/m.safetensors.index.json",
                R"({"weight_map": {"a": "../many/a.safetensors"}})");
     expect_error(ErrorCode::bad_file, {"tensor 'a'", "no file name"},
-                 [&] { Checkpoint::open(folder / "evil", Component::vae); });
+                 [&] { Checkpoint::open(folder / "evil", network_kind("wan-vae")); });
     write_text(folder / "gone/m.safetensors.index.json",
                R"({"weight_map": {"a": "m-1.safetensors"}})");
     expect_error(ErrorCode::io, {"m-1.safetensors"},
-                 [&] { Checkpoint::open(folder / "gone", Component::vae); });
+                 [&] { Checkpoint::open(folder / "gone", network_kind("wan-vae")); });
     write_text(folder / "bad/m.safetensors.index.json", "{}");
     expect_error(ErrorCode::bad_file, {"no weight_map"},
-                 [&] { Checkpoint::open(folder / "bad", Component::vae); });
+                 [&] { Checkpoint::open(folder / "bad", network_kind("wan-vae")); });
 }
 
 TEST(CheckpointTest, NamesTensorFileAndBothShapes) {
     const TemporaryFolder folder;
     write_tensors(folder / "m.safetensors", {"a"});
-    const auto checkpoint = Checkpoint::open(folder / "m.safetensors", Component::transformer);
+    const auto checkpoint = Checkpoint::open(folder / "m.safetensors", network_kind("wan-dit"));
     expect_error(ErrorCode::bad_file, {"no tensor 'z'", "m.safetensors"},
                  [&] { checkpoint.at("z"); });
     expect_error(ErrorCode::bad_file, {"'a'", "m.safetensors", "[1]", "[2, 3]"}, [&] {
@@ -153,16 +151,16 @@ TEST(CheckpointTest, RefusesScaledFp8AndRepeatedTensors) {
     const TemporaryFolder folder;
     write_tensors(folder / "fp8.safetensors", {"blocks.0.ffn.0.weight", "scaled_fp8"});
     expect_error(ErrorCode::unsupported, {"scaled fp8"},
-                 [&] { Checkpoint::open(folder / "fp8.safetensors", Component::transformer); });
+                 [&] { Checkpoint::open(folder / "fp8.safetensors", network_kind("wan-dit")); });
     write_tensors(folder / "twice/m-1.safetensors", {"a"});
     write_tensors(folder / "twice/m-2.safetensors", {"a", "b"});
     write_text(folder / "twice/m.safetensors.index.json",
                R"({"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}})");
     expect_error(ErrorCode::bad_file, {"'a' more than once"},
-                 [&] { Checkpoint::open(folder / "twice", Component::transformer); });
+                 [&] { Checkpoint::open(folder / "twice", network_kind("wan-dit")); });
 }
 
-/// The reference data's folder, when the tester has it: both layouts hold the same weights.
+/// The reference cases that come in both layouts: these hold the same weights.
 class GoldenLayouts : public testing::Test {
   protected:
     void SetUp() override {
@@ -171,10 +169,11 @@ class GoldenLayouts : public testing::Test {
             GTEST_SKIP() << "no reference data: QUANTSPARSE_GOLDEN is not set";
         }
     }
-    void expect_same(const std::string& case_name, Component component) {
-        const auto ours = Checkpoint::open(root_ / case_name / "model.safetensors", component);
+    void expect_same(const std::string& case_name, const char* kind_name) {
+        const auto& kind = network_kind(kind_name);
+        const auto ours = Checkpoint::open(root_ / case_name / "model.safetensors", kind);
         const auto theirs =
-            Checkpoint::open(root_ / case_name / "diffusers" / "model.safetensors", component);
+            Checkpoint::open(root_ / case_name / "diffusers" / "model.safetensors", kind);
         ASSERT_EQ(ours.names(), theirs.names());
         for (const auto& name : ours.names()) {
             EXPECT_EQ(to_float(ours.at(name)), to_float(theirs.at(name))) << name;
@@ -184,11 +183,11 @@ class GoldenLayouts : public testing::Test {
 };
 
 TEST_F(GoldenLayouts, DiffusersTransformerEqualsTheOriginal) {
-    expect_same("wan-dit-plain", Component::transformer);
+    expect_same("wan-dit-plain", "wan-dit");
 }
 
 TEST_F(GoldenLayouts, TransformersTextEncoderEqualsTheOriginal) {
-    expect_same("umt5-plain", Component::text_encoder);
+    expect_same("umt5-plain", "umt5");
 }
 
 TEST_F(GoldenLayouts, DiffusersVaeNamesMapBackOneByOne) {
@@ -199,18 +198,19 @@ TEST_F(GoldenLayouts, DiffusersVaeNamesMapBackOneByOne) {
         for (const auto& [original, diffusers] : map.items()) {
             all.push_back(diffusers.get<std::string>());
         }
-        const NameMapper mapper(Component::vae, all);
+        const auto canonical = network_kind("wan-vae").renamer(all);
         for (const auto& [original, diffusers] : map.items()) {
-            EXPECT_EQ(mapper.canonical(diffusers.get<std::string>()), original);
+            EXPECT_EQ(canonical(diffusers.get<std::string>()), original);
         }
     }
 }
 
 TEST_F(GoldenLayouts, RequiredTensorsAreExactlyThoseOfTheReference) {
-    const auto compare = [](const Checkpoint& checkpoint,
-                            const std::vector<RequiredTensor>& required) {
+    const auto compare = [](const NetworkKind& kind, const std::filesystem::path& path,
+                            const nlohmann::json& json) {
+        const auto checkpoint = Checkpoint::open(path, kind);
         std::set<std::string> names;
-        for (const auto& tensor : required) {
+        for (const auto& tensor : kind.describe(json, &checkpoint, path.string()).tensors) {
             names.insert(tensor.name);
             EXPECT_NO_THROW(checkpoint.at(tensor.name, tensor.shape));
         }
@@ -234,16 +234,13 @@ TEST_F(GoldenLayouts, RequiredTensorsAreExactlyThoseOfTheReference) {
     };
     for (const char* name : {"wan-dit-plain", "wan-dit-odd", "wan-dit-hd128"}) {
         if (!std::filesystem::exists(root_ / name)) continue;  // the large case is not in the tree
-        compare(Checkpoint::open(weights(name), Component::transformer),
-                required_tensors(wan_dit_config_from_json(config(name), name)));
+        compare(network_kind("wan-dit"), weights(name), config(name));
     }
     for (const char* name : {"umt5-plain", "umt5-long-f32"}) {
-        compare(Checkpoint::open(weights(name), Component::text_encoder),
-                required_tensors(umt5_config_from_json(config(name), name)));
+        compare(network_kind("umt5"), weights(name), config(name));
     }
     for (const char* name : {"wan-vae-z16", "wan-vae-z4-f16"}) {
-        compare(Checkpoint::open(weights(name), Component::vae),
-                required_tensors(wan_vae_config_from_json(config(name), name), true));
+        compare(network_kind("wan-vae"), weights(name), config(name));
     }
 }
 

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include "format/bit_packing.hpp"
-#include "format/checkpoint.hpp"
 #include "format/mapped_file.hpp"
 #include "format/model_file.hpp"
 #include "unit/format_support.hpp"
@@ -11,6 +10,16 @@ namespace quantsparse::format::test {
 namespace {
 
 using nlohmann::json;
+
+const WanDitConfig& transformer(const ModelBundle& bundle) {
+    return bundle.network("transformer").config_as<WanDitConfig>();
+}
+const Umt5Config& text_encoder(const ModelBundle& bundle) {
+    return bundle.network("text_encoder").config_as<Umt5Config>();
+}
+const WanVaeConfig& vae(const ModelBundle& bundle) {
+    return bundle.network("vae").config_as<WanVaeConfig>();
+}
 
 class OpenModelTest : public testing::Test {
   protected:
@@ -32,17 +41,17 @@ class OpenModelTest : public testing::Test {
 TEST_F(OpenModelTest, ReadsADiffusersFolderWithItsDefaults) {
     const auto bundle = open_model(folder_.path());
     EXPECT_EQ(bundle.architecture, "wan2.1-t2v");
-    EXPECT_EQ(bundle.quantization, "none");
-    EXPECT_EQ(bundle.transformer_config.dim, 64);
-    EXPECT_EQ(bundle.transformer_config.text_len, 16);
-    EXPECT_EQ(bundle.text_encoder_config.text_len, 16);
-    EXPECT_EQ(bundle.native_width, 64);
-    EXPECT_EQ(bundle.native_frames, 9);
-    EXPECT_EQ(bundle.steps, 8);
-    EXPECT_DOUBLE_EQ(bundle.guidance_scale, 4.0);
-    EXPECT_DOUBLE_EQ(bundle.flow_shift, 3.0);
-    EXPECT_EQ(bundle.tokenizer.size(), std::string("not a real tokenizer").size());
-    EXPECT_EQ(bundle.transformer->at("blocks.1.ffn.0.weight").shape,
+    EXPECT_EQ(bundle.quantization.name(), "none");
+    EXPECT_EQ(transformer(bundle).dim, 64);
+    EXPECT_EQ(transformer(bundle).text_len, 16);
+    EXPECT_EQ(text_encoder(bundle).text_len, 16);
+    EXPECT_EQ(bundle.defaults.native_width, 64);
+    EXPECT_EQ(bundle.defaults.native_frames, 9);
+    EXPECT_EQ(bundle.defaults.steps, 8);
+    EXPECT_DOUBLE_EQ(bundle.defaults.guidance_scale, 4.0);
+    EXPECT_DOUBLE_EQ(bundle.defaults.flow_shift, 3.0);
+    EXPECT_EQ(bundle.tokenizer("tokenizer").size(), std::string("not a real tokenizer").size());
+    EXPECT_EQ(bundle.at("transformer").checkpoint->at("blocks.1.ffn.0.weight").shape,
               (std::vector<std::int64_t>{160, 64}));
 }
 
@@ -63,8 +72,8 @@ TEST_F(OpenModelTest, AcceptsDiffusersFieldNames) {
                   {"added_kv_proj_dim", nullptr}};
     });
     const auto bundle = open_model(folder_.path());
-    EXPECT_EQ(bundle.transformer_config.dim, 64);
-    EXPECT_TRUE(bundle.transformer_config.qk_norm);
+    EXPECT_EQ(transformer(bundle).dim, 64);
+    EXPECT_TRUE(transformer(bundle).qk_norm);
 }
 
 TEST_F(OpenModelTest, NamesAPathThatDoesNotExist) {
@@ -88,15 +97,15 @@ TEST_F(OpenModelTest, RefusesUnknownArchitectures) {
 }
 
 TEST_F(OpenModelTest, NamesAllMissingTensorsInOneLine) {
-    auto tensors = required_tensors(tiny_.transformer);
-    std::erase_if(tensors, [](const RequiredTensor& tensor) {
+    auto tensors = tiny_.transformer_network().tensors;
+    std::erase_if(tensors, [](const TensorSpec& tensor) {
         return tensor.name == "head.head.bias" || tensor.name == "blocks.1.norm3.weight";
     });
     write_network(folder_ / "transformer/diffusion_pytorch_model.safetensors", tensors);
     expect_refused(ErrorCode::bad_file,
                    {"2 tensors of the transformer", "blocks.1.norm3.weight", "head.head.bias"});
     std::erase_if(tensors,
-                  [](const RequiredTensor& tensor) { return tensor.name.starts_with("blocks.0"); });
+                  [](const TensorSpec& tensor) { return tensor.name.starts_with("blocks.0"); });
     write_network(folder_ / "transformer/diffusion_pytorch_model.safetensors", tensors);
     expect_refused(ErrorCode::bad_file, {"29 tensors of the transformer", "and 21 more"});
 }
@@ -105,16 +114,16 @@ TEST_F(OpenModelTest, NamesTheFirstTensorOfAnotherShape) {
     auto other = tiny_.transformer;
     other.ffn_dim = 96;
     write_network(folder_ / "transformer/diffusion_pytorch_model.safetensors",
-                  required_tensors(other));
+                  describe_wan_dit(other).tensors);
     expect_refused(ErrorCode::bad_file, {"'blocks.0.ffn.0.weight'", "[96, 64]", "[160, 64]"});
 }
 
 TEST_F(OpenModelTest, RefusesWeightsThatAreIntegers) {
     SafetensorsWriter writer(folder_ / "text_encoder/model.safetensors");
-    for (const auto& tensor : required_tensors(tiny_.text_encoder)) {
+    for (const auto& tensor : tiny_.text_encoder_network().tensors) {
         writer.declare(tensor.name, DType::i32, tensor.shape);
     }
-    for (const auto& tensor : required_tensors(tiny_.text_encoder)) {
+    for (const auto& tensor : tiny_.text_encoder_network().tensors) {
         std::size_t count = 1;
         for (const auto dimension : tensor.shape) {
             count *= static_cast<std::size_t>(dimension);
@@ -140,7 +149,8 @@ TEST_F(OpenModelTest, RefusesConfigurationsThatMakeNoSense) {
     const auto try_value = [&](const char* key, const json& value, const char* piece) {
         edit_json("transformer/config.json", [&](json& config) { config[key] = value; });
         expect_refused(ErrorCode::bad_file, {"transformer/config.json", piece});
-        write_text(folder_ / "transformer/config.json", to_json(tiny_.transformer).dump());
+        write_text(folder_ / "transformer/config.json",
+                   config_of(tiny_.transformer_network()).dump());
     };
     try_value("num_heads", 0, "num_heads is 0");
     try_value("num_heads", 3, "3 heads");
@@ -161,7 +171,7 @@ TEST_F(OpenModelTest, NamesTheFolderThatIsMissing) {
 TEST_F(OpenModelTest, AnOriginalFolderWithPthFilesSaysHowToConvertThem) {
     const TemporaryFolder original;
     write_network(original / "diffusion_pytorch_model.safetensors",
-                  required_tensors(tiny_.transformer));
+                  tiny_.transformer_network().tensors);
     write_text(original / "models_t5_umt5-xxl-enc-bf16.pth", "x");
     expect_error(ErrorCode::unsupported, {"models_t5", ".pth", "--convert-only"},
                  [&] { open_model(original.path()); });
@@ -173,18 +183,18 @@ TEST_F(OpenModelTest, ReadsAnOriginalFolderByShapes) {
     config.transformer.num_heads = 1;  // head width 64, what shapes without a config mean
     config.transformer.text_len = 512;
     write_network(original / "diffusion_pytorch_model.safetensors",
-                  required_tensors(config.transformer));
+                  config.transformer_network().tensors);
     write_network(original / "models_t5_umt5-xxl-enc-bf16.safetensors",
-                  required_tensors(config.text_encoder));
-    write_network(original / "Wan2.1_VAE.safetensors", required_tensors(config.vae, true));
+                  config.text_encoder_network().tensors);
+    write_network(original / "Wan2.1_VAE.safetensors", config.vae_network().tensors);
     expect_error(ErrorCode::io, {"spiece.model"}, [&] { open_model(original.path()); });
     write_text(original / "google/umt5-xxl/spiece.model", "bytes");
     const auto bundle = open_model(original.path());
-    EXPECT_EQ(bundle.transformer_config.num_heads, 1);
-    EXPECT_EQ(bundle.transformer_config.ffn_dim, 160);
-    EXPECT_EQ(bundle.text_encoder_config.num_heads, 2);
-    EXPECT_EQ(bundle.vae_config.dim, 4);
-    EXPECT_EQ(bundle.transformer_config.text_len, 512);
+    EXPECT_EQ(transformer(bundle).num_heads, 1);
+    EXPECT_EQ(transformer(bundle).ffn_dim, 160);
+    EXPECT_EQ(text_encoder(bundle).num_heads, 2);
+    EXPECT_EQ(vae(bundle).dim, 4);
+    EXPECT_EQ(transformer(bundle).text_len, 512);
 }
 
 /// A quantised file with the tiny model's shapes and constant content.
@@ -204,14 +214,18 @@ class ModelFileTest : public OpenModelTest {
         for (const auto& [key, value] : metadata) {
             writer.set_metadata(key, value);
         }
-        std::vector<RequiredTensor> plain;
-        const auto linears = block_linears(tiny_.transformer);
+        std::vector<TensorSpec> plain;
+        std::vector<LinearSpec> linears;
+        for (const auto& block : tiny_.transformer_network().blocks) {
+            const auto of_block = linears_of(block);
+            linears.insert(linears.end(), of_block.begin(), of_block.end());
+        }
         const auto is_linear = [&](const std::string& name) {
-            return std::any_of(linears.begin(), linears.end(), [&](const BlockLinear& linear) {
+            return std::any_of(linears.begin(), linears.end(), [&](const LinearSpec& linear) {
                 return name == linear.name + ".weight";
             });
         };
-        for (const auto& tensor : required_tensors(tiny_.transformer)) {
+        for (const auto& tensor : tiny_.transformer_network().tensors) {
             if (!is_linear(tensor.name)) {
                 plain.push_back({"transformer." + tensor.name, tensor.shape});
             }
@@ -223,15 +237,14 @@ class ModelFileTest : public OpenModelTest {
             plain.push_back(
                 {"transformer." + linear.name + ".channel_scale", {linear.in_features}});
         }
-        for (const auto& tensor : required_tensors(tiny_.text_encoder)) {
+        for (const auto& tensor : tiny_.text_encoder_network().tensors) {
             plain.push_back({"text_encoder." + tensor.name, tensor.shape});
         }
-        for (const auto& tensor : required_tensors(tiny_.vae, true)) {
+        for (const auto& tensor : tiny_.vae_network().tensors) {
             plain.push_back({"vae." + tensor.name, tensor.shape});
         }
         plain.push_back({"tokenizer.model", {5}});
-        std::erase_if(plain,
-                      [&](const RequiredTensor& tensor) { return tensor.name == leave_out; });
+        std::erase_if(plain, [&](const TensorSpec& tensor) { return tensor.name == leave_out; });
         const auto dtype = [](const std::string& name) {
             return name == "tokenizer.model"  ? DType::u8
                    : name.ends_with(".codes") ? DType::u32
@@ -241,7 +254,7 @@ class ModelFileTest : public OpenModelTest {
             writer.declare(tensor.name, dtype(tensor.name), tensor.shape);
         }
         for (const auto& tensor : plain) {
-            std::size_t bytes = size_of(dtype(tensor.name));
+            auto bytes = static_cast<std::size_t>(block_of(dtype(tensor.name)).bytes);
             for (const auto dimension : tensor.shape) {
                 bytes *= static_cast<std::size_t>(dimension);
             }
@@ -260,24 +273,24 @@ class ModelFileTest : public OpenModelTest {
 TEST_F(ModelFileTest, ReadsBackWhatTheMetadataSay) {
     for (const int bits : {4, 6, 8}) {
         const auto bundle = open_model(write(bits));
-        EXPECT_EQ(bundle.weight_bits, bits);
-        EXPECT_EQ(bundle.quantization, fmt::format("w{}a8", bits));
-        EXPECT_EQ(bundle.native_width, 64);
-        EXPECT_EQ(bundle.steps, 8);
-        EXPECT_DOUBLE_EQ(bundle.flow_shift, 3.0);
-        EXPECT_EQ(bundle.transformer_config.ffn_dim, 160);
-        EXPECT_EQ(bundle.text_encoder_config.vocab_size, 72);
-        EXPECT_EQ(bundle.vae_config.latents_std.size(), 16U);
-        EXPECT_EQ(bundle.tokenizer.size(), 5U);
-        EXPECT_NE(bundle.transformer->find("blocks.0.ffn.0.codes"), nullptr);
-        EXPECT_EQ(bundle.transformer->find("blocks.0.ffn.0.weight"), nullptr);
-        EXPECT_EQ(bundle.text_encoder->find("patch_embedding.weight"), nullptr);
+        EXPECT_EQ(bundle.quantization.bits.weights, bits);
+        EXPECT_EQ(bundle.quantization.name(), fmt::format("w{}a8", bits));
+        EXPECT_EQ(bundle.defaults.native_width, 64);
+        EXPECT_EQ(bundle.defaults.steps, 8);
+        EXPECT_DOUBLE_EQ(bundle.defaults.flow_shift, 3.0);
+        EXPECT_EQ(transformer(bundle).ffn_dim, 160);
+        EXPECT_EQ(text_encoder(bundle).vocab_size, 72);
+        EXPECT_EQ(vae(bundle).latents_std.size(), 16U);
+        EXPECT_EQ(bundle.tokenizer("tokenizer").size(), 5U);
+        EXPECT_NE(bundle.at("transformer").checkpoint->find("blocks.0.ffn.0.codes"), nullptr);
+        EXPECT_EQ(bundle.at("transformer").checkpoint->find("blocks.0.ffn.0.weight"), nullptr);
+        EXPECT_EQ(bundle.at("text_encoder").checkpoint->find("patch_embedding.weight"), nullptr);
     }
 }
 
 TEST_F(ModelFileTest, CountsTheBytesOfTheLinears) {
     const auto bundle = open_model(write(4));
-    const auto bytes = linear_bytes(*bundle.transformer, bundle.transformer_config);
+    const auto bytes = linear_bytes(bundle.at("transformer"));
     const std::uint64_t weights = 2 * (8 * 64 * 64 + 2 * 160 * 64);
     EXPECT_EQ(bytes.bf16, 2 * weights);
     EXPECT_EQ(bytes.stored, weights / 2 + 4 * 2 * (9 * 64 + 160));

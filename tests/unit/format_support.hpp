@@ -15,8 +15,10 @@
 #include <string>
 #include <vector>
 
-#include "format/config_json.hpp"
-#include "format/required_tensors.hpp"
+#include "format/networks/registry.hpp"
+#include "format/networks/umt5.hpp"
+#include "format/networks/wan_dit.hpp"
+#include "format/networks/wan_vae.hpp"
 #include "format/safetensors.hpp"
 #include "quantsparse/error.hpp"
 
@@ -80,8 +82,7 @@ inline void expect_error(ErrorCode code, const std::vector<std::string>& pieces,
     }
 }
 
-/// The reference data: $QUANTSPARSE_GOLDEN, else the copy in the tree when there is one, else
-/// empty.
+/// The reference cases: $QUANTSPARSE_GOLDEN, else tests/golden/data, else empty.
 inline std::filesystem::path golden_root() {
     if (const char* root = std::getenv("QUANTSPARSE_GOLDEN")) {
         return root;
@@ -108,7 +109,7 @@ inline std::vector<float> test_values(std::size_t count, std::uint32_t seed, flo
 
 /// Writes the tensors in F32 with values of the size trained networks have.
 inline void write_network(const std::filesystem::path& path,
-                          const std::vector<RequiredTensor>& tensors) {
+                          const std::vector<TensorSpec>& tensors) {
     std::filesystem::create_directories(path.parent_path());
     SafetensorsWriter writer(path);
     for (const auto& tensor : tensors) {
@@ -132,6 +133,11 @@ inline void write_network(const std::filesystem::path& path,
         writer.write(tensor.name, bytes_of(values));
     }
     writer.finish();
+}
+
+/// A network's configuration in upstream's spelling.
+inline nlohmann::json config_of(const Network& network) {
+    return network_kind(network.kind).config_json(network);
 }
 
 /// The configurations of the random model below.
@@ -159,6 +165,10 @@ struct TinyModel {
         set_released_latent_statistics(vae);
     }
 
+    Network transformer_network() const { return describe_wan_dit(transformer); }
+    Network text_encoder_network() const { return describe_umt5(text_encoder); }
+    Network vae_network() const { return describe_wan_vae(vae, true); }
+
     /// A diffusers folder; `tokenizer` is whatever bytes the test wants there.
     void write_diffusers_folder(const std::filesystem::path& folder,
                                 const std::string& tokenizer = "not a real tokenizer") const {
@@ -166,16 +176,17 @@ struct TinyModel {
                    R"({"_class_name": "WanPipeline", "native_width": 64, "native_height": 48,)"
                    R"( "native_frames": 9, "steps": 8, "guidance_scale": 4.0, "fps": 8})");
         write_text(folder / "scheduler" / "scheduler_config.json", R"({"flow_shift": 3.0})");
-        write_text(folder / "transformer" / "config.json", to_json(transformer).dump());
-        write_text(folder / "text_encoder" / "config.json", to_json(text_encoder).dump());
-        write_text(folder / "vae" / "config.json", to_json(vae).dump());
+        write_text(folder / "transformer" / "config.json", config_of(transformer_network()).dump());
+        write_text(folder / "text_encoder" / "config.json",
+                   config_of(text_encoder_network()).dump());
+        write_text(folder / "vae" / "config.json", config_of(vae_network()).dump());
         write_text(folder / "tokenizer" / "spiece.model", tokenizer);
         write_network(folder / "transformer" / "diffusion_pytorch_model.safetensors",
-                      required_tensors(transformer));
+                      transformer_network().tensors);
         write_network(folder / "text_encoder" / "model.safetensors",
-                      required_tensors(text_encoder));
+                      text_encoder_network().tensors);
         write_network(folder / "vae" / "diffusion_pytorch_model.safetensors",
-                      required_tensors(vae, true));
+                      vae_network().tensors);
     }
 };
 

@@ -10,29 +10,29 @@
 namespace quantsparse::sampling {
 namespace {
 
-constexpr std::array kKinds = {SamplerKind::unipc, SamplerKind::dpmpp, SamplerKind::euler};
+constexpr std::array kKinds = {Sampler::unipc, Sampler::dpmpp, Sampler::euler};
 
 // One element of the trajectories that the published reference makes in double, 5 steps, shift 3,
 // under the velocity v = 0.3 x + 0.1 sin(6.28 t / 1000) + 0.7 p.
 struct ReferencePath {
-    SamplerKind kind;
+    Sampler kind;
     float x;
     float p;
     std::array<double, 5> path;
 };
 
 constexpr std::array<ReferencePath, 3> kReference = {{
-    {SamplerKind::unipc,
+    {Sampler::unipc,
      -0.13586638867855072f,
      -0.6323444247245789f,
      {-0.09859838010553602, -0.04265646943459454, 0.04298152625718328, 0.15994851169820307,
       0.31019353797650473}},
-    {SamplerKind::dpmpp,
+    {Sampler::dpmpp,
      1.84958815574646f,
      -1.4212895631790161f,
      {1.8834608289336978, 1.9334579959423508, 2.011960110611037, 2.1219844277771287,
       2.256758663231762}},
-    {SamplerKind::euler,
+    {Sampler::euler,
      1.0015366077423096f,
      1.1085059642791748f,
      {0.9187599490501216, 0.8133561259744225, 0.6726152615976692, 0.46041463369092106,
@@ -65,7 +65,7 @@ double gaussian_velocity(double x, double sigma) {
     return -kMean - gain * (x - (1 - sigma) * kMean);
 }
 
-double final_error(SamplerKind kind, int steps, double shift) {
+double final_error(Sampler kind, int steps, double shift) {
     const auto scheduler = make_scheduler(kind, steps, shift);
     std::vector<float> sample = {-1.3f, 0.2f, 2.1f};
     std::vector<double> exact;
@@ -89,10 +89,10 @@ double final_error(SamplerKind kind, int steps, double shift) {
 }
 
 TEST(SamplingSteps, SecondOrderSamplersConvergeFasterThanEulerOnAGaussian) {
-    const double euler = final_error(SamplerKind::euler, 80, 3);
-    EXPECT_GT(final_error(SamplerKind::euler, 40, 3) / euler, 1.8);
+    const double euler = final_error(Sampler::euler, 80, 3);
+    EXPECT_GT(final_error(Sampler::euler, 40, 3) / euler, 1.8);
     EXPECT_LT(euler, 0.05);
-    for (const SamplerKind kind : {SamplerKind::unipc, SamplerKind::dpmpp}) {
+    for (const Sampler kind : {Sampler::unipc, Sampler::dpmpp}) {
         EXPECT_LT(final_error(kind, 80, 3), euler / 4) << static_cast<int>(kind);
         EXPECT_GT(final_error(kind, 20, 3) / final_error(kind, 80, 3), 5) << static_cast<int>(kind);
     }
@@ -100,7 +100,7 @@ TEST(SamplingSteps, SecondOrderSamplersConvergeFasterThanEulerOnAGaussian) {
 
 TEST(SamplingSteps, LandOnTheDataWhenTheModelAlwaysPredictsIt) {
     // v = (x - data) / sigma makes every data prediction equal: whatever the order, one answer.
-    for (const SamplerKind kind : kKinds) {
+    for (const Sampler kind : kKinds) {
         for (const int steps : {1, 2, 3, 4, 11, 1000}) {
             for (const double shift : {1e-3, 0.5, 1.0, 3.0, 12.0, 1e6, 1e12}) {
                 const auto scheduler = make_scheduler(kind, steps, shift);
@@ -119,7 +119,7 @@ TEST(SamplingSteps, LandOnTheDataWhenTheModelAlwaysPredictsIt) {
 }
 
 TEST(SamplingSteps, UnipcUsesOrderOneAtBothEnds) {
-    UnipcScheduler scheduler(4, 5);
+    UnipcScheduler scheduler({Sampler::unipc, 4, Prediction::velocity, FlowShift{5}, 0, {}});
     std::vector<float> sample = {1};
     const std::vector<float> velocity = {0.25f};
     for (const int order : {1, 2, 2, 1}) {
@@ -129,7 +129,7 @@ TEST(SamplingSteps, UnipcUsesOrderOneAtBothEnds) {
 }
 
 TEST(SamplingSteps, RejectOneStepTooManyAndChangingSizes) {
-    for (const SamplerKind kind : kKinds) {
+    for (const Sampler kind : kKinds) {
         const auto scheduler = make_scheduler(kind, 2, 5);
         std::vector<float> sample = {1, 2};
         EXPECT_THROW(scheduler->step(sample, std::vector<float>{1}), Error);
@@ -147,6 +147,78 @@ TEST(SamplingGuidance, ExtrapolatesFromTheUnconditionalVelocity) {
     apply_guidance(cond, std::vector<float>{0.5f, 2, 1}, 4);
     EXPECT_EQ(cond, (std::vector<float>{2.5f, 2, -7}));
     EXPECT_THROW(apply_guidance(cond, std::vector<float>{1}, 4), Error);
+}
+
+// The noise's own prediction, told as velocity and as epsilon, moves the sample alike.
+TEST(SamplingSteps, EpsilonAndVelocityOfOneFieldGiveOneTrajectory) {
+    for (const Sampler kind : {Sampler::euler, Sampler::dpmpp, Sampler::lcm}) {
+        std::vector<std::vector<float>> ends;
+        for (const Prediction prediction : {Prediction::velocity, Prediction::epsilon}) {
+            SamplerOptions options;
+            options.kind = kind;
+            options.prediction = prediction;
+            options.steps = 6;
+            options.noise = FlowShift{3};
+            if (kind != Sampler::dpmpp) options.noise = GivenSigmas{{0.9, 0.7, 0.4, 0.2}, 1.5};
+            const auto scheduler = make_scheduler(options);
+            std::vector<float> x = {0.3f, -1.2f, 2.0f};
+            for (int i = 0; i < scheduler->steps(); ++i) {
+                const double sigma = scheduler->sigmas()[static_cast<std::size_t>(i)];
+                std::vector<float> out;
+                for (const float value : x) {
+                    // Data is always 0.5; at sigma 1 that can't be told from the noise.
+                    const double epsilon = (value - (1 - sigma) * 0.5) / sigma;
+                    out.push_back(static_cast<float>(
+                        prediction == Prediction::epsilon ? epsilon : epsilon - 0.5));
+                }
+                scheduler->step(x, out);
+            }
+            ends.push_back(x);
+        }
+        for (std::size_t k = 0; k < 3; ++k) {
+            EXPECT_NEAR(ends[0][k], ends[1][k], kind == Sampler::dpmpp ? 2e-3 : 1e-5);
+        }
+    }
+}
+
+TEST(SamplingSteps, GivenLevelsMustFallAndSuitTheSampler) {
+    const auto with = [](Sampler kind, std::vector<double> sigmas) {
+        return [=] { make_scheduler({kind, 0, Prediction::velocity, GivenSigmas{sigmas}, 0, {}}); };
+    };
+    EXPECT_NO_THROW(with(Sampler::euler, {1, 0.5})());
+    EXPECT_THROW(with(Sampler::unipc, {1, 0.5})(), Error);
+    EXPECT_THROW(with(Sampler::euler, {0.5, 0.5})(), Error);
+    EXPECT_THROW(with(Sampler::euler, {1.1, 0.5})(), Error);
+    EXPECT_THROW(with(Sampler::lcm, {0.5, 0})(), Error);
+    EXPECT_THROW(with(Sampler::lcm, {})(), Error);
+}
+
+TEST(SamplingSteps, LcmDrawsOtherNoiseInEachStepAndTheSameForASeed) {
+    const auto run = [](std::uint64_t seed) {
+        SamplerOptions options;
+        options.kind = Sampler::lcm;
+        options.steps = 3;
+        options.seed = seed;
+        const auto scheduler = make_scheduler(options);
+        std::vector<std::vector<float>> states(1, std::vector<float>(8, 0.0f));
+        for (int i = 0; i < 3; ++i) {
+            states.push_back(states.back());
+            // x - sigma v = 0: nothing but the noise is left.
+            std::vector<float> v = states.back();
+            for (float& value : v) {
+                value /= scheduler->sigmas()[static_cast<std::size_t>(i)];
+            }
+            scheduler->step(states.back(), v);
+        }
+        return states;
+    };
+    const auto first = run(5), again = run(5), other = run(6);
+    EXPECT_EQ(first, again);
+    EXPECT_NE(first[1], other[1]);
+    EXPECT_NE(first[1], first[2]);
+    for (const float value : first[3]) {
+        EXPECT_NEAR(value, 0, 1e-6);
+    }
 }
 
 }  // namespace

@@ -11,10 +11,9 @@
 
 #include "quantsparse/attention.hpp"
 #include "quantsparse/device.hpp"
+#include "quantsparse/sampler.hpp"
 
 namespace quantsparse {
-
-enum class Sampler { unipc, dpmpp, euler };
 
 /// How floating-point weights and attention operands are kept on the device.
 enum class Storage { fp32, half };
@@ -58,9 +57,12 @@ struct Picture {
     std::vector<std::uint8_t> rgb;
 };
 
+enum class StageKind { text_encoder, transformer, autoencoder };
+
 /// One stage's memory, known before anything is allocated.
 struct StagePlan {
-    std::string stage;  ///< "text_encoder", "dit" or "vae"
+    StageKind kind = StageKind::transformer;
+    std::string stage;  ///< its name to people: "text_encoder", "dit" or "vae"
     std::uint64_t weight_bytes = 0;
     std::uint64_t activation_bytes = 0;
     std::uint64_t residual_bytes = 0;  ///< what SSAR keeps between steps; 0 without
@@ -79,7 +81,7 @@ struct StagePlan {
 struct MemoryPlan {
     std::vector<StagePlan> stages;
     std::uint64_t peak_bytes = 0;      ///< stages run one after another: the largest of them
-    std::uint64_t budget_bytes = 0;    ///< what the device (or --memory-limit) allows; 0: unknown
+    std::uint64_t budget_bytes = 0;    ///< what the device (or its memory limit) allows; 0: unknown
     std::uint64_t resident_bytes = 0;  ///< what the transformer takes if nothing is streamed
     std::uint64_t least_bytes = 0;     ///< the smallest budget that works
     bool fits() const { return budget_bytes == 0 || peak_bytes <= budget_bytes; }
@@ -154,12 +156,12 @@ struct ModelSummary {
     double default_flow_shift = 5;
 };
 
-class TextToVideo {
+class Generator {
   public:
     /// Opens a diffusers folder or a quantised model file. `device` must outlive the object.
-    TextToVideo(const std::filesystem::path& model, Device& device, const PipelineOptions& = {});
-    ~TextToVideo();
-    TextToVideo(TextToVideo&&) noexcept;
+    Generator(const std::filesystem::path& model, Device& device, const PipelineOptions& = {});
+    ~Generator();
+    Generator(Generator&&) noexcept;
 
     const ModelSummary& summary() const;
 
@@ -184,9 +186,13 @@ class TextToVideo {
     /// Of the last run; empty without `profile` or without residuals.
     std::vector<AttentionLayer> attention_layers() const;
 
+    struct Impl;  ///< of the library
+
   private:
-    struct Impl;
     std::unique_ptr<Impl> impl_;
 };
+
+/// The name of versions before 0.2; goes with the next.
+using TextToVideo = Generator;
 
 }  // namespace quantsparse

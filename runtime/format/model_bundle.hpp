@@ -1,0 +1,74 @@
+// A whole model, wherever it came from: networks by role, tokenizers, defaults, quantisation.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "format/checkpoint.hpp"
+#include "format/network.hpp"
+
+namespace quantsparse::format {
+
+/// One network of a model with its weights.
+struct Component {
+    Network network;
+    std::shared_ptr<const Checkpoint> checkpoint;  ///< nullptr: shapes alone are known
+};
+
+/// Bits of a group of linears; 16: floating point.
+struct LinearBits {
+    int weights = 16;
+    int activations = 16;
+    bool quantized() const { return weights < 16; }
+    bool operator==(const LinearBits&) const = default;
+};
+
+/// How the linears of a model's transformers are kept.
+struct Quantization {
+    LinearBits bits;                           ///< of groups that `groups` doesn't name
+    std::map<std::string, LinearBits> groups;  ///< by "ffn_2", or "blocks.3.ffn_2" for one block
+    std::string record;                        ///< JSON of the calibration; empty without one
+
+    LinearBits of(std::string_view block_prefix, std::string_view group) const;
+    LinearBits of(const NetworkBlock& block, const LinearGroup& group) const {
+        return of(block.prefix, group.name);
+    }
+    bool quantized() const;
+    std::string name() const;  ///< "none", "w4a8", or "w4a8 with exceptions"
+};
+
+/// What a model wants to be run with where nobody says otherwise.
+struct GenerationDefaults {
+    double flow_shift = 5.0;
+    double guidance_scale = 5.0;
+    int steps = 50;
+    double fps = 16;
+    int native_width = 832, native_height = 480, native_frames = 81;
+};
+
+struct ModelBundle {
+    std::string architecture;  ///< "wan2.1-t2v": names an Architecture
+    std::map<std::string, Component, std::less<>> components;  ///< by role: "transformer", "vae" …
+    std::map<std::string, std::vector<std::byte>, std::less<>> tokenizers;  ///< by role
+    GenerationDefaults defaults;
+    Quantization quantization;
+
+    /// Throws Error(bad_file) when the model has no such component.
+    const Component& at(std::string_view role) const;
+    const Network& network(std::string_view role) const { return at(role).network; }
+    const std::vector<std::byte>& tokenizer(std::string_view role) const;
+};
+
+/// Opens a diffusers folder (model_index.json), an original release's folder (safetensors),
+/// ComfyUI's models folder or a quantised model file, and checks that the networks are complete and
+/// fit together. Throws Error(io|bad_file|unsupported).
+ModelBundle open_model(const std::filesystem::path& path);
+
+/// The networks of a diffusers folder by their configurations alone; no weights are opened.
+ModelBundle describe_model(const std::filesystem::path& folder);
+
+}  // namespace quantsparse::format

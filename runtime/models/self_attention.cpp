@@ -1,0 +1,193 @@
+#include "models/self_attention.hpp"
+
+#include <fmt/format.h>
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/attention.hpp"
+#include "kernels/copy.hpp"
+#include "kernels/head_profile.hpp"
+
+namespace quantsparse::models {
+
+using attention::StepKind;
+using kernels::add_head_matrix;
+using kernels::add_matrix;
+using kernels::HeadMatrix;
+
+namespace {
+
+/// Whether anything is added between refreshes.
+bool corrects(const AttentionParameters& parameters) {
+    return attention::history_slots(parameters.ssar) > 0;
+}
+
+bool contains(const std::vector<StepKind>& kinds, StepKind kind) {
+    return std::find(kinds.begin(), kinds.end(), kind) != kinds.end();
+}
+
+/// The band among the grid's tokens with its sink; text sees everything and is seen by all.
+attention::Sight sight_of(const TokenGrid& grid, const AttentionParameters& parameters) {
+    const int tokens = grid.tokens();
+    const int sink = parameters.sink == Sink::none ? 0 : grid.places;
+    const int band = band_beside_text(grid, sink, parameters.density, parameters.mask);
+    const int begin = grid.text_in_front, end = begin + grid.grid();
+    attention::Sight sight;
+    sight.suffix = end;
+    for (int i = 0; i < tokens; ++i) {
+        const bool text = i < begin || i >= end;
+        sight.ranges.push_back(
+            text ? attention::KeyRange{0, tokens}
+                 : attention::KeyRange{std::max(begin, i - band), std::min(end, i + band + 1)});
+    }
+    sight.prefix = std::min(begin + sink, tokens);
+    return sight;
+}
+
+}  // namespace
+
+int band_beside_text(const TokenGrid& grid, int sink, double density, MaskMode mode) {
+    const int tokens = grid.grid();
+    if (tokens == grid.tokens()) return attention::band_width(tokens, sink, density, mode);
+    const double all = static_cast<double>(grid.tokens()) * grid.tokens();
+    const double of_grid = static_cast<double>(tokens) * tokens;
+    const double left = std::max(0.0, density * all - (all - of_grid));
+    return attention::band_width(tokens, sink, left / of_grid, mode);
+}
+
+SparseSelfAttention::SparseSelfAttention(Program& program, const Shape& shape,
+                                         const AttentionParameters& parameters, int layers,
+                                         int branches, const std::vector<StepKind>& kinds)
+    : program_(program), shape_(shape), parameters_(parameters), layers_(layers) {
+    const bool refreshes = contains(kinds, StepKind::refresh);
+    if (!contains(kinds, StepKind::sparse) && !refreshes) return;
+    const int tokens = shape.grid.tokens();
+    mask_ = attention::make_block_mask(sight_of(shape.grid, parameters),
+                                       parameters.block_size
+                                           ? parameters.block_size
+                                           : kernels::default_block(program.limits(), tokens),
+                                       parameters.granularity);
+    blocks_list_ = attention::declare_block_list(program, "mask", mask_);
+    if (corrects(parameters)) {
+        if (refreshes) {
+            complete_list_ = attention::declare_block_list(program, "complete_mask",
+                                                           attention::complete_list(mask_));
+        }
+        residuals_ = std::make_unique<attention::ResidualState>(
+            program,
+            attention::ResidualOptions{parameters.ssar, parameters.residual, parameters.ssar_rank,
+                                       tokens, shape.heads, shape.head_dim},
+            parameters.dense_layers, layers, branches);
+    }
+    for (int i = 0; i < layers * branches; ++i) {
+        head_types_.push_back(program.add(fmt::format("head_types.{}", i),
+                                          static_cast<std::uint64_t>(shape.heads) * 4,
+                                          program::Lifetime::persistent));
+    }
+}
+
+void SparseSelfAttention::reset(program::Executor& executor) const {
+    if (residuals_) residuals_->reset(executor);
+    for (const Tensor types : head_types_) executor.clear(types);
+    if (blocks_list_.row_ptr.valid()) write_block_list(executor, blocks_list_, mask_);
+    if (complete_list_.row_ptr.valid()) {
+        write_block_list(executor, complete_list_, attention::complete_list(mask_));
+    }
+}
+
+void SparseSelfAttention::split(const Operands& operands, const Heads& heads,
+                                const kernels::TokenOrder& order, bool only_temporal) {
+    const auto write = [&](const Matrix& rows, const HeadMatrix& out, const char* name,
+                           kernels::HeadTransform transform) {
+        transform.order = order;
+        transform.only_temporal = only_temporal;
+        split_heads(program_, std::string("self_attn.split_") + name, rows, out, transform);
+    };
+    write(operands.q, heads.q, "q", operands.q_transform);
+    write(operands.k, heads.k, "k", operands.k_transform);
+    write(operands.v, heads.v, "v", {});
+}
+
+Matrix SparseSelfAttention::build(int layer, int branch, StepKind kind, const Operands& operands,
+                                  const std::string& kept) {
+    const int tokens = shape_.grid.tokens();
+    const auto add = [&](const char* name) {
+        return add_head_matrix(program_, name, shape_.heads, tokens, shape_.head_dim);
+    };
+    const Heads heads = {add("q_heads"), add("k_heads"), add("v_heads")};
+    if (kind != StepKind::dense && layer >= parameters_.dense_layers) {
+        return build_sparse(layer, branch, kind == StepKind::refresh, operands, heads);
+    }
+    const Matrix out = add_matrix(program_, "self_attn", tokens, shape_.heads * shape_.head_dim);
+    split(operands, heads, {}, false);
+    kernels::AttentionOptions dense;
+    dense.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
+    dense.products = parameters_.products;
+    kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, dense);
+    if (!kept.empty()) {
+        keep(program_, kept + "q_rope", heads.q);
+        keep(program_, kept + "k_rope", heads.k);
+    }
+    return out;
+}
+
+Matrix SparseSelfAttention::build_sparse(int layer, int branch, bool refresh,
+                                         const Operands& operands, const Heads& heads) {
+    const TokenGrid& grid = shape_.grid;
+    const int tokens = grid.tokens(), width = shape_.heads * shape_.head_dim;
+    kernels::AttentionOptions dense;
+    dense.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
+    dense.products = parameters_.products;
+    // A refresh computes two results, where it can in one pass that writes one behind the other.
+    const Matrix both{
+        {}, kernels::round_up(tokens, 64) + tokens, width, kernels::round_up(width, 4), 0};
+    const auto first = [&](const Matrix& m) { return m.slice(0, tokens); };
+    const auto second = [&](const Matrix& m) { return m.slice(m.rows - tokens, tokens); };
+    const bool one_pass =
+        refresh && residuals_ && parameters_.sink != Sink::frame0 &&
+        kernels::attends_both(program_, first(both), second(both), parameters_.products);
+    const Matrix results = add_matrix(program_, "self_attn", one_pass ? both.rows : tokens, width);
+    const Matrix out = first(results);
+
+    kernels::TokenOrder order;
+    order.head_types = head_types_[static_cast<std::size_t>(branch * layers_ + layer)];
+    order.frames = grid.frames;
+    order.tokens_per_frame = grid.places;
+    order.first_frame_apart = parameters_.sink == Sink::frame0;
+    // Types belong to the residuals, so they are decided when those are: at a refresh. Without
+    // refreshes every step decides anew.
+    const bool decides = refresh || parameters_.ssar == SsarMode::off;
+    if (decides) {
+        split(operands, heads, {}, false);
+        profile_heads(program_, "self_attn.profile", heads.q, heads.k, heads.v, dense.scale,
+                      blocks_list_, order);
+        if (refresh && !one_pass) {
+            kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out,
+                               dense);
+        }
+    }
+    if (refresh && !residuals_) return out;
+
+    split(operands, heads, order, decides);
+    kernels::AttentionOptions sparse = dense;
+    sparse.blocks = &blocks_list_;
+    sparse.order = order;
+    if (!refresh) {
+        if (residuals_) sparse.residual = &residuals_->at(layer, branch);
+        kernels::attention(program_, "self_attn.sparse", heads.q, heads.k, heads.v, out, sparse);
+        return out;
+    }
+    const Matrix masked =
+        one_pass ? second(results) : add_matrix(program_, "self_attn.masked", tokens, width);
+    if (one_pass) {
+        sparse.blocks = &complete_list_;
+        sparse.masked = &masked;
+        kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, sparse);
+    } else {
+        kernels::attention(program_, "self_attn.sparse", heads.q, heads.k, heads.v, masked, sparse);
+    }
+    residuals_->refresh("self_attn.residual", layer, branch, out, masked, order.head_types);
+    return out;
+}
+
+}  // namespace quantsparse::models

@@ -1,0 +1,81 @@
+// Self-attention of a diffusion transformer: all of it, or sparse with SSAR. Owns what that needs
+// beside the weights: masks, types of heads, residuals. Every network's blocks call it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "attention/block_mask.hpp"
+#include "attention/residual_state.hpp"
+#include "attention/step_schedule.hpp"
+#include "kernels/rows.hpp"
+#include "models/weights.hpp"
+
+namespace quantsparse::models {
+
+/// The tokens in the order they stand: text, the grid frame by frame, more text. Text sees all and
+/// is seen by all.
+struct TokenGrid {
+    int frames = 0;
+    int places = 0;  ///< tokens of a frame
+    int text_in_front = 0;
+    int text_behind = 0;
+    int grid() const { return frames * places; }
+    int tokens() const { return text_in_front + grid() + text_behind; }
+};
+
+/// Half-width of the band among the grid's tokens with which a mask shows `density` of all pairs,
+/// those of the text included; `sink` tokens of the grid are always seen.
+int band_beside_text(const TokenGrid& grid, int sink, double density, MaskMode mode);
+
+class SparseSelfAttention {
+  public:
+    struct Shape {
+        TokenGrid grid;
+        int heads = 0;
+        int head_dim = 0;
+    };
+
+    /// Declares the tensors for the kinds of steps that will be built.
+    SparseSelfAttention(Program& program, const Shape& shape, const AttentionParameters& parameters,
+                        int layers, int branches, const std::vector<attention::StepKind>& kinds);
+
+    /// q, k, v as linears give them, [tokens, heads * head_dim], and what happens to q and k on the
+    /// way into heads: norms and rotation, no order.
+    struct Operands {
+        Matrix q, k, v;
+        kernels::HeadTransform q_transform, k_transform;
+    };
+    /// softmax(q k^T / sqrt(head_dim)) v of a layer in a step of `kind`, [tokens, heads *
+    /// head_dim]. With `kept`, q and k after their transforms stay as intermediates "<kept>q_rope",
+    /// "k_rope".
+    Matrix build(int layer, int branch, attention::StepKind kind, const Operands& operands,
+                 const std::string& kept = {});
+
+    /// Before the first step of a clip: writes the block lists, forgets residuals and types.
+    void reset(program::Executor& executor) const;
+    const attention::ResidualState* residuals() const { return residuals_.get(); }
+
+  private:
+    struct Heads {
+        kernels::HeadMatrix q, k, v;
+    };
+
+    void split(const Operands& operands, const Heads& heads, const kernels::TokenOrder& order,
+               bool only_temporal);
+    Matrix build_sparse(int layer, int branch, bool refresh, const Operands& operands,
+                        const Heads& heads);
+
+    Program& program_;
+    Shape shape_;
+    AttentionParameters parameters_;
+    int layers_;
+    attention::BlockMask mask_;
+    kernels::BlockList blocks_list_;
+    kernels::BlockList complete_list_;  ///< of refreshes that compute both results in one pass
+    std::vector<Tensor> head_types_;    ///< uint32 [heads] for [branch, layer]
+    std::unique_ptr<attention::ResidualState> residuals_;
+};
+
+}  // namespace quantsparse::models

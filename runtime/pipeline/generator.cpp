@@ -1,0 +1,407 @@
+#include <fmt/format.h>
+#include <algorithm>
+#include <numeric>
+
+#include "format/model_file.hpp"
+#include "format/tokenizer.hpp"
+#include "pipeline/checks.hpp"
+#include "pipeline/denoise.hpp"
+#include "pipeline/encode.hpp"
+#include "pipeline/parameters.hpp"
+#include "pipeline/planning.hpp"
+#include "pipeline/progress.hpp"
+#include "pipeline/steps.hpp"
+#include "quantsparse/error.hpp"
+
+namespace quantsparse {
+
+using pipeline::Between;
+using pipeline::ExpertSteps;
+using pipeline::LatentShape;
+
+namespace {
+
+ModelSummary summary_of(const format::ModelBundle& bundle, const pipeline::Recipe& recipe) {
+    ModelSummary summary;
+    summary.architecture = bundle.architecture;
+    summary.quantization = bundle.quantization.name();
+    for (const pipeline::Expert& expert : recipe.experts) {
+        const format::LinearBytes bytes = format::linear_bytes(bundle.at(expert.role));
+        summary.transformer_linear_bytes += bytes.stored;
+        summary.transformer_linear_bf16_bytes += bytes.bf16;
+    }
+    const format::GenerationDefaults& defaults = bundle.defaults;
+    summary.native_width = defaults.native_width;
+    summary.native_height = defaults.native_height;
+    summary.native_frames = defaults.native_frames;
+    summary.fps = defaults.fps;
+    summary.default_steps = defaults.steps;
+    summary.default_guidance_scale = defaults.guidance_scale;
+    summary.default_flow_shift = defaults.flow_shift;
+    return summary;
+}
+
+}  // namespace
+
+struct Generator::Impl {
+    Impl(const std::filesystem::path& model, Device& device_in, const PipelineOptions& options_in)
+        : device(device_in.internal()),
+          options(options_in),
+          bundle(format::open_model(model)),
+          recipe(pipeline::recipe_of(bundle.architecture)),
+          geometry(format::clip_geometry(bundle.network(recipe.experts.front().role),
+                                         bundle.network(recipe.vae))),
+          summary(summary_of(bundle, recipe)) {
+        for (const pipeline::TextInput& text : recipe.texts) {
+            tokenizers.emplace_back(bundle.tokenizer(text.tokenizer));
+        }
+    }
+
+    GenerationParameters resolve(const GenerationParameters& p) const {
+        return pipeline::resolve(p, bundle.defaults, geometry);
+    }
+    std::vector<ExpertSteps> steps(const GenerationParameters& p) const {
+        return pipeline::steps_of(p, recipe, bundle);
+    }
+    LatentShape latent_shape(const GenerationParameters& p) const {
+        const auto [channels, frames, height, width] = geometry.latent(p.width, p.height, p.frames);
+        return {channels, frames, height, width};
+    }
+    int branches(const GenerationParameters& p) const {
+        const bool one = recipe.guidance == pipeline::Guidance::embedded || p.guidance_scale == 1.0;
+        return one ? 1 : 2;
+    }
+    /// Of the transformer whose steps these are.
+    models::DenoisingOptions denoising_options(const GenerationParameters& p,
+                                               const ExpertSteps& steps) const {
+        return pipeline::denoising_options(bundle.at(recipe.experts[steps.expert].role),
+                                           bundle.quantization, latent_shape(p), branches(p),
+                                           options.storage == Storage::half, &steps.schedule);
+    }
+    pipeline::StagesPlan plan(const GenerationParameters& p,
+                              const std::vector<ExpertSteps>& steps) const;
+    pipeline::StageOptions stage_options(const char* stage);
+
+    vulkan::Device& device;
+    PipelineOptions options;
+    format::ModelBundle bundle;
+    const pipeline::Recipe& recipe;
+    format::ClipGeometry geometry;
+    std::vector<format::Tokenizer> tokenizers;  ///< of the recipe's texts
+    ModelSummary summary;
+    std::vector<OperationTime> profile;
+    std::vector<StageTime> stage_times;
+    std::vector<AttentionLayer> attention_layers;
+};
+
+pipeline::StagesPlan Generator::Impl::plan(const GenerationParameters& p,
+                                           const std::vector<ExpertSteps>& steps) const {
+    // An expert without steps of its own is planned as the first one runs.
+    std::vector<models::DenoisingOptions> of_experts(recipe.experts.size(),
+                                                     denoising_options(p, steps.front()));
+    for (const ExpertSteps& part : steps) of_experts[part.expert] = denoising_options(p, part);
+    return pipeline::plan_stages(pipeline::device_limits(device), bundle, of_experts,
+                                 device.memory_budget());
+}
+
+pipeline::StageOptions Generator::Impl::stage_options(const char* stage) {
+    pipeline::StageOptions result;
+    result.half = options.storage == Storage::half;
+    if (options.profile) {
+        result.profile = [this, stage](const std::vector<program::OperationProfile>& operations) {
+            for (const auto& operation : operations) {
+                profile.push_back({stage, operation.name, operation.calls, operation.milliseconds});
+            }
+        };
+    }
+    return result;
+}
+
+namespace {
+
+/// One clip being made.
+class Generation {
+  public:
+    Generation(Generator::Impl& model, const GenerationParameters& parameters,
+               const GenerationCallbacks& callbacks)
+        : model_(model),
+          p_(model.resolve(parameters)),
+          callbacks_(callbacks),
+          steps_(model.steps(p_)),
+          stages_(model.plan(p_, steps_)),
+          shape_(model.latent_shape(p_)),
+          branches_(model.branches(p_)),
+          reporter_(callbacks) {}
+
+    /// Nothing when cancelled.
+    std::optional<Video> run();
+
+  private:
+    bool encode_texts();
+    bool encode_text(std::size_t text, int branch);
+    bool denoise();
+    bool denoise(const ExpertSteps& steps);
+    bool load_prompts(pipeline::Denoiser& denoiser);
+    bool step(pipeline::Denoiser& denoiser, int step, double guidance_scale);
+    bool predict(pipeline::Denoiser& denoiser, int branch, int step, std::vector<float>& out);
+    bool preview(int steps_done);
+    std::optional<Video> decode();
+
+    std::optional<pipeline::VaeTile> tile_for_previews() const;
+    void begin_stage(const char* stage) {
+        reporter_.begin_stage(stage);
+        stage_start_ = pipeline::Clock::now();
+    }
+    void finish_stage(const char* stage) {
+        model_.stage_times.push_back({stage, pipeline::seconds_since(stage_start_)});
+    }
+
+    Generator::Impl& model_;
+    const GenerationParameters p_;
+    const GenerationCallbacks& callbacks_;
+    const std::vector<ExpertSteps> steps_;
+    const pipeline::StagesPlan stages_;
+    const LatentShape shape_;
+    const int branches_;
+    pipeline::ProgressReporter reporter_;
+    pipeline::Clock::time_point stage_start_;
+
+    std::vector<std::vector<std::vector<float>>> texts_;  ///< rows of each text and branch
+    std::vector<float> latent_;
+    std::unique_ptr<sampling::Scheduler> sampler_;
+    std::optional<pipeline::VaeTile> preview_tile_;
+};
+
+std::optional<Video> Generation::run() {
+    stages_.memory.require_fit();
+    if (callbacks_.plan) callbacks_.plan(stages_.memory);
+    model_.profile.clear();
+    model_.stage_times.clear();
+    model_.attention_layers.clear();
+    if (!encode_texts()) return std::nullopt;
+    latent_.resize(shape_.count());
+    sampling::fill_gaussian(p_.seed, latent_);
+    sampler_ = pipeline::make_scheduler(p_);
+    preview_tile_ = tile_for_previews();
+    if (!denoise()) return std::nullopt;
+    return decode();
+}
+
+bool Generation::encode_texts() {
+    begin_stage("text");
+    for (std::size_t text = 0; text < model_.recipe.texts.size(); ++text) {
+        texts_.emplace_back();
+        for (int branch = 0; branch < branches_; ++branch) {
+            if (!encode_text(text, branch)) return false;
+        }
+    }
+    finish_stage("text");
+    return true;
+}
+
+bool Generation::encode_text(std::size_t text, int branch) {
+    const pipeline::TextInput& input = model_.recipe.texts[text];
+    const int most = model_.bundle.network(model_.recipe.experts.front().role).geometry.text_tokens;
+    const std::string& prompt = branch == 0 ? p_.prompt : p_.negative_prompt;
+    const format::TokenIds tokens = model_.tokenizers[text].encode(prompt, most);
+    if (tokens.truncated && callbacks_.warning) {
+        callbacks_.warning(fmt::format("the {} is longer than {} tokens: the rest was cut off",
+                                       branch == 0 ? "prompt" : "negative prompt", most));
+    }
+    auto states = pipeline::encode_tokens(model_.device, model_.bundle.at(input.encoder),
+                                          tokens.ids, tokens.valid_count,
+                                          model_.stage_options("text"), reporter_.between());
+    if (states.rows.empty()) return false;
+    pipeline::require_finite(states.rows, "the text encoder's output");
+    texts_.back().push_back(std::move(states.rows));
+    return true;
+}
+
+bool Generation::denoise() {
+    for (const ExpertSteps& steps : steps_) {
+        if (!denoise(steps)) return false;
+    }
+    return true;
+}
+
+bool Generation::denoise(const ExpertSteps& steps) {
+    const pipeline::Expert& expert = model_.recipe.experts[steps.expert];
+    begin_stage("load");
+    pipeline::Denoiser denoiser(model_.device, model_.bundle.at(expert.role),
+                                model_.denoising_options(p_, steps),
+                                model_.stage_options("denoise"), &steps.schedule,
+                                stages_.residency.at(steps.expert), reporter_.between());
+    if (!denoiser.loaded() || !load_prompts(denoiser)) return false;
+    finish_stage("load");
+    begin_stage("denoise");
+    for (int i = 0; i < steps.schedule.steps(); ++i) {
+        denoiser.begin_step(i);
+        if (!step(denoiser, steps.first + i, p_.guidance_scale)) return false;
+    }
+    finish_stage("denoise");
+    const auto layers = denoiser.attention_layers();
+    model_.attention_layers.insert(model_.attention_layers.end(), layers.begin(), layers.end());
+    return true;
+}
+
+bool Generation::load_prompts(pipeline::Denoiser& denoiser) {
+    if (model_.recipe.guidance == pipeline::Guidance::embedded) {
+        const float scale = static_cast<float>(p_.guidance_scale);
+        denoiser.write("guidance", std::span(&scale, 1));
+    }
+    for (int branch = 0; branch < branches_; ++branch) {
+        for (std::size_t text = 0; text < texts_.size(); ++text) {
+            denoiser.write(model_.recipe.texts[text].input,
+                           texts_[text][static_cast<std::size_t>(branch)]);
+        }
+        if (!denoiser.set_prompt(branch, reporter_.between())) return false;
+    }
+    return true;
+}
+
+bool Generation::step(pipeline::Denoiser& denoiser, int step, double guidance_scale) {
+    std::vector<std::vector<float>> predictions(static_cast<std::size_t>(branches_));
+    for (int b = 0; b < branches_; ++b) {
+        if (!predict(denoiser, b, step, predictions[static_cast<std::size_t>(b)])) return false;
+    }
+    if (branches_ == 2) {
+        sampling::apply_guidance(predictions[0], predictions[1],
+                                 static_cast<float>(guidance_scale));
+    }
+    sampler_->step(latent_, predictions[0]);
+    if (!reporter_.report(step + 1, p_.steps, (step + 1.0) / p_.steps)) return false;
+    return preview(step + 1);
+}
+
+bool Generation::predict(pipeline::Denoiser& denoiser, int branch, int step,
+                         std::vector<float>& out) {
+    const auto progress = [&](int done, int total) {
+        const double part = (branch + static_cast<double>(done) / total) / branches_;
+        return reporter_.report(step, p_.steps, (step + part) / p_.steps);
+    };
+    out = denoiser.predict(branch, latent_, sampler_->timesteps()[static_cast<std::size_t>(step)],
+                           progress);
+    if (out.empty()) return false;
+    pipeline::require_finite(out, [&] {
+        const std::string site = denoiser.non_finite_site();
+        return fmt::format("the transformer's output at step {}{}{}", step + 1,
+                           site.empty() ? "" : ", from ", site);
+    });
+    return true;
+}
+
+/// The tile for previews, which are decoded in what the transformer leaves of the budget.
+std::optional<pipeline::VaeTile> Generation::tile_for_previews() const {
+    if (!callbacks_.preview) return std::nullopt;
+    const MemoryPlan& plan = stages_.memory;
+    const pipeline::VaeTile whole{shape_.height, shape_.width};
+    if (plan.budget_bytes == 0) return whole;
+    std::uint64_t left = plan.budget_bytes;
+    for (const StagePlan& stage : plan.stages) {
+        if (stage.kind == StageKind::transformer) {
+            left = std::min(left, plan.budget_bytes - stage.total_bytes());
+        }
+    }
+    const format::Network& vae = model_.bundle.network(model_.recipe.vae);
+    const auto limits = pipeline::device_limits(model_.device);
+    if (left >= pipeline::least_vae_bytes(limits, vae, shape_.height, shape_.width)) {
+        return pipeline::choose_vae_tile(limits, vae, shape_.height, shape_.width, left);
+    }
+    if (callbacks_.warning) {
+        callbacks_.warning("there are no previews: the transformer leaves them no memory");
+    }
+    return std::nullopt;
+}
+
+/// The clip's first frame as it is heading, decoded as a picture of its own. False when cancelled.
+bool Generation::preview(int steps_done) {
+    const int interval = callbacks_.preview_interval;
+    if (!preview_tile_ || interval <= 0 || steps_done % interval || steps_done == p_.steps) {
+        return true;
+    }
+    models::Clip first{shape_.channels, 1, shape_.height, shape_.width, {}};
+    const auto& prediction = sampler_->data_prediction();
+    const std::size_t plane = static_cast<std::size_t>(shape_.height * shape_.width);
+    for (int c = 0; c < shape_.channels; ++c) {
+        for (std::size_t i = 0; i < plane; ++i) {
+            first.values.push_back(static_cast<float>(
+                prediction[static_cast<std::size_t>(c * shape_.frames) * plane + i]));
+        }
+    }
+    const models::Clip picture = pipeline::decode_latents(
+        model_.device, model_.bundle.at(model_.recipe.vae), first, *preview_tile_, {},
+        [&](int, int) {
+            return reporter_.report(steps_done, p_.steps,
+                                    static_cast<double>(steps_done) / p_.steps);
+        });
+    if (picture.values.empty()) return false;
+    callbacks_.preview({picture.width, picture.height, pipeline::to_rgb8(picture)}, steps_done);
+    return true;
+}
+
+std::optional<Video> Generation::decode() {
+    begin_stage("decode");
+    const models::Clip latents{shape_.channels, shape_.frames, shape_.height, shape_.width,
+                               latent_};
+    const models::Clip decoded =
+        pipeline::decode_latents(model_.device, model_.bundle.at(model_.recipe.vae), latents,
+                                 stages_.tile, model_.stage_options("decode"), reporter_.between());
+    if (decoded.values.empty()) return std::nullopt;
+    pipeline::require_finite(decoded.values, "the decoded video");
+    finish_stage("decode");
+
+    Video video;
+    video.width = decoded.width;
+    video.height = decoded.height;
+    video.frames = decoded.frames;
+    video.fps = model_.bundle.defaults.fps;
+    video.rgb = pipeline::to_rgb8(decoded);
+    video.latents = std::move(latent_);
+    video.latent_shape = {shape_.channels, shape_.frames, shape_.height, shape_.width};
+    pipeline::require_picture(video);
+    return video;
+}
+
+}  // namespace
+
+Generator::Generator(const std::filesystem::path& model, Device& device,
+                     const PipelineOptions& options)
+    : impl_(std::make_unique<Impl>(model, device, options)) {}
+Generator::~Generator() = default;
+Generator::Generator(Generator&&) noexcept = default;
+const ModelSummary& Generator::summary() const {
+    return impl_->summary;
+}
+GenerationParameters Generator::resolve(const GenerationParameters& parameters) const {
+    return impl_->resolve(parameters);
+}
+StepCounts Generator::step_counts(const GenerationParameters& parameters) const {
+    using attention::StepKind;
+    StepCounts counts;
+    for (const ExpertSteps& steps : impl_->steps(impl_->resolve(parameters))) {
+        counts.dense += steps.schedule.count(StepKind::dense);
+        counts.refresh += steps.schedule.count(StepKind::refresh);
+        counts.sparse += steps.schedule.count(StepKind::sparse);
+        counts.reused += steps.schedule.count(StepKind::reused);
+    }
+    return counts;
+}
+MemoryPlan Generator::plan(const GenerationParameters& parameters) const {
+    const GenerationParameters p = impl_->resolve(parameters);
+    return impl_->plan(p, impl_->steps(p)).memory;
+}
+std::optional<Video> Generator::generate(const GenerationParameters& parameters,
+                                         const GenerationCallbacks& callbacks) {
+    return Generation(*impl_, parameters, callbacks).run();
+}
+std::vector<OperationTime> Generator::profile() const {
+    return impl_->profile;
+}
+std::vector<StageTime> Generator::stage_times() const {
+    return impl_->stage_times;
+}
+std::vector<AttentionLayer> Generator::attention_layers() const {
+    return impl_->attention_layers;
+}
+
+}  // namespace quantsparse

@@ -1,0 +1,16 @@
+// What a generation is asked for: defaults filled in, ranges checked. The one place that does.
+#pragma once
+
+#include "format/clip_geometry.hpp"
+#include "format/model_bundle.hpp"
+#include "quantsparse/pipeline.hpp"
+
+namespace quantsparse::pipeline {
+
+/// Throws Error(invalid_argument) for values that the model can't do, saying the nearest ones it
+/// can.
+GenerationParameters resolve(GenerationParameters parameters,
+                             const format::GenerationDefaults& defaults,
+                             const format::ClipGeometry& geometry);
+
+}  // namespace quantsparse::pipeline

@@ -1,0 +1,15 @@
+// Latent consistency steps on the flow (few-step fact 80): from the data that a step predicts back
+// to the next noise level with fresh noise.
+#pragma once
+
+#include "sampling/scheduler.hpp"
+
+namespace quantsparse::sampling {
+
+class LcmScheduler final : public Scheduler {
+  public:
+    explicit LcmScheduler(const SamplerOptions& options) : Scheduler(options) {}
+    void step(std::span<float> sample, std::span<const float> prediction) override;
+};
+
+}  // namespace quantsparse::sampling
