@@ -1,34 +1,8 @@
 #include "calib/band.hpp"
 
-#include <algorithm>
+#include "attention/band.hpp"
 
 namespace quantsparse::calib {
-
-double band_density(std::int64_t tokens, std::int64_t sink, std::int64_t half_width) {
-    std::int64_t pairs = 0;
-    for (std::int64_t i = 0; i < tokens; ++i) {
-        const auto first = std::max<std::int64_t>(0, i - half_width);
-        const auto last = std::min(tokens - 1, i + half_width);
-        // The band, and what of the sink lies before and behind it.
-        pairs +=
-            last - first + 1 + std::min(sink, first) + std::max<std::int64_t>(0, sink - 1 - last);
-    }
-    return static_cast<double>(pairs) / (static_cast<double>(tokens) * static_cast<double>(tokens));
-}
-
-std::int64_t band_half_width(std::int64_t tokens, std::int64_t sink, double density) {
-    std::int64_t low = 0;
-    std::int64_t high = tokens - 1;
-    while (low < high) {
-        const auto middle = (low + high) / 2;
-        if (band_density(tokens, sink, middle) >= density) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    return low;
-}
 
 BandMask choose_band(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const std::array<std::int64_t, 3>& grid, double density) {
@@ -42,7 +16,8 @@ BandMask choose_band(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
         at::arange(tokens, at::kLong).view({places, frames}).t().reshape({tokens});
     BandMask mask;
     mask.sink = places;
-    mask.half_width = band_half_width(tokens, places, density);
+    mask.half_width = attention::band_width(static_cast<int>(tokens), static_cast<int>(places),
+                                            density, MaskMode::exact);
     const auto error_of = [&](const at::Tensor& positions) {
         mask.positions = positions.unsqueeze(0).expand({heads, tokens});
         return (attention(q, k, v, mask) - attention(q, k, v))

@@ -9,13 +9,6 @@
 
 namespace quantsparse::calib {
 
-/// The half-width whose density, sink columns included, is nearest to `density` from above: counted
-/// exactly.
-std::int64_t band_half_width(std::int64_t tokens, std::int64_t sink, double density);
-
-/// Share of pairs the mask keeps.
-double band_density(std::int64_t tokens, std::int64_t sink, std::int64_t half_width);
-
 /// The mask for q, k, v [tokens, heads, d] of the floating-point model: per head spatial
 /// (frame-major) or temporal (place-major) order, whichever leaves the output closer to the dense
 /// one. `grid`: frames, rows, columns.

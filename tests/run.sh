@@ -5,10 +5,16 @@
 #
 #   tests/run.sh              Debian 12, as root or with sudo; 20 to 30 minutes on two cores
 #   tests/run.sh -L unit      arguments go to ctest
+#   tests/run.sh --nightly    after all that, what is slow and rarely breaks, too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 started=$SECONDS
+nightly=0
+if [[ ${1:-} == --nightly ]]; then
+    nightly=1
+    shift
+fi
 
 samples/install_packages.sh --tests
 cmake --preset release >build-configure.log 2>&1 || { cat build-configure.log; exit 1; }
@@ -52,6 +58,10 @@ else
         echo "no Vulkan CPU driver found: install mesa-vulkan-drivers" >&2
         failed=1
     fi
+fi
+
+if (( nightly )); then
+    run_tests "nightly" -C Nightly -L '^nightly$'
 fi
 
 # What the compiler for AMD GPUs makes of the kernels, against the committed figures: no GPU needed.

@@ -4,14 +4,12 @@
 
 #include <cmath>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "quantsparse/error.hpp"
+#include "report.hpp"
 
 namespace quantsparse::bench {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 Json to_json(const ClipResult& r) {
     return {{"row", r.row},       {"prompt", r.prompt},
@@ -60,7 +58,7 @@ ResultsFile::ResultsFile(std::filesystem::path file, const std::string& settings
     }
     out.flush();
     if (!out) {
-        throw Error(ErrorCode::io, fmt::format("cannot write '{}': check the folder's permissions "
+        throw Error(ErrorCode::io, fmt::format("can't write '{}': check the folder's permissions "
                                                "and free space",
                                                file_.string()));
     }
@@ -78,7 +76,7 @@ void ResultsFile::add(const ClipResult& result) {
     out.flush();
     if (!out) {
         throw Error(ErrorCode::io,
-                    fmt::format("cannot append to '{}': is the disk full?", file_.string()));
+                    fmt::format("can't append to '{}': is the disk full?", file_.string()));
     }
 }
 

@@ -98,7 +98,7 @@ void write_bytes(const fs::path& file, const std::vector<std::uint8_t>& bytes) {
     out.write(reinterpret_cast<const char*>(bytes.data()),
               static_cast<std::streamsize>(bytes.size()));
     out.close();
-    if (!out) throw Error(ErrorCode::io, fmt::format("cannot write '{}'", file.string()));
+    if (!out) throw Error(ErrorCode::io, fmt::format("can't write '{}'", file.string()));
     fs::rename(beside, file);
 }
 

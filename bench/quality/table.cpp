@@ -10,14 +10,14 @@
 namespace quantsparse::bench {
 namespace {
 
-using Json = nlohmann::json;
+using SortedJson = nlohmann::json;
 
-std::vector<std::string> words_of(const Json& json, const char* key) {
+std::vector<std::string> words_of(const SortedJson& json, const char* key) {
     return json.contains(key) ? json.at(key).get<std::vector<std::string>>()
                               : std::vector<std::string>{};
 }
 
-QualityRow row_of(const Json& json) {
+QualityRow row_of(const SortedJson& json) {
     QualityRow row;
     row.name = json.at("name").get<std::string>();
     row.model = json.value("model", "");
@@ -40,10 +40,10 @@ QualityTable read_quality_table(const std::filesystem::path& file) {
     std::ifstream in(file);
     if (!in) {
         throw Error(ErrorCode::io,
-                    fmt::format("cannot read the table '{}': check the path", file.string()));
+                    fmt::format("can't read the table '{}': check the path", file.string()));
     }
     try {
-        const Json json = Json::parse(in);
+        const SortedJson json = SortedJson::parse(in);
         QualityTable table;
         table.title = json.at("title").get<std::string>();
         table.model = json.at("model").get<std::string>();
@@ -53,12 +53,12 @@ QualityTable read_quality_table(const std::filesystem::path& file) {
         if (json.contains("models")) {
             table.models = json.at("models").get<std::map<std::string, std::vector<std::string>>>();
         }
-        for (const Json& entry : json.at("groups")) {
+        for (const SortedJson& entry : json.at("groups")) {
             QualityGroup group;
             group.title = entry.at("title").get<std::string>();
             group.expected = entry.value("expected", "");
             group.x_label = entry.value("x", "");
-            for (const Json& row : entry.at("rows")) group.rows.push_back(row_of(row));
+            for (const SortedJson& row : entry.at("rows")) group.rows.push_back(row_of(row));
             for (const QualityRow& row : group.rows) {
                 if (!row.model.empty() && !table.models.count(row.model)) {
                     throw Error(ErrorCode::bad_file,
@@ -73,7 +73,7 @@ QualityTable read_quality_table(const std::filesystem::path& file) {
             throw Error(ErrorCode::bad_file, fmt::format("'{}' lists no prompts", file.string()));
         }
         return table;
-    } catch (const Json::exception& error) {
+    } catch (const SortedJson::exception& error) {
         throw Error(ErrorCode::bad_file,
                     fmt::format("'{}' is no quality table: {}", file.string(), error.what()));
     }

@@ -7,6 +7,7 @@
 #include "format/bit_packing.hpp"
 #include "pipeline/stage.hpp"
 #include "selftest/case.hpp"
+#include "selftest/matrices.hpp"
 
 namespace quantsparse::selftest {
 namespace {
@@ -21,25 +22,6 @@ constexpr int kIterations = 40;
 std::size_t at(int row, int column, int columns) {
     return static_cast<std::size_t>(row) * static_cast<std::size_t>(columns) +
            static_cast<std::size_t>(column);
-}
-
-void write_matrix(program::Executor& executor, const Matrix& m, const std::vector<float>& values) {
-    std::vector<float> padded(at(m.rows, 0, m.stride), 0.0f);
-    for (int r = 0; r < m.rows; ++r) {
-        std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(at(r, 0, m.columns)), m.columns,
-                    padded.begin() + static_cast<std::ptrdiff_t>(at(r, 0, m.stride)));
-    }
-    executor.write_values(m.tensor, std::span<const float>(padded));
-}
-
-std::vector<float> read_matrix(const program::Executor& executor, const Matrix& m) {
-    const auto padded = executor.read_values<float>(m.tensor, at(m.rows, 0, m.stride));
-    std::vector<float> values;
-    for (int r = 0; r < m.rows; ++r) {
-        const auto begin = padded.begin() + static_cast<std::ptrdiff_t>(at(r, 0, m.stride));
-        values.insert(values.end(), begin, begin + m.columns);
-    }
-    return values;
 }
 
 std::vector<float> transposed(const std::vector<float>& values, int rows, int columns) {
@@ -93,10 +75,10 @@ Outputs run_on_device(const Settings& settings, const std::vector<float>& delta,
     write_matrix(executor, rows, x);
     write_matrix(executor, weight, transposed(base, n, k));
     executor.run(0);
-    Outputs out{read_matrix(executor, u), read_matrix(executor, v), {}};
+    Outputs out{read_matrix<float>(executor, u), read_matrix<float>(executor, v), {}};
     write_matrix(executor, up, transposed(out.u, n, rank));
     executor.run(linear);
-    out.y = read_matrix(executor, y);
+    out.y = read_matrix<float>(executor, y);
     return out;
 }
 

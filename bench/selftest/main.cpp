@@ -1,9 +1,9 @@
 // quantsparse-selftest: runs every reference case in a folder on a device and says which pass.
 #include <fmt/format.h>
-#include <CLI/CLI.hpp>
 #include <algorithm>
 
-#include "quantsparse/error.hpp"
+#include "choice.hpp"
+#include "flags.hpp"
 #include "quantsparse/version.hpp"
 #include "selftest/case.hpp"
 
@@ -52,15 +52,13 @@ int main(int argc, char** argv) {
         "Exit codes: 0 all passed, 1 one failed or none was found, 2 wrong usage.");
     std::filesystem::path cases = "tests/golden/data";
     DeviceOptions device_options;
-    std::string storage = "fp32", arithmetic = "auto";
+    Storage storage = Storage::fp32;
     Settings settings;
     app.add_option("--cases", cases, "Folder of case folders, or one case folder")
         ->capture_default_str();
     app.add_option("--device", device_options.selector, "Device number, UUID or part of its name");
-    app.add_option("--arithmetic", arithmetic, "Integer products: auto, portable, dot or matrix")
-        ->check(CLI::IsMember({"auto", "portable", "dot", "matrix"}));
-    app.add_option("--storage", storage, "Float weights as fp32 or half")
-        ->check(CLI::IsMember({"fp32", "half"}));
+    video::add_choice(app, "--arithmetic", device_options.arithmetic, "Integer products");
+    video::add_choice(app, "--storage", storage, "Float weights");
     app.add_flag("--validation", device_options.validation,
                  "Khronos validation with synchronisation checks; a message is a failure");
     app.add_flag("--staging", settings.force_staging,
@@ -74,12 +72,14 @@ int main(int argc, char** argv) {
 
     int passed = 0, failed = 0;
     try {
-        settings.half = storage == "half";
-        device_options.arithmetic = arithmetic_from(arithmetic);
+        settings.half = storage == Storage::half;
+        device_options.on_validation_message = [](const std::string& text) {
+            fmt::print(stderr, "vulkan validation: {}\n", text);
+        };
         Device device(device_options);
         settings.device = &device.internal();
         fmt::print("device {} ({}), arithmetic {}, storage {}\n", device.info().name,
-                   device.info().driver, arithmetic_name(device.arithmetic()), storage);
+                   device.info().driver, word_of(device.arithmetic()), word_of(storage));
         fmt::print("{:<44} {:>10} {:>10}\n", "name", "max_abs", "max_rel");
         for (const auto& folder : find_cases(cases)) {
             const std::string name = folder.filename().string();
@@ -103,7 +103,7 @@ int main(int argc, char** argv) {
             ++failed;
         }
     } catch (const Error& error) {
-        fmt::print(stderr, "quantsparse-selftest: {}\n", error.what());
+        fmt::print(stderr, "quantsparse-selftest: {}\n", video::message_with_flag(error));
         return 1;
     }
     if (passed + failed == 0) {

@@ -7,34 +7,13 @@
 #include "kernels/quantized_matmul.hpp"
 #include "pipeline/stage.hpp"
 #include "selftest/case.hpp"
+#include "selftest/matrices.hpp"
 
 namespace quantsparse::selftest {
 namespace {
 
 using kernels::Matrix;
 using program::Lifetime;
-
-void write_matrix(program::Executor& executor, const Matrix& m, const std::vector<float>& values) {
-    std::vector<float> padded(static_cast<std::size_t>(m.rows) * static_cast<std::size_t>(m.stride),
-                              0.0f);
-    const std::size_t columns = static_cast<std::size_t>(m.columns);
-    for (std::size_t i = 0; i < values.size(); ++i) {
-        padded[i / columns * static_cast<std::size_t>(m.stride) + i % columns] = values[i];
-    }
-    executor.write_values(m.tensor, std::span<const float>(padded));
-}
-
-template <typename T>
-std::vector<T> read_matrix(const program::Executor& executor, const Matrix& m) {
-    const auto padded = executor.read_values<T>(
-        m.tensor, static_cast<std::size_t>(m.rows) * static_cast<std::size_t>(m.stride));
-    std::vector<T> values;
-    for (int r = 0; r < m.rows; ++r) {
-        const auto begin = padded.begin() + static_cast<std::ptrdiff_t>(r) * m.stride;
-        values.insert(values.end(), begin, begin + m.columns);
-    }
-    return values;
-}
 
 std::vector<float> pad4(std::vector<float> values) {
     values.resize((values.size() + 3) / 4 * 4, 0.0f);

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "attention/band.hpp"
 #include "kernels/attention.hpp"
 #include "program/executor.hpp"
 #include "quantsparse/attention.hpp"
@@ -41,14 +42,6 @@ struct BlockMask {
 
 /// |i - j| <= band or j < sink.
 Sight band_sight(int tokens, int band, int sink);
-
-/// Half-width of the band for `density` of all pairs, where the first `sink` tokens are always
-/// seen. `exact`: the width whose share of pairs comes closest; `svg`: that of SparseVideoGen for
-/// Wan, which leaves the sink out of the count and rounds up to 128.
-int band_width(int tokens, int sink, double density, MaskMode mode);
-
-/// Pairs of a band and a sink, out of tokens^2.
-std::uint64_t count_pairs(int tokens, int band, int sink);
 
 /// Lists every block that holds a pair that is seen. `block` granularity: computes them whole, so
 /// that each query sees what any of its block does.

@@ -28,10 +28,11 @@ Arena::Arena(Device& device, std::span<const std::uint64_t> block_bytes, Home ho
             try {
                 blocks_.push_back(allocate(bytes, usage, kMappable, Memory::eHostCached));
             } catch (const Error& error) {
-                throw Error(ErrorCode::out_of_memory,
-                            fmt::format("no host memory to stream from: {}, use --residual lowrank "
-                                        "or raise --memory-limit",
-                                        error.what()));
+                throw Error(
+                    ErrorCode::out_of_memory,
+                    fmt::format("no host memory to stream from: {}, keep low-rank residuals "
+                                "or raise the memory limit",
+                                error.what()));
             }
             continue;
         }
@@ -82,7 +83,7 @@ Arena::Block Arena::allocate(std::uint64_t bytes, vk::BufferUsageFlags usage,
         throw Error(
             ErrorCode::out_of_memory,
             fmt::format("the device could not allocate {:.1f} MiB ({}): lower the size, the "
-                        "frames or --memory-limit",
+                        "frames or the memory limit",
                         static_cast<double>(bytes) / (1 << 20), error.what()));
     }
 }

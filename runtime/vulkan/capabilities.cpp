@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 #include <algorithm>
-#include <cstring>
+#include <string_view>
 
 #include "vulkan/cooperative_matrix.hpp"
 
@@ -90,19 +90,15 @@ void read_matrix_units(const vk::raii::Instance& instance, const vk::raii::Physi
     result.info.matrix_half = halves;
 }
 
-}  // namespace
-
-Capabilities read_capabilities(const vk::raii::Instance& instance,
-                               const vk::raii::PhysicalDevice& physical, int index) {
-    Capabilities result;
+/// What Vulkan 1.0 says already.
+void read_basics(const vk::PhysicalDeviceProperties& basic, Capabilities& result) {
     DeviceInfo& info = result.info;
-    const auto basic = physical.getProperties();
-    info.index = index;
     info.name = basic.deviceName.data();
     info.kind = kind_of(basic.deviceType);
     info.api_version =
         fmt::format("{}.{}.{}", VK_API_VERSION_MAJOR(basic.apiVersion),
                     VK_API_VERSION_MINOR(basic.apiVersion), VK_API_VERSION_PATCH(basic.apiVersion));
+    info.driver = fmt::format("{}", basic.driverVersion);
     info.max_storage_buffer_range = basic.limits.maxStorageBufferRange;
     info.max_texel_buffer_bytes = std::uint64_t{16} * basic.limits.maxTexelBufferElements;
     info.max_workgroup_invocations = basic.limits.maxComputeWorkGroupInvocations;
@@ -110,12 +106,10 @@ Capabilities read_capabilities(const vk::raii::Instance& instance,
     result.storage_alignment = basic.limits.minStorageBufferOffsetAlignment;
     result.timestamp_period_ns = basic.limits.timestampPeriod;
     result.quirks.runs_on_cpu = basic.deviceType == vk::PhysicalDeviceType::eCpu;
-    if (basic.apiVersion < VK_API_VERSION_1_2) {
-        info.driver = fmt::format("{}", basic.driverVersion);
-        info.note = "not usable: Vulkan 1.2 is needed";
-        return result;
-    }
+}
 
+void read_driver(const vk::raii::PhysicalDevice& physical, Capabilities& result) {
+    DeviceInfo& info = result.info;
     const auto properties =
         physical.getProperties2<vk::PhysicalDeviceProperties2, vk::PhysicalDeviceVulkan11Properties,
                                 vk::PhysicalDeviceVulkan12Properties>();
@@ -131,59 +125,81 @@ Capabilities read_capabilities(const vk::raii::Instance& instance,
     info.max_allocation_bytes = v11.maxMemoryAllocationSize;
     info.subgroup_size = v11.subgroupSize;
     for (const auto byte : v11.deviceUUID) info.uuid += fmt::format("{:02x}", byte);
+}
 
-    bool dot_extension = false, matrix_extension = false, size_extension = false;
+void read_dot_product(const vk::raii::PhysicalDevice& physical, DeviceInfo& info) {
+    using Features = vk::PhysicalDeviceShaderIntegerDotProductFeatures;
+    using Properties = vk::PhysicalDeviceShaderIntegerDotProductProperties;
+    const auto features = physical.getFeatures2<vk::PhysicalDeviceFeatures2, Features>();
+    info.integer_dot_product = features.get<Features>().shaderIntegerDotProduct;
+    const auto properties = physical.getProperties2<vk::PhysicalDeviceProperties2, Properties>();
+    info.integer_dot_accelerated =
+        properties.get<Properties>().integerDotProduct4x8BitPackedSignedAccelerated;
+}
+
+/// Extensions, and the features that they and Vulkan 1.2 bring.
+void read_features(const vk::raii::Instance& instance, const vk::raii::PhysicalDevice& physical,
+                   Capabilities& result) {
+    bool matrix_extension = false, size_extension = false;
     for (const auto& extension : physical.enumerateDeviceExtensionProperties()) {
-        const char* name = extension.extensionName.data();
-        if (!std::strcmp(name, "VK_KHR_shader_integer_dot_product")) dot_extension = true;
-        if (!std::strcmp(name, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME)) matrix_extension = true;
-        if (!std::strcmp(name, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME)) size_extension = true;
-        if (!std::strcmp(name, "VK_EXT_memory_budget")) result.has_memory_budget = true;
+        const std::string_view name = extension.extensionName.data();
+        // The instance asks for Vulkan 1.2, so this is needed even where 1.3 made it core.
+        if (name == "VK_KHR_shader_integer_dot_product") result.has_dot_extension = true;
+        if (name == VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME) matrix_extension = true;
+        if (name == VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME) size_extension = true;
+        if (name == "VK_EXT_memory_budget") result.has_memory_budget = true;
     }
-    // The instance asks for Vulkan 1.2, so the extension is needed even where 1.3 made it core.
-    result.has_dot_extension = dot_extension;
-    if (dot_extension) {
-        const auto features =
-            physical.getFeatures2<vk::PhysicalDeviceFeatures2,
-                                  vk::PhysicalDeviceShaderIntegerDotProductFeatures>();
-        info.integer_dot_product = features.get<vk::PhysicalDeviceShaderIntegerDotProductFeatures>()
-                                       .shaderIntegerDotProduct;
-        const auto dot =
-            physical.getProperties2<vk::PhysicalDeviceProperties2,
-                                    vk::PhysicalDeviceShaderIntegerDotProductProperties>();
-        info.integer_dot_accelerated =
-            dot.get<vk::PhysicalDeviceShaderIntegerDotProductProperties>()
-                .integerDotProduct4x8BitPackedSignedAccelerated;
-    }
-    const auto features12 =
+    if (result.has_dot_extension) read_dot_product(physical, result.info);
+    const auto features =
         physical.getFeatures2<vk::PhysicalDeviceFeatures2, vk::PhysicalDeviceVulkan12Features>();
-    info.half_arithmetic = features12.get<vk::PhysicalDeviceVulkan12Features>().shaderFloat16;
-
+    result.info.half_arithmetic = features.get<vk::PhysicalDeviceVulkan12Features>().shaderFloat16;
     if (matrix_extension && size_extension && !result.quirks.matrix_units_in_narrow_subgroups) {
         read_matrix_units(instance, physical, result);
     }
+}
 
+std::uint64_t largest_local_heap(const vk::raii::PhysicalDevice& physical) {
     const auto memory = physical.getMemoryProperties();
+    std::uint64_t largest = 0;
     for (std::uint32_t i = 0; i < memory.memoryHeapCount; ++i) {
         if (memory.memoryHeaps[i].flags & vk::MemoryHeapFlagBits::eDeviceLocal) {
-            info.memory_bytes =
-                std::max<std::uint64_t>(info.memory_bytes, memory.memoryHeaps[i].size);
+            largest = std::max<std::uint64_t>(largest, memory.memoryHeaps[i].size);
         }
     }
+    return largest;
+}
 
+/// False where no queue computes.
+bool read_queue(const vk::raii::PhysicalDevice& physical, Capabilities& result) {
     const auto queues = physical.getQueueFamilyProperties();
-    bool has_compute = false;
     for (std::uint32_t i = 0; i < queues.size(); ++i) {
-        if (queues[i].queueFlags & vk::QueueFlagBits::eCompute) {
-            result.queue_family = i;
-            result.timestamp_valid_bits = queues[i].timestampValidBits;
-            has_compute = true;
-            break;
-        }
+        if (!(queues[i].queueFlags & vk::QueueFlagBits::eCompute)) continue;
+        result.queue_family = i;
+        result.timestamp_valid_bits = queues[i].timestampValidBits;
+        return true;
     }
+    return false;
+}
+
+}  // namespace
+
+Capabilities read_capabilities(const vk::raii::Instance& instance,
+                               const vk::raii::PhysicalDevice& physical, int index) {
+    Capabilities result;
+    DeviceInfo& info = result.info;
+    const auto basic = physical.getProperties();
+    info.index = index;
+    read_basics(basic, result);
+    if (basic.apiVersion < VK_API_VERSION_1_2) {
+        info.note = "not usable: Vulkan 1.2 is needed";
+        return result;
+    }
+    read_driver(physical, result);
+    read_features(instance, physical, result);
+    info.memory_bytes = largest_local_heap(physical);
+    info.usable = read_queue(physical, result);
     info.timestamps = result.timestamp_valid_bits > 0;
-    info.usable = has_compute;
-    if (!has_compute) info.note = "not usable: no compute queue";
+    if (!info.usable) info.note = "not usable: no compute queue";
     return result;
 }
 

@@ -1,8 +1,7 @@
-// Instance, logical device and queue. This folder knows Vulkan and nothing of models; everything
+// Logical device and queue. This folder knows Vulkan and nothing of models; everything
 // above it uses Program (program/program.hpp) instead.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -12,6 +11,7 @@
 #include "quantsparse/device.hpp"
 #include "quantsparse/tuning.hpp"
 #include "vulkan/capabilities.hpp"
+#include "vulkan/instance.hpp"
 
 namespace quantsparse::vulkan {
 
@@ -35,7 +35,7 @@ class Device {
     /// Bytes the next allocations may take: the option's limit, else the driver's budget, else the
     /// heap.
     std::uint64_t memory_budget() const;
-    int validation_messages() const { return validation_messages_; }
+    int validation_messages() const { return validation_.count; }
 
     const vk::raii::PhysicalDevice& physical() const { return physical_; }
     const vk::raii::Device& logical() const { return device_; }
@@ -55,14 +55,13 @@ class Device {
     void submit_and_wait(const vk::raii::CommandBuffer& commands, const char* operation);
 
   private:
-    void create_instance(bool validation);
+    void create_logical_device(bool inspect);
+    Arithmetic chosen_arithmetic(const DeviceOptions& options) const;
     /// The tier where it may be chosen without being asked for, else `automatic`.
     Arithmetic offered(Arithmetic tier, const DeviceOptions& options) const;
 
-    std::atomic<int> validation_messages_{0};
-    vk::raii::Context context_;
-    vk::raii::Instance instance_{nullptr};
-    vk::raii::DebugUtilsMessengerEXT messenger_{nullptr};
+    ValidationLog validation_;
+    Instance instance_;
     vk::raii::PhysicalDevice physical_{nullptr};
     Capabilities capabilities_;
     Arithmetic arithmetic_ = Arithmetic::portable;

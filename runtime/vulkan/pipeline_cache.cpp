@@ -78,7 +78,7 @@ const Pipeline& PipelineCache::get(shaders::ShaderId shader,
                                    const std::vector<std::uint32_t>& specialization,
                                    const std::vector<vk::DescriptorType>& types,
                                    std::uint32_t push_bytes) {
-    auto& slot = pipelines_[{shader, specialization}];
+    auto& slot = pipelines_[{shader, specialization, types}];
     if (slot) return *slot;
     const shaders::ShaderCode code = shaders::shader_code(shader);
     try {

@@ -1,9 +1,9 @@
 // Compute pipelines made on demand and kept, in memory for the run and on disk between runs.
 //
-// A pipeline is a shader variant with its specialisation constants. All bindings are storage
-// buffers of set 0, as many as the caller says; push constants are at most 128 bytes. The file on
-// disk is keyed by the driver's own cache UUID and version, and anything wrong with it is a miss,
-// never an error.
+// A pipeline is a shader variant with its specialisation constants and the types of its bindings.
+// Bindings are storage or uniform texel buffers of set 0, as many as the caller says; push
+// constants are at most 128 bytes. The file on disk is keyed by the driver's own cache UUID and
+// version, and anything wrong with it is a miss, never an error.
 #pragma once
 
 #include <filesystem>
@@ -11,6 +11,7 @@
 #include <memory>
 #include <shaders/registry.hpp>
 #include <string>
+#include <tuple>
 #include <vector>
 #include <vulkan/vulkan_raii.hpp>
 
@@ -40,7 +41,8 @@ class PipelineCache {
   private:
     void save() const;
 
-    using Key = std::pair<shaders::ShaderId, std::vector<std::uint32_t>>;
+    using Key =
+        std::tuple<shaders::ShaderId, std::vector<std::uint32_t>, std::vector<vk::DescriptorType>>;
     const vk::raii::Device& device_;
     std::uint32_t subgroup_size_;
     bool unrolls_;  ///< Quirks::leaves_loops_rolled

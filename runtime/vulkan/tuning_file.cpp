@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "quantsparse/error.hpp"
+#include "quantsparse/names.hpp"
 
 namespace quantsparse::vulkan {
 namespace {
@@ -44,7 +45,7 @@ std::optional<Tuning> read_tuning(const std::filesystem::path& file) {
     if (tile < -1 || tile > 64) return std::nullopt;
     Tuning tuning;
     try {
-        tuning.arithmetic = arithmetic_from(json["arithmetic"].get<std::string>());
+        tuning.arithmetic = value_of<Arithmetic>(json["arithmetic"].get<std::string>());
     } catch (const Error&) {
         return std::nullopt;
     }
@@ -63,7 +64,7 @@ bool can_keep_tuning(const std::filesystem::path& file) {
 
 bool write_tuning(const std::filesystem::path& file, const Tuning& tuning) {
     const nlohmann::ordered_json json = {{"version", kVersion},
-                                         {"arithmetic", arithmetic_name(tuning.arithmetic)},
+                                         {"arithmetic", word_of(tuning.arithmetic)},
                                          {"product_lanes", tuning.product_lanes},
                                          {"product_rows", tuning.product_rows},
                                          {"matrix_tile", tuning.matrix_tile}};

@@ -8,11 +8,12 @@
 #include <optional>
 
 #include "device_json.hpp"
+#include "flags.hpp"
 #include "interrupt.hpp"
 #include "latents_file.hpp"
 #include "options.hpp"
 #include "output_file.hpp"
-#include "quantsparse/error.hpp"
+#include "quantsparse/names.hpp"
 #include "quantsparse/tuning.hpp"
 #include "report.hpp"
 #include "writer.hpp"
@@ -146,7 +147,7 @@ int tune_device(const Options& options) {
     }
     if (shown) {
         fmt::print(stderr, "{} products are used from now on, {:.1f} GOP/s; kept in {}\n",
-                   arithmetic_name(result->tuning.arithmetic), result->operations_a_second * 1e-9,
+                   word_of(result->tuning.arithmetic), result->operations_a_second * 1e-9,
                    result->file.string());
     }
     return kDone;
@@ -244,10 +245,13 @@ int generate(const Options& options) {
 }
 
 int run(int argc, char** argv) {
-    const ParseResult parsed = parse_options(argc, argv);
+    ParseResult parsed = parse_options(argc, argv);
     if (parsed.exit_code) {
         return *parsed.exit_code;
     }
+    parsed.options.device.on_validation_message = [](const std::string& text) {
+        fmt::print(stderr, "vulkan validation: {}\n", text);
+    };
     watch_for_interrupts();
     if (parsed.options.list_devices) {
         return list_devices(parsed.options);
@@ -266,7 +270,7 @@ int main(int argc, char** argv) {
     try {
         return video::run(argc, argv);
     } catch (const Error& error) {
-        fmt::print(stderr, "quantsparse-video: {}\n", error.what());
+        fmt::print(stderr, "quantsparse-video: {}\n", video::message_with_flag(error));
         return error.code() == ErrorCode::invalid_argument ? video::kWrongUsage : video::kFailed;
     } catch (const std::bad_alloc&) {
         fmt::print(stderr, "quantsparse-video: out of memory: lower --size or --frames\n");

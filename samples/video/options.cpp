@@ -2,16 +2,31 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <charconv>
 #include <cmath>
 #include <fstream>
 #include <iterator>
 #include <map>
 #include <random>
+#include <tuple>
 
-#include "quantsparse/error.hpp"
+#include "choice.hpp"
 #include "quantsparse/version.hpp"
+
+namespace quantsparse {
+
+template <>
+std::span<const Word<video::ProgressStyle>> words_of() {
+    using video::ProgressStyle;
+    static constexpr Word<ProgressStyle> kWords[] = {{"auto", ProgressStyle::automatic},
+                                                     {"bar", ProgressStyle::bar},
+                                                     {"lines", ProgressStyle::lines},
+                                                     {"json", ProgressStyle::json},
+                                                     {"none", ProgressStyle::none}};
+    return kWords;
+}
+
+}  // namespace quantsparse
 
 namespace quantsparse::video {
 namespace {
@@ -31,23 +46,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.)";
 
 [[noreturn]] void wrong_usage(const std::string& message) {
     throw Error(ErrorCode::invalid_argument, message);
-}
-
-// "832x480" → width and height.
-void parse_picture_size(const std::string& text, GenerationParameters& generation) {
-    const std::size_t cross = text.find_first_of("xX*");
-    const auto number = [&](std::size_t from, std::size_t to) {
-        int value = 0;
-        const auto result = std::from_chars(text.data() + from, text.data() + to, value);
-        return result.ec == std::errc() && result.ptr == text.data() + to ? value : 0;
-    };
-    if (cross != std::string::npos) {
-        generation.width = number(0, cross);
-        generation.height = number(cross + 1, text.size());
-    }
-    if (generation.width <= 0 || generation.height <= 0) {
-        wrong_usage(fmt::format("--size '{}': write WIDTHxHEIGHT, for example 832x480", text));
-    }
 }
 
 std::uint64_t parse_seed(const std::string& text) {
@@ -72,43 +70,303 @@ std::string read_prompt(const std::string& path) {
     std::string text{std::istreambuf_iterator<char>(file), {}};
     if (!file) {
         throw Error(ErrorCode::io,
-                    fmt::format("cannot read the prompt file '{}': check the path", path));
+                    fmt::format("can't read the prompt file '{}': check the path", path));
     }
     return text;
 }
 
-void require_positive(const CLI::Option* option, double value, const char* advice) {
-    if (option->count() > 0 && !(value > 0)) {
-        wrong_usage(fmt::format("{} is {}: {}", option->get_name(), value, advice));
+// What is read after parsing.
+struct Texts {
+    std::string size, seed, prompt_file, memory_limit, profile;
+    std::optional<std::string> prompt;
+};
+
+class CommandLine {
+  public:
+    explicit CommandLine(Options& options) : options_(options) {
+        app_.footer(kExamples);
+        app_.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+        app_.get_formatter()->column_width(34);
+        app_.set_version_flag("--version", fmt::format("quantsparse-video {}", kVersion));
+        add_content();
+        add_picture();
+        add_sampling();
+        add_attention();
+        add_correction();
+        add_device();
+        add_output();
+    }
+
+    CLI::App& app() { return app_; }
+    /// Checks and reads what parsing alone does not. Throws Error.
+    void finish();
+
+  private:
+    void add_content();
+    void add_picture();
+    void add_sampling();
+    void add_attention();
+    void add_correction();
+    void add_device();
+    void add_output();
+
+    void check_exclusive() const;
+    void check_given() const;
+    void check_sampling() const;
+    void check_output() const;
+
+    template <typename T>
+    CLI::Option* add(const char* names, T& value, const std::string& description,
+                     const char* type = nullptr) {
+        CLI::Option* option = app_.add_option(names, value, description)->group(group_);
+        return type ? option->type_name(type) : option;
+    }
+    CLI::Option* flag(const char* names, bool& value, const char* description) {
+        return app_.add_flag(names, value, description)->group(group_);
+    }
+    template <typename Enum>
+    void choice(const char* names, Enum& value, const char* description) {
+        add_choice(app_, names, value, description)->group(group_);
+    }
+    bool given(const char* name) const { return app_.count(name) > 0; }
+
+    CLI::App app_{"Generates video from text on any Vulkan device.", "quantsparse-video"};
+    Options& options_;
+    Texts texts_;
+    const char* group_ = "";
+};
+
+void CommandLine::add_content() {
+    group_ = "What to make";
+    add("-m,--model", options_.model, "diffusers folder or quantised model file", "PATH");
+    add("-p,--prompt", texts_.prompt, "what the clip shows", "TEXT");
+    add("--prompt-file", texts_.prompt_file, "read the prompt from a file", "FILE");
+    add("-n,--negative-prompt", options_.generation.negative_prompt, "what it must not show",
+        "TEXT");
+    add("-o,--output", options_.outputs,
+        "where to: .mp4 .webm .gif .y4m .png, DIR/ for pictures, - for y4m to a pipe; may be given "
+        "several times",
+        "FILE")
+        ->allow_extra_args(false)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+void CommandLine::add_picture() {
+    group_ = "Picture";
+    GenerationParameters& generation = options_.generation;
+    add("-W,--width", generation.width, "pixels; default: the model's");
+    add("-H,--height", generation.height, "pixels; default: the model's");
+    add("--size", texts_.size, "both at once, as 832x480", "WxH");
+    add("--frames,--video-frames", generation.frames, "4n+1 frames; default: the model's");
+    add("--fps", options_.fps, "frames a second; default: the model's");
+    add("--seed,-s", texts_.seed, "0 or more, or 'random'; default 0", "N");
+}
+
+void CommandLine::add_sampling() {
+    group_ = "Sampling";
+    GenerationParameters& generation = options_.generation;
+    add("--steps", generation.steps, "denoising steps");
+    choice("--sampler,--sampling-method", generation.sampler, "default: unipc");
+    add("--guidance-scale,--cfg-scale", generation.guidance_scale,
+        "1 switches guidance off and halves the time");
+    add("--flow-shift", generation.flow_shift, "higher spends more steps on the layout");
+    add("--step-cache,--teacache", generation.step_cache,
+        "reuse the transformer's result while it is expected to change by less than this in all "
+        "(TeaCache), for example 0.08; default 0: never",
+        "T");
+}
+
+void CommandLine::add_attention() {
+    group_ = "Attention";
+    AttentionParameters& attention = options_.generation.attention;
+    choice("--attention", attention.kind, "default: dense");
+    choice("--attention-arithmetic", attention.products,
+           "int8-qk multiplies queries and keys in 8 bits, int8 probabilities and values too "
+           "(SageAttention); for devices without matrix units whose dot products of bytes are "
+           "faster than fp32; default: full");
+    add("--density", attention.density, "share of query-key pairs that is computed; default 0.25");
+    add("--block-size", attention.block_size,
+        "tokens of a block of the mask; default 64, on CPU drivers 32, with matrix units 128 from "
+        "4,096 tokens on");
+    choice("--mask", attention.mask,
+           "exact counts the first frame into the density; default: exact");
+    choice("--mask-granularity", attention.granularity,
+           "block computes blocks on the mask's edge whole; default: token");
+    choice("--sink", attention.sink,
+           "keys every query sees: none; frame: the first frame (temporal heads: as many first "
+           "places); frame0: the first frame in all heads; default: frame");
+    add("--dense-steps", attention.dense_steps,
+        "first steps computed densely; default 0, with --ssar off 20 % of the steps");
+    add("--dense-layers", attention.dense_layers, "first layers computed densely; default 1");
+}
+
+void CommandLine::add_correction() {
+    AttentionParameters& attention = options_.generation.attention;
+    choice("--ssar", attention.ssar,
+           "what is added to sparse attention between refreshes; default: svd");
+    add("--ssar-rank", attention.ssar_rank, "of svd, 1 to 32; default 16");
+    choice("--ssar-span", attention.ssar_span, "which residuals are compared; default: refs");
+    choice("--ssar-gain", attention.ssar_gain,
+           "how the difference grows from step to step; default: linear, the paper has one");
+    choice("--residual", attention.residual, "how residuals are kept; default: int8");
+    add("--refresh-interval", attention.refresh_interval,
+        "steps from one dense step to the next; default 5");
+}
+
+void CommandLine::add_device() {
+    group_ = "Device";
+    DeviceOptions& device = options_.device;
+    add("-d,--device", device.selector, "number, UUID or part of the name", "N|NAME");
+    flag("--list-devices", options_.list_devices, "show the devices, then stop");
+    flag("--tune", options_.tune,
+         "measure which products and tiles are fastest on the device, keep that for all later "
+         "runs, then stop");
+    choice("--arithmetic", device.arithmetic,
+           "how integer products are formed; default: auto, the fastest, which is measured once a "
+           "device");
+    add("--memory-limit,--max-vram", texts_.memory_limit,
+        "use no more than this, as 4G; the rest is streamed from host memory", "SIZE");
+    choice("--storage", options_.pipeline.storage, "of weights that are not quantised");
+    flag("--validation", device.validation, "Khronos validation layers; a message is a failure");
+}
+
+void CommandLine::add_output() {
+    group_ = "Output";
+    add("--format", options_.format, "instead of the extension: mp4 webm gif y4m png", "NAME");
+    add("--crf", options_.crf, "quality of mp4 and webm, 0 (best) to 63");
+    add("--preview", options_.preview, "a rough .png picture, replaced as it goes", "FILE");
+    add("--preview-interval", options_.preview_interval, "steps between previews; default 5");
+    add("--save-latents", options_.latents, "final latents, .npy or .safetensors", "FILE");
+
+    group_ = "Report";
+    flag("--plan", options_.plan, "print the memory each stage needs, then stop");
+    flag("--json", options_.json, "--plan and --list-devices as JSON");
+    add("--profile", texts_.profile, "time per operation; --profile=FILE.json keeps it", "[=FILE]")
+        ->expected(0, 1);
+    choice("--progress", options_.progress, "on standard error");
+    flag("-q,--quiet", options_.quiet, "nothing but errors");
+}
+
+// Two flags that say the same.
+void CommandLine::check_exclusive() const {
+    if (given("--prompt-file") && given("--prompt")) {
+        wrong_usage("--prompt and --prompt-file exclude each other: keep one");
+    }
+    if (given("--size") && (given("--width") || given("--height"))) {
+        wrong_usage("--size and --width, --height exclude each other: keep one");
     }
 }
 
-template <typename T>
-CLI::Option* add_choice(CLI::App& app, const std::string& names, T& value,
-                        const std::map<std::string, T>& choices, const std::string& description) {
-    std::string listed;
-    for (const auto& [name, unused] : choices) {
-        listed += (listed.empty() ? "" : "|") + name;
+// Fields have values that stand for "the model's own"; a flag that is given must not have them.
+void CommandLine::check_given() const {
+    const GenerationParameters& generation = options_.generation;
+    const auto refuse = [&](const char* name, double value, bool stands_for_default,
+                            const char* advice) {
+        if (given(name) && stands_for_default) {
+            wrong_usage(fmt::format("{} is {}: it must be {}", name, value, advice));
+        }
+    };
+    for (const auto& [name, value] : {std::pair{"--width", generation.width},
+                                      {"--height", generation.height},
+                                      {"--frames", generation.frames}}) {
+        refuse(name, value, value <= 0, "greater than 0, or left out for the model's own");
     }
-    return app
-        .add_option_function<std::string>(
-            names,
-            [&value, choices, names, listed](const std::string& text) {
-                const auto found = choices.find(text);
-                if (found == choices.end()) {
-                    throw CLI::ValidationError(
-                        names.substr(0, names.find(',')),
-                        fmt::format("'{}' is not known: use {}", text, listed));
-                }
-                value = found->second;
-            },
-            description)
-        ->type_name(listed);
+    const int block = generation.attention.block_size, dense = generation.attention.dense_steps;
+    refuse("--steps", generation.steps, generation.steps <= 0, "from 1 to 1000");
+    refuse("--flow-shift", generation.flow_shift, !(generation.flow_shift > 0),
+           "greater than 0, usually 3 to 12");
+    refuse("--guidance-scale", generation.guidance_scale, !(generation.guidance_scale >= 0),
+           "0 or more");
+    refuse("--block-size", block, block <= 0, "32, 64 or 128");
+    refuse("--dense-steps", dense, dense < 0, "0 or more");
+}
+
+void CommandLine::check_sampling() const {
+    const GenerationParameters& generation = options_.generation;
+    if (generation.steps > 1000) {
+        wrong_usage(fmt::format("--steps is {}: it must be from 1 to 1000", generation.steps));
+    }
+    if (!std::isfinite(generation.guidance_scale)) {
+        wrong_usage(
+            fmt::format("--guidance-scale is {}: it must be 0 or more", generation.guidance_scale));
+    }
+    if (!(generation.step_cache >= 0 && generation.step_cache <= 100)) {
+        wrong_usage(
+            fmt::format("--step-cache is {}: it must be 0 (off) or more, usually 0.05 to 0.3",
+                        generation.step_cache));
+    }
+}
+
+void CommandLine::check_output() const {
+    if (given("--fps") && !(options_.fps > 0 && options_.fps <= 1000)) {
+        wrong_usage(
+            fmt::format("--fps is {}: it must be greater than 0, at most 1000", options_.fps));
+    }
+    if (given("--crf") && (options_.crf < 0 || options_.crf > 63)) {
+        wrong_usage(fmt::format("--crf is {}: it must be from 0 to 63", options_.crf));
+    }
+    if (given("--preview-interval") && options_.preview_interval < 1) {
+        wrong_usage(fmt::format("--preview-interval is {}: it must be 1 or more",
+                                options_.preview_interval));
+    }
+    if (!options_.preview.empty() && options_.preview.extension() != ".png") {
+        wrong_usage(
+            fmt::format("--preview '{}': use a name that ends in .png", options_.preview.string()));
+    }
+}
+
+void CommandLine::finish() {
+    GenerationParameters& generation = options_.generation;
+    if (options_.list_devices || options_.tune) return;
+    if (options_.model.empty()) {
+        wrong_usage("no model: use -m PATH (a diffusers folder or a quantised model file)");
+    }
+    check_exclusive();
+    if (!texts_.size.empty()) {
+        std::tie(generation.width, generation.height) = parse_picture_size(texts_.size);
+    }
+    check_given();
+    check_sampling();
+    check(generation.attention);
+    check_output();
+    if (!texts_.seed.empty()) generation.seed = parse_seed(texts_.seed);
+    if (!texts_.memory_limit.empty()) {
+        options_.device.memory_limit = parse_size(texts_.memory_limit, "memory_limit");
+    }
+    if (given("--profile")) {
+        options_.pipeline.profile = true;
+        options_.profile_file = texts_.profile;
+    }
+    generation.prompt =
+        !texts_.prompt_file.empty() ? read_prompt(texts_.prompt_file) : texts_.prompt.value_or("");
+    if (options_.plan) return;
+    if (generation.prompt.find_first_not_of(" \t\r\n") == std::string::npos) {
+        wrong_usage("the prompt is empty: say what the clip shows with -p TEXT");
+    }
+    if (options_.outputs.empty()) {
+        wrong_usage("no output: say where the clip goes with -o FILE");
+    }
 }
 
 }  // namespace
 
-std::uint64_t parse_size(const std::string& text) {
+std::pair<int, int> parse_picture_size(const std::string& text) {
+    const std::size_t cross = text.find_first_of("xX*");
+    const auto number = [&](std::size_t from, std::size_t to) {
+        int value = 0;
+        const auto result = std::from_chars(text.data() + from, text.data() + to, value);
+        return result.ec == std::errc() && result.ptr == text.data() + to ? value : 0;
+    };
+    const int width = cross == std::string::npos ? 0 : number(0, cross);
+    const int height = cross == std::string::npos ? 0 : number(cross + 1, text.size());
+    if (width <= 0 || height <= 0) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("'{}': write WIDTHxHEIGHT, for example 832x480", text), "size");
+    }
+    return {width, height};
+}
+
+std::uint64_t parse_size(const std::string& text, const std::string& field) {
     double value = 0;
     const char* end = text.data() + text.size();
     const auto result = std::from_chars(text.data(), end, value);
@@ -125,301 +383,20 @@ std::uint64_t parse_size(const std::string& text) {
     const bool valid = result.ec == std::errc() && factor != kUnits.end() && value > 0 &&
                        value * factor->second < 0x1p63;
     if (!valid) {
-        wrong_usage(fmt::format("'{}' is not a size: write for example 512M or 4G", text));
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("'{}' is not a size: write for example 512M or 4G", text), field);
     }
     return static_cast<std::uint64_t>(value * factor->second);
 }
 
 ParseResult parse_options(int argc, char** argv) {
     Options options;
-    GenerationParameters& generation = options.generation;
-    CLI::App app("Generates video from text on any Vulkan device.", "quantsparse-video");
-    app.footer(kExamples);
-    app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-    app.get_formatter()->column_width(34);
-    app.set_version_flag("--version", fmt::format("quantsparse-video {}", kVersion));
-    std::string size, seed, prompt_file, memory_limit, profile;
-    std::optional<std::string> prompt;
-
-    const char* group = "What to make";
-    app.add_option("-m,--model", options.model, "diffusers folder or quantised model file")
-        ->type_name("PATH")
-        ->group(group);
-    app.add_option("-p,--prompt", prompt, "what the clip shows")->type_name("TEXT")->group(group);
-    app.add_option("--prompt-file", prompt_file, "read the prompt from a file")
-        ->type_name("FILE")
-        ->group(group);
-    app.add_option("-n,--negative-prompt", generation.negative_prompt, "what it must not show")
-        ->type_name("TEXT")
-        ->group(group);
-    app.add_option("-o,--output", options.outputs,
-                   "where to: .mp4 .webm .gif .y4m .png, DIR/ for pictures, - for y4m to a pipe; "
-                   "may be given several times")
-        ->type_name("FILE")
-        ->group(group)
-        ->allow_extra_args(false)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-
-    group = "Picture";
-    auto* width = app.add_option("-W,--width", generation.width, "pixels; default: the model's")
-                      ->group(group);
-    auto* height = app.add_option("-H,--height", generation.height, "pixels; default: the model's")
-                       ->group(group);
-    app.add_option("--size", size, "both at once, as 832x480")->type_name("WxH")->group(group);
-    auto* frames = app.add_option("--frames,--video-frames", generation.frames,
-                                  "4n+1 frames; default: the model's")
-                       ->group(group);
-    auto* fps =
-        app.add_option("--fps", options.fps, "frames a second; default: the model's")->group(group);
-    app.add_option("--seed,-s", seed, "0 or more, or 'random'; default 0")
-        ->type_name("N")
-        ->group(group);
-
-    group = "Sampling";
-    auto* steps = app.add_option("--steps", generation.steps, "denoising steps")->group(group);
-    add_choice<Sampler>(app, "--sampler,--sampling-method", generation.sampler,
-                        {{"unipc", Sampler::unipc},
-                         {"dpm++", Sampler::dpmpp},
-                         {"dpmpp", Sampler::dpmpp},
-                         {"euler", Sampler::euler}},
-                        "default: unipc")
-        ->group(group);
-    auto* guidance = app.add_option("--guidance-scale,--cfg-scale", generation.guidance_scale,
-                                    "1 switches guidance off and halves the time")
-                         ->group(group);
-    auto* shift = app.add_option("--flow-shift", generation.flow_shift,
-                                 "higher spends more steps on the layout")
-                      ->group(group);
-    auto* step_cache =
-        app.add_option("--step-cache,--teacache", generation.step_cache,
-                       "reuse the transformer's result while it is expected to change by less "
-                       "than this in all (TeaCache), for example 0.08; default 0: never")
-            ->type_name("T")
-            ->group(group);
-
-    group = "Attention";
-    AttentionParameters& attention = generation.attention;
-    add_choice<AttentionKind>(app, "--attention", attention.kind,
-                              {{"dense", AttentionKind::dense}, {"sparse", AttentionKind::sparse}},
-                              "default: dense")
-        ->group(group);
-    add_choice<AttentionProducts>(
-        app, "--attention-arithmetic", attention.products,
-        {{"full", AttentionProducts::full},
-         {"int8-qk", AttentionProducts::int8_qk},
-         {"int8", AttentionProducts::int8}},
-        "int8-qk multiplies queries and keys in 8 bits, int8 probabilities and values too "
-        "(SageAttention); for devices without matrix units whose dot products of bytes are faster "
-        "than fp32; default: full")
-        ->group(group);
-    auto* density = app.add_option("--density", attention.density,
-                                   "share of query-key pairs that is computed; default 0.25")
-                        ->group(group);
-    auto* block =
-        app.add_option("--block-size", attention.block_size,
-                       "tokens of a block of the mask; default 64, on CPU drivers 32, with "
-                       "matrix units 128 from 4,096 tokens on")
-            ->group(group);
-    add_choice<MaskMode>(app, "--mask", attention.mask,
-                         {{"exact", MaskMode::exact}, {"svg", MaskMode::svg}},
-                         "exact counts the first frame into the density; default: exact")
-        ->group(group);
-    add_choice<MaskGranularity>(
-        app, "--mask-granularity", attention.granularity,
-        {{"token", MaskGranularity::token}, {"block", MaskGranularity::block}},
-        "block computes blocks on the mask's edge whole; default: token")
-        ->group(group);
-    add_choice<Sink>(app, "--sink", attention.sink,
-                     {{"none", Sink::none}, {"frame", Sink::frame}, {"frame0", Sink::frame0}},
-                     "what every query sees: frame is the first frame, for temporal heads as many "
-                     "first places, frame0 the first frame for all; default: frame")
-        ->group(group);
-    add_choice<SsarMode>(app, "--ssar", attention.ssar,
-                         {{"off", SsarMode::off},
-                          {"none", SsarMode::none},
-                          {"first", SsarMode::first},
-                          {"second", SsarMode::second},
-                          {"third", SsarMode::third},
-                          {"svd", SsarMode::svd}},
-                         "what is added to sparse attention between refreshes; default: svd")
-        ->group(group);
-    auto* rank = app.add_option("--ssar-rank", attention.ssar_rank, "of svd, 1 to 32; default 16")
-                     ->group(group);
-    add_choice<SsarSpan>(app, "--ssar-span", attention.ssar_span,
-                         {{"refs", SsarSpan::references}, {"adjacent", SsarSpan::adjacent}},
-                         "which residuals are compared; default: refs")
-        ->group(group);
-    add_choice<SsarGain>(
-        app, "--ssar-gain", attention.ssar_gain,
-        {{"one", SsarGain::one}, {"linear", SsarGain::linear}, {"sigma", SsarGain::sigma}},
-        "how the difference grows from step to step; default: linear, the paper has one")
-        ->group(group);
-    add_choice<ResidualStorage>(app, "--residual", attention.residual,
-                                {{"half", ResidualStorage::half},
-                                 {"int8", ResidualStorage::int8},
-                                 {"int4", ResidualStorage::int4},
-                                 {"lowrank", ResidualStorage::low_rank}},
-                                "how residuals are kept; default: int8")
-        ->group(group);
-    auto* refresh = app.add_option("--refresh-interval", attention.refresh_interval,
-                                   "steps from one dense step to the next; default 5")
-                        ->group(group);
-    auto* dense_steps =
-        app.add_option("--dense-steps", attention.dense_steps,
-                       "first steps computed densely; default 0, with --ssar off 20 % of the steps")
-            ->group(group);
-    auto* dense_layers = app.add_option("--dense-layers", attention.dense_layers,
-                                        "first layers computed densely; default 1")
-                             ->group(group);
-
-    group = "Device";
-    app.add_option("-d,--device", options.device.selector, "number, UUID or part of the name")
-        ->type_name("N|NAME")
-        ->group(group);
-    app.add_flag("--list-devices", options.list_devices, "show the devices, then stop")
-        ->group(group);
-    app.add_flag("--tune", options.tune,
-                 "measure which products and tiles are fastest on the device, keep that for all "
-                 "later runs, then stop")
-        ->group(group);
-    add_choice<Arithmetic>(app, "--arithmetic", options.device.arithmetic,
-                           {{"auto", Arithmetic::automatic},
-                            {"portable", Arithmetic::portable},
-                            {"dot", Arithmetic::dot},
-                            {"matrix", Arithmetic::matrix}},
-                           "how integer products are formed; default: auto, the fastest, which is "
-                           "measured once a device")
-        ->group(group);
-    app.add_option("--memory-limit,--max-vram", memory_limit,
-                   "use no more than this, as 4G; the rest is streamed from host memory")
-        ->type_name("SIZE")
-        ->group(group);
-    add_choice<Storage>(app, "--storage", options.pipeline.storage,
-                        {{"fp32", Storage::fp32}, {"half", Storage::half}},
-                        "of weights that are not quantised")
-        ->group(group);
-    app.add_flag("--validation", options.device.validation,
-                 "Khronos validation layers; a message is a failure")
-        ->group(group);
-
-    group = "Output";
-    app.add_option("--format", options.format, "instead of the extension: mp4 webm gif y4m png")
-        ->type_name("NAME")
-        ->group(group);
-    auto* crf = app.add_option("--crf", options.crf, "quality of mp4 and webm, 0 (best) to 63")
-                    ->group(group);
-    app.add_option("--preview", options.preview, "a rough .png picture, replaced as it goes")
-        ->type_name("FILE")
-        ->group(group);
-    auto* interval = app.add_option("--preview-interval", options.preview_interval,
-                                    "steps between previews; default 5")
-                         ->group(group);
-    app.add_option("--save-latents", options.latents, "final latents, .npy or .safetensors")
-        ->type_name("FILE")
-        ->group(group);
-
-    group = "Report";
-    app.add_flag("--plan", options.plan, "print the memory each stage needs, then stop")
-        ->group(group);
-    app.add_flag("--json", options.json, "--plan and --list-devices as JSON")->group(group);
-    auto* profile_option =
-        app.add_option("--profile", profile, "time per operation; --profile=FILE.json keeps it")
-            ->expected(0, 1)
-            ->type_name("[=FILE]")
-            ->group(group);
-    add_choice<ProgressStyle>(app, "--progress", options.progress,
-                              {{"auto", ProgressStyle::automatic},
-                               {"bar", ProgressStyle::bar},
-                               {"lines", ProgressStyle::lines},
-                               {"json", ProgressStyle::json},
-                               {"none", ProgressStyle::none}},
-                              "on standard error")
-        ->group(group);
-    app.add_flag("-q,--quiet", options.quiet, "nothing but errors")->group(group);
-
+    CommandLine line(options);
     try {
-        app.parse(argc, argv);
-        if (options.list_devices || options.tune) {
-            return {options, std::nullopt};
-        }
-        if (options.model.empty()) {
-            wrong_usage("no model: use -m PATH (a diffusers folder or a quantised model file)");
-        }
-        if (!prompt_file.empty() && prompt) {
-            wrong_usage("--prompt and --prompt-file exclude each other: keep one");
-        }
-        if (!size.empty() && width->count() + height->count() > 0) {
-            wrong_usage("--size and --width, --height exclude each other: keep one");
-        }
-        if (!size.empty()) {
-            parse_picture_size(size, generation);
-        }
-        const char* picture_advice = "it must be greater than 0, or left out for the model's own";
-        require_positive(width, generation.width, picture_advice);
-        require_positive(height, generation.height, picture_advice);
-        require_positive(frames, generation.frames, picture_advice);
-        require_positive(fps, options.fps, "it must be greater than 0, at most 1000");
-        require_positive(steps, generation.steps, "it must be from 1 to 1000");
-        require_positive(interval, options.preview_interval, "it must be 1 or more");
-        require_positive(shift, generation.flow_shift,
-                         "it must be greater than 0, usually 3 to 12");
-        require_positive(density, attention.density, "it must be more than 0, at most 1");
-        require_positive(block, attention.block_size, "it must be greater than 0");
-        require_positive(rank, attention.ssar_rank, "it must be from 1 to 32");
-        require_positive(refresh, attention.refresh_interval, "it must be 1 or more");
-        for (const auto& [option, value] : {std::pair{dense_steps, attention.dense_steps},
-                                            {dense_layers, attention.dense_layers}}) {
-            if (option->count() > 0 && value < 0) {
-                wrong_usage(
-                    fmt::format("{} is {}: it must be 0 or more", option->get_name(), value));
-            }
-        }
-        if (generation.steps > 1000) {
-            wrong_usage(fmt::format("--steps is {}: it must be from 1 to 1000", generation.steps));
-        }
-        if (!(options.fps <= 1000)) {
-            wrong_usage(fmt::format("--fps is {}: it must be at most 1000", options.fps));
-        }
-        if (crf->count() > 0 && (options.crf < 0 || options.crf > 63)) {
-            wrong_usage(fmt::format("--crf is {}: it must be from 0 to 63", options.crf));
-        }
-        if (guidance->count() > 0 &&
-            !(generation.guidance_scale >= 0 && std::isfinite(generation.guidance_scale))) {
-            wrong_usage(fmt::format("--guidance-scale is {}: it must be 0 or more",
-                                    generation.guidance_scale));
-        }
-        if (step_cache->count() > 0 &&
-            !(generation.step_cache >= 0 && generation.step_cache <= 100)) {
-            wrong_usage(
-                fmt::format("--step-cache is {}: it must be 0 (off) or more, usually 0.05 "
-                            "to 0.3",
-                            generation.step_cache));
-        }
-        if (!seed.empty()) {
-            generation.seed = parse_seed(seed);
-        }
-        if (!memory_limit.empty()) {
-            options.device.memory_limit = parse_size(memory_limit);
-        }
-        if (profile_option->count() > 0) {
-            options.pipeline.profile = true;
-            options.profile_file = profile;
-        }
-        if (!options.preview.empty() && options.preview.extension() != ".png") {
-            wrong_usage(fmt::format("--preview '{}': use a name that ends in .png",
-                                    options.preview.string()));
-        }
-        generation.prompt = !prompt_file.empty() ? read_prompt(prompt_file) : prompt.value_or("");
-        if (!options.plan) {
-            if (generation.prompt.find_first_not_of(" \t\r\n") == std::string::npos) {
-                wrong_usage("the prompt is empty: say what the clip shows with -p TEXT");
-            }
-            if (options.outputs.empty()) {
-                wrong_usage("no output: say where the clip goes with -o FILE");
-            }
-        }
+        line.app().parse(argc, argv);
+        line.finish();
     } catch (const CLI::Success& success) {  // --help, --version
-        return {options, app.exit(success)};
+        return {options, line.app().exit(success)};
     } catch (const CLI::Error& error) {
         std::string message = error.what();
         std::replace(message.begin(), message.end(), '\n', ' ');

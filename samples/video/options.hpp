@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "progress_view.hpp"
@@ -42,7 +43,10 @@ struct ParseResult {
 
 ParseResult parse_options(int argc, char** argv);
 
-/// "512M", "4G", "1.5GiB" or bytes. Throws Error(invalid_argument).
-std::uint64_t parse_size(const std::string& text);
+/// "832x480" to width and height. Throws Error(invalid_argument).
+std::pair<int, int> parse_picture_size(const std::string& text);
+
+/// "512M", "4G", "1.5GiB" or bytes. Throws Error(invalid_argument) that names `field`.
+std::uint64_t parse_size(const std::string& text, const std::string& field);
 
 }  // namespace quantsparse::video

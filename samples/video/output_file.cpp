@@ -48,9 +48,8 @@ OutputFile::OutputFile(const fs::path& destination) : destination_(destination) 
     if (descriptor_ < 0) {
         const int error_number = errno;
         temporary_.clear();
-        throw Error(ErrorCode::io,
-                    fmt::format("cannot write '{}': {}: choose another place with -o",
-                                destination.string(), std::strerror(error_number)));
+        throw Error(ErrorCode::io, fmt::format("can't write '{}': {}: choose another place with -o",
+                                               destination.string(), std::strerror(error_number)));
     }
 }
 

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <memory>
 
+#include <stb_image.h>
 #include "quantsparse/error.hpp"
-#include "stb_image.h"
 
 namespace quantsparse::video {
 namespace fs = std::filesystem;
@@ -36,7 +36,7 @@ PicturePixels read_picture(const fs::path& file) {
     const std::unique_ptr<stbi_uc, decltype(&stbi_image_free)> rgb(
         stbi_load(file.c_str(), &pixels.width, &pixels.height, &channels, 3), stbi_image_free);
     if (rgb == nullptr) {
-        throw Error(ErrorCode::bad_file, fmt::format("cannot read the picture '{}': {}",
+        throw Error(ErrorCode::bad_file, fmt::format("can't read the picture '{}': {}",
                                                      file.string(), stbi_failure_reason()));
     }
     const std::size_t count = std::size_t{3} * static_cast<std::size_t>(pixels.width) *

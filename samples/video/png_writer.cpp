@@ -6,9 +6,9 @@
 #include <system_error>
 #include <vector>
 
+#include <stb_image_write.h>
 #include "output_file.hpp"
 #include "quantsparse/error.hpp"
-#include "stb_image_write.h"
 #include "writers.hpp"
 
 namespace quantsparse::video {
@@ -105,7 +105,7 @@ class PngFolderWriter final : public VideoWriter {
         if (error) {
             temporary_.clear();
             throw Error(ErrorCode::io,
-                        fmt::format("cannot write '{}': {}: choose another place with -o",
+                        fmt::format("can't write '{}': {}: choose another place with -o",
                                     destination_.string(), error.message()));
         }
     }
@@ -132,7 +132,7 @@ class PngFolderWriter final : public VideoWriter {
         }
         fs::rename(temporary_, destination_, error);
         if (error) {
-            throw Error(ErrorCode::io, fmt::format("cannot write '{}': {}", destination_.string(),
+            throw Error(ErrorCode::io, fmt::format("can't write '{}': {}", destination_.string(),
                                                    error.message()));
         }
         temporary_.clear();
@@ -154,7 +154,7 @@ class PngFolderWriter final : public VideoWriter {
         }
         if (error) {
             throw Error(ErrorCode::io,
-                        fmt::format("cannot write pictures to '{}': {}: choose another place with "
+                        fmt::format("can't write pictures to '{}': {}: choose another place with "
                                     "-o",
                                     destination_.string(), error.message()));
         }

@@ -6,6 +6,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "quantsparse/names.hpp"
 #include "quantsparse/version.hpp"
 
 namespace quantsparse::video {
@@ -20,64 +21,24 @@ std::string dump(const Json& json, int indent) {
     return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
-const char* sampler_name(Sampler sampler) {
-    switch (sampler) {
-        case Sampler::unipc:
-            return "unipc";
-        case Sampler::dpmpp:
-            return "dpm++";
-        case Sampler::euler:
-            return "euler";
-        case Sampler::lcm:
-            return "lcm";
-    }
-    return "";
-}
-
-const char* name_of(SsarMode mode) {
-    constexpr std::array kNames = {"off", "none", "first", "second", "third", "svd"};
-    return kNames[static_cast<std::size_t>(mode)];
-}
-
-const char* name_of(ResidualStorage storage) {
-    constexpr std::array kNames = {"half", "int8", "int4", "lowrank"};
-    return kNames[static_cast<std::size_t>(storage)];
-}
-
-const char* name_of(Sink sink) {
-    constexpr std::array kNames = {"none", "frame", "frame0"};
-    return kNames[static_cast<std::size_t>(sink)];
-}
-
-const char* name_of(AttentionProducts products) {
-    constexpr std::array kNames = {"full", "int8-qk", "int8"};
-    return kNames[static_cast<std::size_t>(products)];
-}
-
 // What matters of the attention: a dense clip has nothing more to say.
 Json attention_record(const AttentionParameters& a) {
     if (a.kind == AttentionKind::dense) {
-        return {{"kind", "dense"}, {"arithmetic", name_of(a.products)}};
+        return {{"kind", word_of(a.kind)}, {"arithmetic", word_of(a.products)}};
     }
-    Json record = {{"kind", "sparse"},
-                   {"arithmetic", name_of(a.products)},
-                   {"density", a.density},
-                   {"block_size", a.block_size},
-                   {"mask", a.mask == MaskMode::exact ? "exact" : "svg"},
-                   {"granularity", a.granularity == MaskGranularity::token ? "token" : "block"},
-                   {"sink", name_of(a.sink)},
-                   {"dense_steps", a.dense_steps},
-                   {"dense_layers", a.dense_layers},
-                   {"ssar", name_of(a.ssar)}};
+    Json record = {{"kind", word_of(a.kind)},        {"arithmetic", word_of(a.products)},
+                   {"density", a.density},           {"block_size", a.block_size},
+                   {"mask", word_of(a.mask)},        {"granularity", word_of(a.granularity)},
+                   {"sink", word_of(a.sink)},        {"dense_steps", a.dense_steps},
+                   {"dense_layers", a.dense_layers}, {"ssar", word_of(a.ssar)}};
     if (a.ssar != SsarMode::off) {
         record["refresh_interval"] = a.refresh_interval;
     }
     if (a.ssar != SsarMode::off && a.ssar != SsarMode::none) {
-        constexpr std::array kGains = {"one", "linear", "sigma"};
         record["rank"] = a.ssar_rank;
-        record["span"] = a.ssar_span == SsarSpan::references ? "refs" : "adjacent";
-        record["gain"] = kGains[static_cast<std::size_t>(a.ssar_gain)];
-        record["residual"] = name_of(a.residual);
+        record["span"] = word_of(a.ssar_span);
+        record["gain"] = word_of(a.ssar_gain);
+        record["residual"] = word_of(a.residual);
     }
     return record;
 }
@@ -278,7 +239,7 @@ std::string generation_record(const GenerationParameters& parameters, const Mode
                  {"frames", parameters.frames},
                  {"seed", parameters.seed},
                  {"steps", parameters.steps},
-                 {"sampler", sampler_name(parameters.sampler)},
+                 {"sampler", word_of(parameters.sampler)},
                  {"guidance_scale", parameters.guidance_scale},
                  {"flow_shift", parameters.flow_shift},
                  {"step_cache", parameters.step_cache},

@@ -59,7 +59,7 @@ OutputTarget resolve_output(const std::string& output, std::string_view format) 
     OutputTarget target{path, found->container};
     if (output == "-" && target.container != Container::y4m) {
         throw Error(ErrorCode::invalid_argument,
-                    fmt::format("'{}' cannot go to the standard output: only y4m can", name));
+                    fmt::format("'{}' can't go to the standard output: only y4m can", name));
     }
     if (target.container == Container::png && lower(path.extension().string()) != ".png") {
         target.container = Container::png_folder;
@@ -88,7 +88,7 @@ std::unique_ptr<VideoWriter> make_writer(const OutputTarget& target) {
     return make_libav_writer(target.path, target.container);
 #else
     throw Error(ErrorCode::unsupported,
-                "this build cannot write mp4 or webm (it lacks libav): use .gif, .y4m or DIR/ for "
+                "this build can't write mp4 or webm (it lacks libav): use .gif, .y4m or DIR/ for "
                 "pictures");
 #endif
 }

@@ -90,6 +90,14 @@ class Usage(CliTest):
                               ("--preview", "a.bmp"), ("--save-latents", "a.bin")]:
             self.refused(2, [value], *command, option, value)
 
+    def test_errors_of_the_library_name_the_flag(self) -> None:
+        command = ["-m", MODEL, "-p", PROMPT, "-o", "a.mp4"]
+        for option, value in [("--density", "2"), ("--block-size", "48"), ("--ssar-rank", "33"),
+                              ("--refresh-interval", "0"), ("--dense-layers", "-2"), ("--size", "64"),
+                              ("--max-vram", "much")]:
+            flag = "--memory-limit" if option == "--max-vram" else option
+            self.refused(2, [f"{flag}: ", value], *command, option, value)
+
     def test_sizes_the_model_cannot_make(self) -> None:
         """Refused with the nearest size that works, never rounded in silence."""
         for option, value, named in [("--size", "100x64", "100"), ("--size", "64x50", "50"),

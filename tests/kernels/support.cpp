@@ -9,6 +9,7 @@
 #include "format/safetensors.hpp"
 #include "pipeline/stage.hpp"
 #include "quantsparse/error.hpp"
+#include "quantsparse/names.hpp"
 
 namespace quantsparse::tests {
 namespace {
@@ -18,6 +19,9 @@ std::unique_ptr<Device> open(Arithmetic arithmetic) {
     options.arithmetic = arithmetic;
     // The layers that are packaged today reject the kernels for matrix units.
     options.validation = arithmetic != Arithmetic::matrix;
+    options.on_validation_message = [](const std::string& text) {
+        fmt::print(stderr, "vulkan validation: {}\n", text);
+    };
     try {
         return std::make_unique<Device>(options);
     } catch (const Error& error) {
@@ -63,7 +67,7 @@ void DeviceTest::TearDown() {
 
 Arithmetic DeviceTest::usual() {
     const char* wanted = std::getenv("QUANTSPARSE_TEST_ARITHMETIC");
-    return wanted ? arithmetic_from(wanted) : Arithmetic::portable;
+    return wanted ? value_of<Arithmetic>(wanted) : Arithmetic::portable;
 }
 
 bool DeviceTest::has_matrix_units() {

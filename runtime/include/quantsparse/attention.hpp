@@ -71,4 +71,7 @@ struct AttentionParameters {
     int dense_layers = 1;      ///< first layers always computed densely
 };
 
+/// Throws Error(invalid_argument) for values that no model can run.
+void check(const AttentionParameters& parameters);
+
 }  // namespace quantsparse

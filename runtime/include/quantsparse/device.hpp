@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,10 +18,8 @@ enum class Arithmetic {
     matrix,  ///< matrix units (VK_KHR_cooperative_matrix); attention and half weights use them too
 };
 
-/// "portable", "dot", "matrix" or "auto".
+/// word_of() of names.hpp.
 const char* arithmetic_name(Arithmetic arithmetic);
-/// The inverse. Throws Error(invalid_argument).
-Arithmetic arithmetic_from(const std::string& name);
 
 /// Shape of one product of matrix units, [m, k] times [k, n]; zeros: there is none.
 struct MatrixShape {
@@ -29,7 +28,7 @@ struct MatrixShape {
 
 /// What a device is and can do; filled without creating a logical device.
 struct DeviceInfo {
-    int index = 0;                   ///< the number --device takes
+    int index = 0;                   ///< the number DeviceOptions::selector takes
     std::string name;                ///< as the driver reports it
     std::string driver;              ///< driver name and version
     std::string uuid;                ///< 32 hexadecimal digits
@@ -66,6 +65,8 @@ struct DeviceOptions {
     std::filesystem::path cache_directory;
     bool ignore_tuning = false;  ///< as if tune() had never run
     bool validation = false;     ///< Khronos validation with synchronisation checks, when installed
+    /// Called with each of its messages, possibly from a thread of the driver.
+    std::function<void(const std::string&)> on_validation_message;
 };
 
 namespace vulkan {

@@ -1,9 +1,10 @@
 // The one exception type of quantsparse. A message says what went wrong, where, and what to do
-// next, on one line, so that an executable can print it as it is.
+// next, on one line. It names fields of the API's structs, never flags of a command line.
 #pragma once
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace quantsparse {
 
@@ -19,11 +20,16 @@ enum class ErrorCode {
 
 class Error : public std::runtime_error {
   public:
-    Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+    /// `field`: the parameter that is to be changed, as its struct calls it ("density").
+    Error(ErrorCode code, const std::string& message, std::string field = {})
+        : std::runtime_error(message), code_(code), field_(std::move(field)) {}
     ErrorCode code() const noexcept { return code_; }
+    /// Empty when no single parameter is to blame. Programs say which of their flags sets it.
+    const std::string& field() const noexcept { return field_; }
 
   private:
     ErrorCode code_;
+    std::string field_;
 };
 
 }  // namespace quantsparse

@@ -1,0 +1,45 @@
+#include <fmt/format.h>
+
+#include "attention/low_rank.hpp"
+#include "quantsparse/attention.hpp"
+#include "quantsparse/error.hpp"
+
+namespace quantsparse {
+
+void check(const AttentionParameters& a) {
+    const auto fail = [](const char* field, const std::string& message) {
+        throw Error(ErrorCode::invalid_argument, message, field);
+    };
+    if (!(a.density > 0 && a.density <= 1)) {
+        fail("density", fmt::format("a density of {} makes no sense: choose more than 0, at most 1",
+                                    a.density));
+    }
+    if (a.block_size != 0 && a.block_size != 32 && a.block_size != 64 && a.block_size != 128) {
+        fail("block_size",
+             fmt::format("blocks of {} tokens can't be run: choose 32, 64 or 128", a.block_size));
+    }
+    if (a.ssar_rank < 1 || a.ssar_rank > attention::kMaxRank) {
+        fail("ssar_rank",
+             fmt::format("rank {} can't be run: choose 1 to {}", a.ssar_rank, attention::kMaxRank));
+    }
+    if (a.refresh_interval < 1) {
+        fail("refresh_interval",
+             fmt::format("a refresh interval of {} steps makes no sense: choose 1 or more, for "
+                         "example 5",
+                         a.refresh_interval));
+    }
+    if (a.dense_layers < 0) {
+        fail("dense_layers",
+             fmt::format("{} dense layers make no sense: choose 0 or more", a.dense_layers));
+    }
+    const bool higher = a.ssar == SsarMode::second || a.ssar == SsarMode::third;
+    if (a.residual == ResidualStorage::low_rank && higher) {
+        fail("residual",
+             "low-rank residuals hold no history: use the correction first or svd with them");
+    }
+    if (a.ssar == SsarMode::third && a.ssar_span == SsarSpan::adjacent) {
+        fail("ssar_span", "third order needs evenly spaced references: use the span refs with it");
+    }
+}
+
+}  // namespace quantsparse

@@ -1,0 +1,64 @@
+#include "quantsparse/names.hpp"
+
+#include <gtest/gtest.h>
+#include <set>
+
+namespace quantsparse {
+namespace {
+
+template <typename Enum>
+class NamesTest : public testing::Test {};
+
+using Enums =
+    testing::Types<Sampler, Storage, Arithmetic, AttentionKind, AttentionProducts, MaskMode,
+                   MaskGranularity, Sink, SsarMode, SsarSpan, SsarGain, ResidualStorage>;
+TYPED_TEST_SUITE(NamesTest, Enums);
+
+TYPED_TEST(NamesTest, WordsAndValuesAreInverse) {
+    std::set<std::string> words;
+    for (const auto& [word, value] : words_of<TypeParam>()) {
+        EXPECT_TRUE(words.insert(word).second) << word;
+        EXPECT_EQ(value_of<TypeParam>(word), value);
+        EXPECT_EQ(value_of<TypeParam>(word_of(value)), value);
+    }
+}
+
+TYPED_TEST(NamesTest, NoValueBelowTheLastIsMissing) {
+    std::set<int> values;
+    for (const auto& known : words_of<TypeParam>()) values.insert(static_cast<int>(known.value));
+    EXPECT_EQ(*values.rbegin() + 1, static_cast<int>(values.size()));
+    EXPECT_EQ(*values.begin(), 0);
+}
+
+TEST(Names, AnUnknownWordIsRefusedWithThoseThatAre) {
+    try {
+        value_of<Sink>("drain");
+        FAIL();
+    } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::invalid_argument);
+        EXPECT_STREQ(error.what(), "'drain' is not known: use none|frame|frame0");
+    }
+}
+
+TEST(Names, ParametersOutOfRangeAreNamed) {
+    const auto field_of = [](auto change) -> std::string {
+        AttentionParameters parameters;
+        change(parameters);
+        try {
+            check(parameters);
+        } catch (const Error& error) {
+            EXPECT_EQ(error.code(), ErrorCode::invalid_argument);
+            return error.field();
+        }
+        return "none";
+    };
+    EXPECT_EQ(field_of([](auto&) {}), "none");
+    EXPECT_EQ(field_of([](auto& p) { p.density = 0; }), "density");
+    EXPECT_EQ(field_of([](auto& p) { p.block_size = 48; }), "block_size");
+    EXPECT_EQ(field_of([](auto& p) { p.ssar_rank = 33; }), "ssar_rank");
+    EXPECT_EQ(field_of([](auto& p) { p.refresh_interval = 0; }), "refresh_interval");
+    EXPECT_EQ(field_of([](auto& p) { p.dense_layers = -1; }), "dense_layers");
+}
+
+}  // namespace
+}  // namespace quantsparse
