@@ -235,7 +235,7 @@ class RowRunner {
     Device& device_;
     ResultsFile& results_;
     Counter& counter_;
-    std::optional<TextToVideo> pipeline_;
+    std::optional<Generator> pipeline_;
     std::string opened_;
     fs::path model_;
 };

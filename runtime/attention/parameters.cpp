@@ -14,9 +14,10 @@ void check(const AttentionParameters& a) {
         fail("density", fmt::format("a density of {} makes no sense: choose more than 0, at most 1",
                                     a.density));
     }
-    if (a.block_size != 0 && a.block_size != 32 && a.block_size != 64 && a.block_size != 128) {
+    const int block = a.block_size.value_or(64);
+    if (block != 32 && block != 64 && block != 128) {
         fail("block_size",
-             fmt::format("blocks of {} tokens can't be run: choose 32, 64 or 128", a.block_size));
+             fmt::format("blocks of {} tokens can't be run: choose 32, 64 or 128", block));
     }
     if (a.ssar_rank < 1 || a.ssar_rank > attention::kMaxRank) {
         fail("ssar_rank",
@@ -27,6 +28,10 @@ void check(const AttentionParameters& a) {
              fmt::format("a refresh interval of {} steps makes no sense: choose 1 or more, for "
                          "example 5",
                          a.refresh_interval));
+    }
+    if (a.dense_steps && *a.dense_steps < 0) {
+        fail("dense_steps",
+             fmt::format("{} dense steps make no sense: choose 0 or more", *a.dense_steps));
     }
     if (a.dense_layers < 0) {
         fail("dense_layers",

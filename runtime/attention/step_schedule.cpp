@@ -20,7 +20,7 @@ int history_slots(SsarMode mode) {
 }
 
 int resolved_dense_steps(const AttentionParameters& parameters, int steps) {
-    if (parameters.dense_steps >= 0) return std::min(parameters.dense_steps, steps);
+    if (parameters.dense_steps) return std::min(*parameters.dense_steps, steps);
     if (parameters.ssar != SsarMode::off) return 0;
     return static_cast<int>(std::lround(0.2 * steps));
 }

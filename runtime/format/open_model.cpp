@@ -118,8 +118,8 @@ fs::path original_part(const fs::path& folder, const Part& part) {
     }
     if (const auto path = find_file(folder, part.words, ".pth"); !path.empty()) {
         throw Error(ErrorCode::unsupported,
-                    fmt::format("'{}' is a .pth file; convert it once with quantsparse-calibrate "
-                                "--convert-only --model {}",
+                    fmt::format("'{}' is a .pth file; convert it once (quantsparse-calibrate "
+                                "converts the folder '{}')",
                                 path.string(), folder.string()));
     }
     refuse_folder(folder, fmt::format("has no single .safetensors file for the {} (a name with "

@@ -62,11 +62,10 @@ SparseSelfAttention::SparseSelfAttention(Program& program, const Shape& shape,
     const bool refreshes = contains(kinds, StepKind::refresh);
     if (!contains(kinds, StepKind::sparse) && !refreshes) return;
     const int tokens = shape.grid.tokens();
-    mask_ = attention::make_block_mask(sight_of(shape.grid, parameters),
-                                       parameters.block_size
-                                           ? parameters.block_size
-                                           : kernels::default_block(program.limits(), tokens),
-                                       parameters.granularity);
+    mask_ = attention::make_block_mask(
+        sight_of(shape.grid, parameters),
+        parameters.block_size.value_or(kernels::default_block(program.limits(), tokens)),
+        parameters.granularity);
     blocks_list_ = attention::declare_block_list(program, "mask", mask_);
     if (corrects(parameters)) {
         if (refreshes) {

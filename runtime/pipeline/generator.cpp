@@ -4,6 +4,7 @@
 
 #include "format/model_file.hpp"
 #include "format/tokenizer.hpp"
+#include "kernels/attention.hpp"
 #include "pipeline/checks.hpp"
 #include "pipeline/denoise.hpp"
 #include "pipeline/encode.hpp"
@@ -57,18 +58,26 @@ struct Generator::Impl {
         }
     }
 
-    GenerationParameters resolve(const GenerationParameters& p) const {
-        return pipeline::resolve(p, bundle.defaults, geometry);
+    GenerationParameters resolve(const GenerationParameters& parameters) const {
+        GenerationParameters p = pipeline::resolve(parameters, bundle.defaults, geometry);
+        if (p.attention.kind == AttentionKind::sparse && !p.attention.block_size) {
+            p.attention.block_size = kernels::default_block(
+                pipeline::device_limits(device),
+                geometry.tokens(geometry.latent(*p.width, *p.height, *p.frames)));
+        }
+        return p;
     }
     std::vector<ExpertSteps> steps(const GenerationParameters& p) const {
         return pipeline::steps_of(p, recipe, bundle);
     }
     LatentShape latent_shape(const GenerationParameters& p) const {
-        const auto [channels, frames, height, width] = geometry.latent(p.width, p.height, p.frames);
+        const auto [channels, frames, height, width] =
+            geometry.latent(*p.width, *p.height, *p.frames);
         return {channels, frames, height, width};
     }
     int branches(const GenerationParameters& p) const {
-        const bool one = recipe.guidance == pipeline::Guidance::embedded || p.guidance_scale == 1.0;
+        const bool one =
+            recipe.guidance == pipeline::Guidance::embedded || *p.guidance_scale == 1.0;
         return one ? 1 : 2;
     }
     /// Of the transformer whose steps these are.
@@ -126,6 +135,7 @@ class Generation {
                const GenerationCallbacks& callbacks)
         : model_(model),
           p_(model.resolve(parameters)),
+          asked_guidance_scale_(parameters.guidance_scale),
           callbacks_(callbacks),
           steps_(model.steps(p_)),
           stages_(model.plan(p_, steps_)),
@@ -141,7 +151,7 @@ class Generation {
     bool encode_text(std::size_t text, int branch);
     bool denoise();
     bool denoise(const ExpertSteps& steps);
-    bool load_prompts(pipeline::Denoiser& denoiser);
+    bool load_prompts(pipeline::Denoiser& denoiser, double guidance_scale);
     bool step(pipeline::Denoiser& denoiser, int step, double guidance_scale);
     bool predict(pipeline::Denoiser& denoiser, int branch, int step, std::vector<float>& out);
     bool preview(int steps_done);
@@ -157,7 +167,8 @@ class Generation {
     }
 
     Generator::Impl& model_;
-    const GenerationParameters p_;
+    const GenerationParameters p_;  ///< resolved
+    const std::optional<double> asked_guidance_scale_;
     const GenerationCallbacks& callbacks_;
     const std::vector<ExpertSteps> steps_;
     const pipeline::StagesPlan stages_;
@@ -202,7 +213,8 @@ bool Generation::encode_texts() {
 bool Generation::encode_text(std::size_t text, int branch) {
     const pipeline::TextInput& input = model_.recipe.texts[text];
     const int most = model_.bundle.network(model_.recipe.experts.front().role).geometry.text_tokens;
-    const std::string& prompt = branch == 0 ? p_.prompt : p_.negative_prompt;
+    const std::string& prompt =
+        branch == 0 ? p_.conditioning.prompt : p_.conditioning.negative_prompt;
     const format::TokenIds tokens = model_.tokenizers[text].encode(prompt, most);
     if (tokens.truncated && callbacks_.warning) {
         callbacks_.warning(fmt::format("the {} is longer than {} tokens: the rest was cut off",
@@ -231,12 +243,15 @@ bool Generation::denoise(const ExpertSteps& steps) {
                                 model_.denoising_options(p_, steps),
                                 model_.stage_options("denoise"), &steps.schedule,
                                 stages_.residency.at(steps.expert), reporter_.between());
-    if (!denoiser.loaded() || !load_prompts(denoiser)) return false;
+    // What was asked for, else the transformer's own, else the model's.
+    const double guidance_scale =
+        asked_guidance_scale_.value_or(expert.guidance_scale.value_or(*p_.guidance_scale));
+    if (!denoiser.loaded() || !load_prompts(denoiser, guidance_scale)) return false;
     finish_stage("load");
     begin_stage("denoise");
     for (int i = 0; i < steps.schedule.steps(); ++i) {
         denoiser.begin_step(i);
-        if (!step(denoiser, steps.first + i, p_.guidance_scale)) return false;
+        if (!step(denoiser, steps.first + i, guidance_scale)) return false;
     }
     finish_stage("denoise");
     const auto layers = denoiser.attention_layers();
@@ -244,9 +259,9 @@ bool Generation::denoise(const ExpertSteps& steps) {
     return true;
 }
 
-bool Generation::load_prompts(pipeline::Denoiser& denoiser) {
+bool Generation::load_prompts(pipeline::Denoiser& denoiser, double guidance_scale) {
     if (model_.recipe.guidance == pipeline::Guidance::embedded) {
-        const float scale = static_cast<float>(p_.guidance_scale);
+        const float scale = static_cast<float>(guidance_scale);
         denoiser.write("guidance", std::span(&scale, 1));
     }
     for (int branch = 0; branch < branches_; ++branch) {
@@ -269,7 +284,7 @@ bool Generation::step(pipeline::Denoiser& denoiser, int step, double guidance_sc
                                  static_cast<float>(guidance_scale));
     }
     sampler_->step(latent_, predictions[0]);
-    if (!reporter_.report(step + 1, p_.steps, (step + 1.0) / p_.steps)) return false;
+    if (!reporter_.report(step + 1, *p_.steps, (step + 1.0) / *p_.steps)) return false;
     return preview(step + 1);
 }
 
@@ -277,7 +292,7 @@ bool Generation::predict(pipeline::Denoiser& denoiser, int branch, int step,
                          std::vector<float>& out) {
     const auto progress = [&](int done, int total) {
         const double part = (branch + static_cast<double>(done) / total) / branches_;
-        return reporter_.report(step, p_.steps, (step + part) / p_.steps);
+        return reporter_.report(step, *p_.steps, (step + part) / *p_.steps);
     };
     out = denoiser.predict(branch, latent_, sampler_->timesteps()[static_cast<std::size_t>(step)],
                            progress);
@@ -316,7 +331,7 @@ std::optional<pipeline::VaeTile> Generation::tile_for_previews() const {
 /// The clip's first frame as it is heading, decoded as a picture of its own. False when cancelled.
 bool Generation::preview(int steps_done) {
     const int interval = callbacks_.preview_interval;
-    if (!preview_tile_ || interval <= 0 || steps_done % interval || steps_done == p_.steps) {
+    if (!preview_tile_ || interval <= 0 || steps_done % interval || steps_done == *p_.steps) {
         return true;
     }
     models::Clip first{shape_.channels, 1, shape_.height, shape_.width, {}};
@@ -331,8 +346,8 @@ bool Generation::preview(int steps_done) {
     const models::Clip picture = pipeline::decode_latents(
         model_.device, model_.bundle.at(model_.recipe.vae), first, *preview_tile_, {},
         [&](int, int) {
-            return reporter_.report(steps_done, p_.steps,
-                                    static_cast<double>(steps_done) / p_.steps);
+            return reporter_.report(steps_done, *p_.steps,
+                                    static_cast<double>(steps_done) / *p_.steps);
         });
     if (picture.values.empty()) return false;
     callbacks_.preview({picture.width, picture.height, pipeline::to_rgb8(picture)}, steps_done);

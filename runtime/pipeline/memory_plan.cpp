@@ -39,13 +39,14 @@ void MemoryPlan::require_fit() const {
     throw Error(
         ErrorCode::out_of_memory,
         fmt::format("stage {} needs {} ({} weights, {} activations{}), {} are allowed: the least "
-                    "that works is --memory-limit {}M; or lower --size or --frames",
+                    "that works is {}M; or make the clip smaller or shorter",
                     largest->stage, mebibytes(largest->total_bytes()),
                     mebibytes(largest->weight_bytes), mebibytes(largest->activation_bytes),
                     largest->residual_bytes
                         ? fmt::format(", {} residuals", mebibytes(largest->residual_bytes))
                         : "",
-                    mebibytes(budget_bytes), (least_bytes + kMiB - 1) / kMiB));
+                    mebibytes(budget_bytes), (least_bytes + kMiB - 1) / kMiB),
+        "memory_limit");
 }
 
 }  // namespace quantsparse

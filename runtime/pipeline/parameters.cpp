@@ -4,46 +4,21 @@
 #include <algorithm>
 #include <cmath>
 
-#include "attention/low_rank.hpp"
 #include "attention/step_schedule.hpp"
 #include "quantsparse/error.hpp"
 
-namespace quantsparse::pipeline {
+namespace quantsparse {
 namespace {
 
 constexpr int kMaxSide = 8192;
 constexpr int kMaxFrames = 4097;
 constexpr int kMaxSteps = 1000;
+constexpr double kMaxGuidance = 100;
+constexpr double kMaxShift = 1000;
+constexpr double kMaxStepCache = 100;
 
-[[noreturn]] void fail(const std::string& message) {
-    throw Error(ErrorCode::invalid_argument, message);
-}
-
-void check_attention(const AttentionParameters& a) {
-    if (!(a.density > 0 && a.density <= 1)) {
-        fail(fmt::format("attention density {} makes no sense: choose more than 0 and at most 1",
-                         a.density));
-    }
-    if (a.block_size != 0 && a.block_size != 32 && a.block_size != 64 && a.block_size != 128) {
-        fail(fmt::format("blocks of {} tokens can't be run: choose 32, 64 or 128", a.block_size));
-    }
-    if (a.ssar_rank < 1 || a.ssar_rank > attention::kMaxRank) {
-        fail(fmt::format("rank {} can't be run: choose 1 to {}", a.ssar_rank, attention::kMaxRank));
-    }
-    if (a.refresh_interval < 1) {
-        fail(
-            fmt::format("a refresh interval of {} steps makes no sense: choose 1 or more, for "
-                        "example 5",
-                        a.refresh_interval));
-    }
-    if (a.dense_layers < 0) fail("the number of dense layers must be 0 or more");
-    const bool higher = a.ssar == SsarMode::second || a.ssar == SsarMode::third;
-    if (a.residual == ResidualStorage::low_rank && higher) {
-        fail("low-rank residuals hold no history: use the correction first or svd with them");
-    }
-    if (a.ssar == SsarMode::third && a.ssar_span == SsarSpan::adjacent) {
-        fail("third order needs evenly spaced references: use the span refs with it");
-    }
+[[noreturn]] void fail(const char* field, const std::string& message) {
+    throw Error(ErrorCode::invalid_argument, message, field);
 }
 
 std::string nearest_frames(int frames, int factor) {
@@ -51,64 +26,90 @@ std::string nearest_frames(int frames, int factor) {
     return fmt::format("{} or {}", below, below + factor);
 }
 
-void check_side(const char* name, int value, int multiple) {
+void check_side(const char* field, int value, int multiple) {
     if (value < multiple || value > kMaxSide || value % multiple) {
         const int below =
             std::clamp(value / multiple * multiple, multiple, kMaxSide / multiple * multiple);
-        fail(
-            fmt::format("{} {} can't be generated: it must be a multiple of {} between {} and {}, "
-                        "for example {}",
-                        name, value, multiple, multiple, kMaxSide, below));
+        fail(field, fmt::format("a {} of {} can't be generated: it must be a multiple of {} "
+                                "between {} and {}, for example {}",
+                                field, value, multiple, multiple, kMaxSide, below));
     }
 }
 
-void check_frames(int frames, int factor) {
-    if (frames < 1 || frames > kMaxFrames || (frames - 1) % factor) {
-        fail(fmt::format(
-            "{} frames can't be generated: the number must be {}n + 1 and at most {}, for "
-            "example {}",
-            frames, factor, kMaxFrames,
-            nearest_frames(std::clamp(frames, 1, kMaxFrames - factor), factor)));
+void check_frames(int frames, const format::ClipGeometry& geometry) {
+    if (frames > kMaxFrames || !geometry.fits_frames(frames)) {
+        const int factor = geometry.time * geometry.patch[0];
+        fail("frames",
+             fmt::format("{} frames can't be generated: the number must be {}n + 1 and at most {}, "
+                         "for example {}",
+                         frames, factor, kMaxFrames,
+                         nearest_frames(std::clamp(frames, 1, kMaxFrames - factor), factor)));
     }
 }
 
-void check_sampling(const GenerationParameters& p) {
-    if (p.steps < 1 || p.steps > kMaxSteps) {
-        fail(fmt::format("{} steps can't be run: choose 1 to {}", p.steps, kMaxSteps));
-    }
-    if (!std::isfinite(p.guidance_scale) || p.guidance_scale > 100) {
-        fail(fmt::format("guidance scale {} makes no sense: choose 1 to 20", p.guidance_scale));
-    }
-    if (!(p.flow_shift > 0) || p.flow_shift > 1000) {
-        fail(fmt::format("flow shift {} makes no sense: choose 1 to 20", p.flow_shift));
-    }
-    if (!(p.step_cache >= 0) || p.step_cache > 100) {
-        fail(
-            fmt::format("a step cache threshold of {} makes no sense: choose 0 (off) or a "
-                        "little more, for example 0.08",
-                        p.step_cache));
-    }
+/// What this version's models can't be made from.
+void check_conditioning(const Conditioning& conditioning) {
+    const auto refuse = [](bool given, const char* field, const char* what) {
+        if (given) {
+            throw Error(ErrorCode::unsupported,
+                        fmt::format("this model takes no {}: leave it out", what), field);
+        }
+    };
+    refuse(conditioning.image.has_value(), "image", "image to begin with");
+    refuse(conditioning.last_image.has_value(), "last_image", "image to end with");
+    refuse(!conditioning.adapters.empty(), "adapters", "adapters");
 }
 
 }  // namespace
 
+void check(const GenerationParameters& p) {
+    for (const auto& [field, side] : {std::pair{"width", p.width}, std::pair{"height", p.height}}) {
+        if (side && (*side < 1 || *side > kMaxSide)) {
+            fail(field, fmt::format("{} makes no sense: choose 1 to {} pixels", *side, kMaxSide));
+        }
+    }
+    if (p.frames && (*p.frames < 1 || *p.frames > kMaxFrames)) {
+        fail("frames", fmt::format("{} makes no sense: choose 1 to {}", *p.frames, kMaxFrames));
+    }
+    if (p.steps && (*p.steps < 1 || *p.steps > kMaxSteps)) {
+        fail("steps", fmt::format("{} can't be run: choose 1 to {}", *p.steps, kMaxSteps));
+    }
+    if (p.guidance_scale && !(*p.guidance_scale >= 0 && *p.guidance_scale <= kMaxGuidance)) {
+        fail("guidance_scale", fmt::format("{} makes no sense: choose 0 to {}, usually 1 to 20",
+                                           *p.guidance_scale, kMaxGuidance));
+    }
+    if (p.flow_shift && !(*p.flow_shift > 0 && *p.flow_shift <= kMaxShift)) {
+        fail("flow_shift",
+             fmt::format("{} makes no sense: choose more than 0, usually 3 to 12", *p.flow_shift));
+    }
+    if (!(p.step_cache >= 0 && p.step_cache <= kMaxStepCache)) {
+        fail("step_cache",
+             fmt::format("{} makes no sense: choose 0 (off) or a little more, for example 0.08",
+                         p.step_cache));
+    }
+    check(p.attention);
+}
+
+namespace pipeline {
+
 GenerationParameters resolve(GenerationParameters p, const format::GenerationDefaults& defaults,
                              const format::ClipGeometry& geometry) {
-    if (p.width == 0) p.width = defaults.native_width;
-    if (p.height == 0) p.height = defaults.native_height;
-    if (p.frames == 0) p.frames = defaults.native_frames;
-    if (p.steps == 0) p.steps = defaults.steps;
-    if (p.guidance_scale < 0) p.guidance_scale = defaults.guidance_scale;
-    if (p.flow_shift == 0) p.flow_shift = defaults.flow_shift;
-    check_side("width", p.width, geometry.width_multiple());
-    check_side("height", p.height, geometry.height_multiple());
-    check_frames(p.frames, geometry.time);
-    check_sampling(p);
-    check_attention(p.attention);
+    check(p);
+    check_conditioning(p.conditioning);
+    p.width = p.width.value_or(defaults.native_width);
+    p.height = p.height.value_or(defaults.native_height);
+    p.frames = p.frames.value_or(defaults.native_frames);
+    p.steps = p.steps.value_or(defaults.steps);
+    p.guidance_scale = p.guidance_scale.value_or(defaults.guidance_scale);
+    p.flow_shift = p.flow_shift.value_or(defaults.flow_shift);
+    check_side("width", *p.width, geometry.width_multiple());
+    check_side("height", *p.height, geometry.height_multiple());
+    check_frames(*p.frames, geometry);
     if (p.attention.kind == AttentionKind::sparse) {
-        p.attention.dense_steps = attention::resolved_dense_steps(p.attention, p.steps);
+        p.attention.dense_steps = attention::resolved_dense_steps(p.attention, *p.steps);
     }
     return p;
 }
 
-}  // namespace quantsparse::pipeline
+}  // namespace pipeline
+}  // namespace quantsparse

@@ -35,8 +35,8 @@ std::vector<bool> reused_steps(const GenerationParameters& p, const format::Comp
 std::unique_ptr<sampling::Scheduler> make_scheduler(const GenerationParameters& p) {
     sampling::SamplerOptions options;
     options.kind = p.sampler;
-    options.steps = p.steps;
-    options.noise = sampling::FlowShift{p.flow_shift};
+    options.steps = *p.steps;
+    options.noise = sampling::FlowShift{*p.flow_shift};
     options.seed = p.seed;
     return sampling::make_scheduler(options);
 }

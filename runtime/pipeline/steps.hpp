@@ -19,6 +19,7 @@ struct ExpertSteps {
     attention::StepSchedule schedule;  ///< its step 0 is `first`
 };
 
+/// `p`: resolved, as below.
 std::unique_ptr<sampling::Scheduler> make_scheduler(const GenerationParameters& p);
 
 /// Every step once, in order. Residuals and reused outputs start anew with each transformer. Reads

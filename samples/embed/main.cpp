@@ -33,10 +33,10 @@ int main(int argc, char** argv) {
         std::filesystem::create_directories(folder);
 
         quantsparse::Device device;  // the default one; DeviceOptions choose another
-        quantsparse::TextToVideo model(argv[1], device);
+        quantsparse::Generator model(argv[1], device);
 
-        quantsparse::GenerationParameters parameters;  // zeros stand for the model's defaults
-        parameters.prompt = argv[2];
+        quantsparse::GenerationParameters parameters;  // the rest is the model's own
+        parameters.conditioning.prompt = argv[2];
         parameters.seed = 42;
 
         quantsparse::GenerationCallbacks callbacks;

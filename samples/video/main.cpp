@@ -92,7 +92,7 @@ struct Outputs {
     }
 };
 
-void report_profile(const Options& options, const TextToVideo& pipeline, const Device& device,
+void report_profile(const Options& options, const Generator& pipeline, const Device& device,
                     Outputs& outputs) {
     if (!options.pipeline.profile) {
         return;
@@ -109,7 +109,7 @@ void report_profile(const Options& options, const TextToVideo& pipeline, const D
 }
 
 void report_done(const Options& options, const GenerationParameters& parameters, const Video& video,
-                 const TextToVideo& pipeline, const Device& device) {
+                 const Generator& pipeline, const Device& device) {
     std::string times;
     for (const StageTime& stage : pipeline.stage_times()) {
         times += fmt::format("{}{} {}", times.empty() ? "" : ", ", stage.stage,
@@ -179,7 +179,7 @@ int generate(const Options& options) {
         return stopped();
     }
     Device& device = *opened;
-    TextToVideo pipeline(options.model, device, options.pipeline);
+    Generator pipeline(options.model, device, options.pipeline);
     const GenerationParameters parameters = pipeline.resolve(options.generation);
     if (options.plan) {
         const MemoryPlan plan = pipeline.plan(parameters);
@@ -188,7 +188,7 @@ int generate(const Options& options) {
                                       : plan_table(plan, steps, parameters));
         return kDone;
     }
-    ClipProperties properties{parameters.width, parameters.height, parameters.frames};
+    ClipProperties properties{*parameters.width, *parameters.height, *parameters.frames};
     properties.fps = options.fps > 0 ? options.fps : pipeline.summary().fps;
     properties.crf = options.crf;
     properties.comment =

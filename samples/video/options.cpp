@@ -111,8 +111,6 @@ class CommandLine {
     void add_output();
 
     void check_exclusive() const;
-    void check_given() const;
-    void check_sampling() const;
     void check_output() const;
 
     template <typename T>
@@ -141,8 +139,8 @@ void CommandLine::add_content() {
     add("-m,--model", options_.model, "diffusers folder or quantised model file", "PATH");
     add("-p,--prompt", texts_.prompt, "what the clip shows", "TEXT");
     add("--prompt-file", texts_.prompt_file, "read the prompt from a file", "FILE");
-    add("-n,--negative-prompt", options_.generation.negative_prompt, "what it must not show",
-        "TEXT");
+    add("-n,--negative-prompt", options_.generation.conditioning.negative_prompt,
+        "what it must not show", "TEXT");
     add("-o,--output", options_.outputs,
         "where to: .mp4 .webm .gif .y4m .png, DIR/ for pictures, - for y4m to a pipe; may be given "
         "several times",
@@ -257,46 +255,6 @@ void CommandLine::check_exclusive() const {
     }
 }
 
-// Fields have values that stand for "the model's own"; a flag that is given must not have them.
-void CommandLine::check_given() const {
-    const GenerationParameters& generation = options_.generation;
-    const auto refuse = [&](const char* name, double value, bool stands_for_default,
-                            const char* advice) {
-        if (given(name) && stands_for_default) {
-            wrong_usage(fmt::format("{} is {}: it must be {}", name, value, advice));
-        }
-    };
-    for (const auto& [name, value] : {std::pair{"--width", generation.width},
-                                      {"--height", generation.height},
-                                      {"--frames", generation.frames}}) {
-        refuse(name, value, value <= 0, "greater than 0, or left out for the model's own");
-    }
-    const int block = generation.attention.block_size, dense = generation.attention.dense_steps;
-    refuse("--steps", generation.steps, generation.steps <= 0, "from 1 to 1000");
-    refuse("--flow-shift", generation.flow_shift, !(generation.flow_shift > 0),
-           "greater than 0, usually 3 to 12");
-    refuse("--guidance-scale", generation.guidance_scale, !(generation.guidance_scale >= 0),
-           "0 or more");
-    refuse("--block-size", block, block <= 0, "32, 64 or 128");
-    refuse("--dense-steps", dense, dense < 0, "0 or more");
-}
-
-void CommandLine::check_sampling() const {
-    const GenerationParameters& generation = options_.generation;
-    if (generation.steps > 1000) {
-        wrong_usage(fmt::format("--steps is {}: it must be from 1 to 1000", generation.steps));
-    }
-    if (!std::isfinite(generation.guidance_scale)) {
-        wrong_usage(
-            fmt::format("--guidance-scale is {}: it must be 0 or more", generation.guidance_scale));
-    }
-    if (!(generation.step_cache >= 0 && generation.step_cache <= 100)) {
-        wrong_usage(
-            fmt::format("--step-cache is {}: it must be 0 (off) or more, usually 0.05 to 0.3",
-                        generation.step_cache));
-    }
-}
-
 void CommandLine::check_output() const {
     if (given("--fps") && !(options_.fps > 0 && options_.fps <= 1000)) {
         wrong_usage(
@@ -323,11 +281,11 @@ void CommandLine::finish() {
     }
     check_exclusive();
     if (!texts_.size.empty()) {
-        std::tie(generation.width, generation.height) = parse_picture_size(texts_.size);
+        const auto [width, height] = parse_picture_size(texts_.size);
+        generation.width = width;
+        generation.height = height;
     }
-    check_given();
-    check_sampling();
-    check(generation.attention);
+    check(generation);
     check_output();
     if (!texts_.seed.empty()) generation.seed = parse_seed(texts_.seed);
     if (!texts_.memory_limit.empty()) {
@@ -337,10 +295,10 @@ void CommandLine::finish() {
         options_.pipeline.profile = true;
         options_.profile_file = texts_.profile;
     }
-    generation.prompt =
+    generation.conditioning.prompt =
         !texts_.prompt_file.empty() ? read_prompt(texts_.prompt_file) : texts_.prompt.value_or("");
     if (options_.plan) return;
-    if (generation.prompt.find_first_not_of(" \t\r\n") == std::string::npos) {
+    if (generation.conditioning.prompt.find_first_not_of(" \t\r\n") == std::string::npos) {
         wrong_usage("the prompt is empty: say what the clip shows with -p TEXT");
     }
     if (options_.outputs.empty()) {

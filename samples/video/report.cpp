@@ -27,9 +27,9 @@ Json attention_record(const AttentionParameters& a) {
         return {{"kind", word_of(a.kind)}, {"arithmetic", word_of(a.products)}};
     }
     Json record = {{"kind", word_of(a.kind)},        {"arithmetic", word_of(a.products)},
-                   {"density", a.density},           {"block_size", a.block_size},
+                   {"density", a.density},           {"block_size", *a.block_size},
                    {"mask", word_of(a.mask)},        {"granularity", word_of(a.granularity)},
-                   {"sink", word_of(a.sink)},        {"dense_steps", a.dense_steps},
+                   {"sink", word_of(a.sink)},        {"dense_steps", *a.dense_steps},
                    {"dense_layers", a.dense_layers}, {"ssar", word_of(a.ssar)}};
     if (a.ssar != SsarMode::off) {
         record["refresh_interval"] = a.refresh_interval;
@@ -105,8 +105,9 @@ std::string plan_table(const MemoryPlan& plan, const StepCounts& steps,
           std::pair{steps.sparse, "sparse"}, std::pair{steps.reused, "reused"}}) {
         if (count) kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", count, kind);
     }
-    std::string text = fmt::format("{}x{}, {} frames, {} steps: {}\n\n", parameters.width,
-                                   parameters.height, parameters.frames, parameters.steps, kinds);
+    std::string text =
+        fmt::format("{}x{}, {} frames, {} steps: {}\n\n", *parameters.width, *parameters.height,
+                    *parameters.frames, *parameters.steps, kinds);
     text += fmt::format("{:<14}{:>12}{:>13}{:>12}{:>12}{:>12}{:>12}{:>17}{:>12}\n", "stage",
                         "weights", "activations", "residuals", "staging", "total", "host",
                         "largest binding", "operations");
@@ -142,9 +143,9 @@ std::string plan_json(const MemoryPlan& plan, const StepCounts& steps,
                           {"largest_binding_bytes", stage.largest_binding_bytes},
                           {"operations", stage.operations}});
     }
-    return dump({{"width", parameters.width},
-                 {"height", parameters.height},
-                 {"frames", parameters.frames},
+    return dump({{"width", *parameters.width},
+                 {"height", *parameters.height},
+                 {"frames", *parameters.frames},
                  {"steps",
                   {{"dense", steps.dense},
                    {"refresh", steps.refresh},
@@ -229,19 +230,19 @@ std::string profile_json(const std::vector<OperationTime>& operations,
 
 std::string generation_record(const GenerationParameters& parameters, const ModelSummary& model,
                               const std::string& model_name) {
-    return dump({{"prompt", parameters.prompt},
-                 {"negative_prompt", parameters.negative_prompt},
+    return dump({{"prompt", parameters.conditioning.prompt},
+                 {"negative_prompt", parameters.conditioning.negative_prompt},
                  {"model", model_name},
                  {"architecture", model.architecture},
                  {"quantization", model.quantization},
-                 {"width", parameters.width},
-                 {"height", parameters.height},
-                 {"frames", parameters.frames},
+                 {"width", *parameters.width},
+                 {"height", *parameters.height},
+                 {"frames", *parameters.frames},
                  {"seed", parameters.seed},
-                 {"steps", parameters.steps},
+                 {"steps", *parameters.steps},
                  {"sampler", word_of(parameters.sampler)},
-                 {"guidance_scale", parameters.guidance_scale},
-                 {"flow_shift", parameters.flow_shift},
+                 {"guidance_scale", *parameters.guidance_scale},
+                 {"flow_shift", *parameters.flow_shift},
                  {"step_cache", parameters.step_cache},
                  {"attention", attention_record(parameters.attention)},
                  {"tool", fmt::format("quantsparse {}", kVersion)}},

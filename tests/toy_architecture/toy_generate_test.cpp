@@ -40,7 +40,7 @@ class ToyGeneration : public testing::Test {
 
     static GenerationParameters parameters() {
         GenerationParameters p;
-        p.prompt = "a red circle";
+        p.conditioning.prompt = "a red circle";
         p.seed = 3;
         return p;
     }

@@ -173,7 +173,7 @@ TEST_F(OpenModelTest, AnOriginalFolderWithPthFilesSaysHowToConvertThem) {
     write_network(original / "diffusion_pytorch_model.safetensors",
                   tiny_.transformer_network().tensors);
     write_text(original / "models_t5_umt5-xxl-enc-bf16.pth", "x");
-    expect_error(ErrorCode::unsupported, {"models_t5", ".pth", "--convert-only"},
+    expect_error(ErrorCode::unsupported, {"models_t5", ".pth", "quantsparse-calibrate"},
                  [&] { open_model(original.path()); });
 }
 

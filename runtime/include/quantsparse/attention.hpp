@@ -3,6 +3,8 @@
 // reparameterisation); and in which arithmetic.
 #pragma once
 
+#include <optional>
+
 namespace quantsparse {
 
 enum class AttentionKind { dense, sparse };
@@ -55,9 +57,9 @@ struct AttentionParameters {
     AttentionKind kind = AttentionKind::dense;
     AttentionProducts products = AttentionProducts::full;
     double density = 0.25;  ///< of query-key pairs inside the mask
-    /// Queries and keys of a block; 0: 64, 32 on CPU drivers, with matrix units 128 from 4,096
-    /// tokens on.
-    int block_size = 0;
+    /// Queries and keys of a block: 32, 64 or 128; default 64, 32 on CPU drivers, with matrix units
+    /// 128 from 4,096 tokens on.
+    std::optional<int> block_size;
     MaskMode mask = MaskMode::exact;
     MaskGranularity granularity = MaskGranularity::token;
     Sink sink = Sink::frame;
@@ -67,8 +69,9 @@ struct AttentionParameters {
     SsarGain ssar_gain = SsarGain::linear;  ///< the paper has one; docs/quality.md
     ResidualStorage residual = ResidualStorage::int8;
     int refresh_interval = 5;  ///< steps from one refresh to the next
-    int dense_steps = -1;      ///< first steps computed densely; negative: 0 with SSAR, else 20 %
-    int dense_layers = 1;      ///< first layers always computed densely
+    std::optional<int>
+        dense_steps;       ///< first steps computed densely; default 0 with SSAR, else 20 %
+    int dense_layers = 1;  ///< first layers always computed densely
 };
 
 /// Throws Error(invalid_argument) for values that no model can run.

@@ -18,22 +18,47 @@ namespace quantsparse {
 /// How floating-point weights and attention operands are kept on the device.
 enum class Storage { fp32, half };
 
+/// RGB8, rows top to bottom.
+struct Picture {
+    int width = 0;
+    int height = 0;
+    std::vector<std::uint8_t> rgb;
+};
+
+/// A small file that changes a model, and how strongly.
+struct Adapter {
+    std::filesystem::path file;
+    double strength = 1;
+};
+
+/// What a clip is made from. A model that can't take one of these refuses it by name.
+struct Conditioning {
+    std::string prompt;                 ///< UTF-8; empty is allowed and means "unconditional"
+    std::string negative_prompt;        ///< UTF-8
+    std::optional<Picture> image;       ///< that the clip begins with
+    std::optional<Picture> last_image;  ///< that it ends with
+    std::vector<Adapter> adapters;
+};
+
+/// What is not set is the model's own.
 struct GenerationParameters {
-    std::string prompt;           ///< UTF-8; empty is allowed and means "unconditional"
-    std::string negative_prompt;  ///< UTF-8
-    int width = 0;                ///< pixels; 0: the model's native size
-    int height = 0;               ///< pixels; 0: the model's native size
-    int frames = 0;               ///< 4n + 1; 0: the model's native length
+    Conditioning conditioning;
+    std::optional<int> width;   ///< pixels
+    std::optional<int> height;  ///< pixels
+    std::optional<int> frames;  ///< with Wan 4n + 1
     std::uint64_t seed = 0;
-    int steps = 0;  ///< denoising steps, 1..1000; 0: the model's default
+    std::optional<int> steps;  ///< denoising steps, 1..1000
     Sampler sampler = Sampler::unipc;
-    double guidance_scale = -1;  ///< 1 switches guidance off; negative: the model's default
-    double flow_shift = 0;       ///< 0: the model's default
+    std::optional<double> guidance_scale;  ///< 0..100; 1 switches guidance off
+    std::optional<double> flow_shift;      ///< above 0, up to 1000
     /// Steps whose transformer is expected to change by less than this since it was last computed
     /// reuse what it gave then (TeaCache); 0: none does.
     double step_cache = 0;
     AttentionParameters attention;
 };
+
+/// The ranges of what is set, whatever the model. Throws Error(invalid_argument) with the field.
+void check(const GenerationParameters& parameters);
 
 struct PipelineOptions {
     Storage storage = Storage::fp32;
@@ -48,13 +73,6 @@ struct Progress {
     int total = 0;
     double elapsed_seconds = 0;     ///< since generate() began
     double remaining_seconds = -1;  ///< estimate for this stage; negative: not known yet
-};
-
-/// A picture of the clip so far: one frame, RGB8, rows top to bottom.
-struct Picture {
-    int width = 0;
-    int height = 0;
-    std::vector<std::uint8_t> rgb;
 };
 
 enum class StageKind { text_encoder, transformer, autoencoder };
@@ -165,7 +183,7 @@ class Generator {
 
     const ModelSummary& summary() const;
 
-    /// Fills the zeros in with the model's defaults; throws Error(invalid_argument) for values the
+    /// Sets what is not set; throws Error(invalid_argument) with the field for values that the
     /// model can't do, saying the nearest ones it can.
     GenerationParameters resolve(const GenerationParameters& parameters) const;
 
