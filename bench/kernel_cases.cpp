@@ -183,6 +183,14 @@ KernelCase dense_attention(int tokens, int heads, int head_dim, AttentionProduct
     return c;
 }
 
+/// The band of a density with the first frame's keys.
+attention::BlockMask band_mask(int tokens, int sink, double density, int block) {
+    return attention::make_block_mask(
+        attention::band_sight(tokens, attention::band_width(tokens, sink, density, MaskMode::exact),
+                              sink),
+        block);
+}
+
 /// All of what sparse attention costs, or of what it replaces: the split of q, k and v into heads
 /// (in each head's order), the choice of the heads' types, and attention.
 KernelCase attention_path(int tokens, int heads, int head_dim, double density, int block,
@@ -204,10 +212,7 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density, i
     const auto list = std::make_shared<kernels::BlockList>();
     const auto types = std::make_shared<program::Tensor>();
     if (sparse) {
-        *mask = attention::make_block_mask(
-            attention::band_sight(
-                tokens, attention::band_width(tokens, places, density, MaskMode::exact), places),
-            block);
+        *mask = band_mask(tokens, places, density, block);
         if (products == AttentionProducts::full) {
             c.dense = std::make_shared<KernelCase>(
                 attention_path(tokens, heads, head_dim, 1, block, products));
@@ -278,11 +283,8 @@ KernelCase refresh_attention(int tokens, int heads, int head_dim, double density
     c.operations = 4.0 * tokens * tokens * heads * head_dim;
     c.bytes = 20.0 * tokens * heads * head_dim;
     const int sink = tokens / 8;
-    const auto mask =
-        std::make_shared<attention::BlockMask>(attention::complete_list(attention::make_block_mask(
-            attention::band_sight(
-                tokens, attention::band_width(tokens, sink, density, MaskMode::exact), sink),
-            block)));
+    const auto mask = std::make_shared<attention::BlockMask>(
+        attention::complete_list(band_mask(tokens, sink, density, block)));
     const auto list = std::make_shared<kernels::BlockList>();
     c.prepare = [=](program::Executor& executor) {
         attention::write_block_list(executor, *list, *mask);

@@ -49,6 +49,9 @@ class Interpreter {
     ValuePointer run();
 
   private:
+    bool push_value(std::uint8_t opcode);
+    bool remember(std::uint8_t opcode);
+    bool combine(std::uint8_t opcode);
     [[noreturn]] void damaged(const char* what) const {
         throw Error(ErrorCode::bad_file,
                     fmt::format("'{}' is not a usable .pth file: {} at byte {} "
@@ -201,127 +204,154 @@ void Interpreter::reduce() {
     }
 }
 
+/// Opcodes that push a value; false for another.
+bool Interpreter::push_value(std::uint8_t opcode) {
+    switch (opcode) {
+        case '(':
+            push_new(Value::Kind::mark);
+            break;
+        case ')':
+        case ']':
+            push_new(Value::Kind::sequence);
+            break;
+        case '}':
+            push_new(Value::Kind::dictionary);
+            break;
+        case 'N':
+            push_new(Value::Kind::none);
+            break;
+        case 0x88:  // NEWTRUE
+        case 0x89:  // NEWFALSE
+            push_new(Value::Kind::boolean)->integer = opcode == 0x88 ? 1 : 0;
+            break;
+        case 'K':
+            push_integer(byte());
+            break;
+        case 'M':
+            push_integer(static_cast<std::int64_t>(little_endian(2)));
+            break;
+        case 'J':
+            push_integer(static_cast<std::int32_t>(little_endian(4)));
+            break;
+        case 0x8A: {  // LONG1: two's complement of 0 to 8 bytes
+            const int count = byte();
+            if (count > 8) {
+                damaged("an integer beyond 64 bits");
+            }
+            std::uint64_t value = little_endian(count);
+            if (count > 0 && count < 8 && (value >> (8 * count - 1) & 1) != 0) {
+                value |= ~std::uint64_t{0} << (8 * count);
+            }
+            push_integer(static_cast<std::int64_t>(value));
+            break;
+        }
+        case 'G':  // a float: of no use here
+            little_endian(8);
+            push_new(Value::Kind::none);
+            break;
+        case 'X': {
+            const auto length = little_endian(4);
+            push_new(Value::Kind::text)->text = text(length);
+            break;
+        }
+        case 0x8C: {  // SHORT_BINUNICODE
+            const auto length = byte();
+            push_new(Value::Kind::text)->text = text(length);
+            break;
+        }
+        case 'c': {
+            const auto module = line();
+            push_new(Value::Kind::global)->text = module + " " + line();
+            break;
+        }
+        default:
+            return false;
+    }
+    return true;
+}
+
+/// Opcodes of the memo.
+bool Interpreter::remember(std::uint8_t opcode) {
+    switch (opcode) {
+        case 'q':
+            memo_[byte()] = top();
+            break;
+        case 'r':
+            memo_[little_endian(4)] = top();
+            break;
+        case 'h':
+        case 'j': {
+            const auto found = memo_.find(little_endian(opcode == 'h' ? 1 : 4));
+            if (found == memo_.end()) {
+                damaged("a reference to nothing");
+            }
+            push(found->second);
+            break;
+        }
+        default:
+            return false;
+    }
+    return true;
+}
+
+/// Opcodes that make something of what is on the stack.
+bool Interpreter::combine(std::uint8_t opcode) {
+    switch (opcode) {
+        case 't': {
+            auto items = pop_to_mark();
+            push_new(Value::Kind::sequence)->items = std::move(items);
+            break;
+        }
+        case 0x85:  // TUPLE1 to TUPLE3
+        case 0x86:
+        case 0x87:
+            tuple(static_cast<std::size_t>(opcode) - 0x84);
+            break;
+        case 'a': {
+            const auto value = pop();
+            top()->items.push_back(value);
+            break;
+        }
+        case 'e': {
+            auto items = pop_to_mark();
+            auto& target = top()->items;
+            target.insert(target.end(), items.begin(), items.end());
+            break;
+        }
+        case 's': {
+            const auto value = pop();
+            const auto key = pop();
+            set_items({key, value});
+            break;
+        }
+        case 'u':
+            set_items(pop_to_mark());
+            break;
+        case 'b':  // BUILD: attributes of a dictionary (`_metadata`), not needed
+            pop();
+            break;
+        case 'Q':
+            persistent_storage();
+            break;
+        case 'R':
+            reduce();
+            break;
+        default:
+            return false;
+    }
+    return true;
+}
+
 ValuePointer Interpreter::run() {
     for (;;) {
-        switch (const std::uint8_t opcode = byte()) {
-            case 0x80:  // PROTO
-                byte();
-                break;
-            case '(':
-                push_new(Value::Kind::mark);
-                break;
-            case ')':
-            case ']':
-                push_new(Value::Kind::sequence);
-                break;
-            case '}':
-                push_new(Value::Kind::dictionary);
-                break;
-            case 'N':
-                push_new(Value::Kind::none);
-                break;
-            case 0x88:  // NEWTRUE
-            case 0x89:  // NEWFALSE
-                push_new(Value::Kind::boolean)->integer = opcode == 0x88 ? 1 : 0;
-                break;
-            case 'K':
-                push_integer(byte());
-                break;
-            case 'M':
-                push_integer(static_cast<std::int64_t>(little_endian(2)));
-                break;
-            case 'J':
-                push_integer(static_cast<std::int32_t>(little_endian(4)));
-                break;
-            case 0x8A: {  // LONG1: two's complement of 0 to 8 bytes
-                const int count = byte();
-                if (count > 8) {
-                    damaged("an integer beyond 64 bits");
-                }
-                std::uint64_t value = little_endian(count);
-                if (count > 0 && count < 8 && (value >> (8 * count - 1) & 1) != 0) {
-                    value |= ~std::uint64_t{0} << (8 * count);
-                }
-                push_integer(static_cast<std::int64_t>(value));
-                break;
-            }
-            case 'G':  // a float: of no use here
-                little_endian(8);
-                push_new(Value::Kind::none);
-                break;
-            case 'X': {
-                const auto length = little_endian(4);
-                push_new(Value::Kind::text)->text = text(length);
-                break;
-            }
-            case 0x8C: {  // SHORT_BINUNICODE
-                const auto length = byte();
-                push_new(Value::Kind::text)->text = text(length);
-                break;
-            }
-            case 'c': {
-                const auto module = line();
-                push_new(Value::Kind::global)->text = module + " " + line();
-                break;
-            }
-            case 'q':
-                memo_[byte()] = top();
-                break;
-            case 'r':
-                memo_[little_endian(4)] = top();
-                break;
-            case 'h':
-            case 'j': {
-                const auto found = memo_.find(little_endian(opcode == 'h' ? 1 : 4));
-                if (found == memo_.end()) {
-                    damaged("a reference to nothing");
-                }
-                push(found->second);
-                break;
-            }
-            case 't': {
-                auto items = pop_to_mark();
-                push_new(Value::Kind::sequence)->items = std::move(items);
-                break;
-            }
-            case 0x85:  // TUPLE1 to TUPLE3
-            case 0x86:
-            case 0x87:
-                tuple(static_cast<std::size_t>(opcode) - 0x84);
-                break;
-            case 'a': {
-                const auto value = pop();
-                top()->items.push_back(value);
-                break;
-            }
-            case 'e': {
-                auto items = pop_to_mark();
-                auto& target = top()->items;
-                target.insert(target.end(), items.begin(), items.end());
-                break;
-            }
-            case 's': {
-                const auto value = pop();
-                const auto key = pop();
-                set_items({key, value});
-                break;
-            }
-            case 'u':
-                set_items(pop_to_mark());
-                break;
-            case 'b':  // BUILD: attributes of a dictionary (`_metadata`), not needed
-                pop();
-                break;
-            case 'Q':
-                persistent_storage();
-                break;
-            case 'R':
-                reduce();
-                break;
-            case '.':
-                return pop();
-            default:
-                refuse(fmt::format("a pickle with opcode {:#04x}", opcode));
+        const std::uint8_t opcode = byte();
+        if (opcode == '.') {
+            return pop();
+        }
+        if (opcode == 0x80) {  // PROTO
+            byte();
+        } else if (!push_value(opcode) && !remember(opcode) && !combine(opcode)) {
+            refuse(fmt::format("a pickle with opcode {:#04x}", opcode));
         }
     }
 }

@@ -32,6 +32,39 @@ format::ModelBundle open_bundle(const Case& c) {
     return bundle;
 }
 
+/// The clip that the run's latents are decoded to.
+Result video_result(const Case& c, const nlohmann::json& run, const Settings& settings,
+                    const models::Clip& video) {
+    const std::string id = run.at("id").get<std::string>();
+    const auto& tolerances = run.at("tolerance");
+    RunReport frames(
+        c.name + "/" + id + ".video",
+        settings.tolerance(tolerances.at(tolerances.contains("video") ? "video" : "final_latent")));
+    if (c.has(id + ".out.video")) {
+        std::vector<float> clamped = video.values;
+        for (float& value : clamped) value = std::clamp(value, -1.0f, 1.0f);
+        frames.output("video", clamped, c.floats(id + ".out.video"));
+    }
+    const auto rgb = pipeline::to_rgb8(video);
+    const auto reference = c.integers(id + ".out.frames_u8");
+    int largest = 0;
+    std::size_t flipped = 0;
+    for (std::size_t i = 0; i < rgb.size() && i < reference.size(); ++i) {
+        const int difference = std::abs(static_cast<int>(rgb[i]) - reference[i]);
+        largest = std::max(largest, difference);
+        flipped += difference != 0;
+    }
+    frames.require(rgb.size() == reference.size(), "frames_u8 has another size");
+    // Truncation may flip a value within rounding error of an integer; half storage moves more
+    // of them.
+    if (!settings.half) {
+        frames.require(
+            largest <= 1 && flipped * 200 < rgb.size(),
+            fmt::format("{} of {} bytes differ, by up to {}", flipped, rgb.size(), largest));
+    }
+    return frames.result();
+}
+
 }  // namespace
 
 std::vector<Result> run_pipeline(const Case& c, const Settings& settings) {
@@ -92,32 +125,7 @@ std::vector<Result> run_pipeline(const Case& c, const Settings& settings) {
             device, bundle.at("vae"),
             {shape.channels, shape.frames, shape.height, shape.width, latent},
             {shape.height, shape.width}, options);
-        RunReport frames(c.name + "/" + id + ".video",
-                         settings.tolerance(tolerances.at(
-                             tolerances.contains("video") ? "video" : "final_latent")));
-        if (c.has(id + ".out.video")) {
-            std::vector<float> clamped = video.values;
-            for (float& value : clamped) value = std::clamp(value, -1.0f, 1.0f);
-            frames.output("video", clamped, c.floats(id + ".out.video"));
-        }
-        const auto rgb = pipeline::to_rgb8(video);
-        const auto reference = c.integers(id + ".out.frames_u8");
-        int largest = 0;
-        std::size_t flipped = 0;
-        for (std::size_t i = 0; i < rgb.size() && i < reference.size(); ++i) {
-            const int difference = std::abs(static_cast<int>(rgb[i]) - reference[i]);
-            largest = std::max(largest, difference);
-            flipped += difference != 0;
-        }
-        frames.require(rgb.size() == reference.size(), "frames_u8 has another size");
-        // Truncation may flip a value within rounding error of an integer; half storage moves more
-        // of them.
-        if (!settings.half) {
-            frames.require(
-                largest <= 1 && flipped * 200 < rgb.size(),
-                fmt::format("{} of {} bytes differ, by up to {}", flipped, rgb.size(), largest));
-        }
-        results.push_back(frames.result());
+        results.push_back(video_result(c, run, settings, video));
     }
     return results;
 }

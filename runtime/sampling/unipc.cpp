@@ -77,8 +77,7 @@ void UnipcScheduler::step(std::span<float> sample, std::span<const float> predic
         if (slope != 0) {
             data += slope * (older_[k] - newest_[k]);
         }
-        sample[k] =
-            static_cast<float>(interval.ratio * corrected_[k] + interval.weight * data);
+        sample[k] = static_cast<float>(interval.ratio * corrected_[k] + interval.weight * data);
     }
 }
 

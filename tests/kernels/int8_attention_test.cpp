@@ -20,7 +20,6 @@ struct Tile {
     std::vector<bool> sees;
 };
 using Walk = std::vector<Tile>;
-
 struct Expected {
     std::vector<double> out, tolerance;
 };
@@ -32,9 +31,8 @@ class Int8AttentionTest : public BlockAttentionTest {
         Arithmetic arithmetic = usual();
         std::uint64_t binding_limit = 0;
     };
-    static std::vector<AttentionProducts> both_products() {
-        return {AttentionProducts::int8_qk, AttentionProducts::int8};
-    }
+    static constexpr AttentionProducts kBoth[] = {AttentionProducts::int8_qk,
+                                                  AttentionProducts::int8};
 
     /// A value that codes to within 0.4 of an integer, where the scale is `unit`.
     float grid_value(double unit) {
@@ -340,7 +338,7 @@ class Int8AttentionTest : public BlockAttentionTest {
 };
 
 TEST_F(Int8AttentionTest, DenseFollowsTheScheme) {
-    for (const AttentionProducts products : both_products()) {
+    for (const AttentionProducts products : kBoth) {
         for (const int head_dim : {12, 64, 128}) {
             for (const int tokens : {1, 33, 64, 65, 150}) {
                 check_dense({2, head_dim, 1, tokens}, {products});
@@ -353,7 +351,7 @@ TEST_F(Int8AttentionTest, DenseFollowsTheScheme) {
 }
 
 TEST_F(Int8AttentionTest, SparseFollowsTheScheme) {
-    for (const AttentionProducts products : both_products()) {
+    for (const AttentionProducts products : kBoth) {
         for (const int block : {32, 64, 128}) {
             check_sparse({2, 64, 5, 60}, 40, 60, block, {products});
             check_sparse({3, 20, 7, 23}, 11, 0, block, {products});
@@ -365,7 +363,7 @@ TEST_F(Int8AttentionTest, SparseFollowsTheScheme) {
 }
 
 TEST_F(Int8AttentionTest, SmallBindingsAreCutIntoChunks) {
-    for (const AttentionProducts products : both_products()) {
+    for (const AttentionProducts products : kBoth) {
         check_dense({5, 64, 1, 130}, {products, usual(), 100 << 10});
         check_sparse({3, 20, 5, 60}, 40, 60, 64, {products, usual(), 32 << 10});
     }
@@ -376,7 +374,7 @@ TEST_F(Int8AttentionTest, OnePassGivesBothResults) {
         Shape shape;
         int band, sink, block;
     };
-    for (const AttentionProducts products : both_products()) {
+    for (const AttentionProducts products : kBoth) {
         for (const Case& c : {Case{{2, 64, 5, 40}, 30, 40, 32}, Case{{2, 20, 7, 23}, 11, 0, 64},
                               Case{{1, 136, 3, 50}, 9, 50, 64}}) {
             const Shape& s = c.shape;
@@ -411,7 +409,7 @@ TEST_F(Int8AttentionTest, OnePassGivesBothResults) {
 
 TEST_F(Int8AttentionTest, TiersGiveTheSameBits) {
     if (!has_dot()) GTEST_SKIP() << "no integer dot products";
-    for (const AttentionProducts products : both_products()) {
+    for (const AttentionProducts products : kBoth) {
         for (const Shape& s : {Shape{2, 64, 1, 150}, Shape{1, 12, 1, 65}, Shape{1, 512, 1, 40}}) {
             const Operands x = random_operands(s);
             EXPECT_EQ(run_dense(s, x, {products, Arithmetic::portable}),
@@ -424,7 +422,7 @@ TEST_F(Int8AttentionTest, TiersGiveTheSameBits) {
 
 TEST_F(Int8AttentionTest, WhatAllKeysShareIsNotCoded) {
     const Shape s{2, 64, 1, 130};
-    for (const AttentionProducts products : both_products()) {
+    for (const AttentionProducts products : kBoth) {
         // Forty times k itself: coded along with it, k would be within one code.
         check_dense(s, {products}, 60);
         const Operands x = random_operands(s);
@@ -446,7 +444,7 @@ TEST_F(Int8AttentionTest, CloseToAttentionAsItIs) {
         const auto exact = reference(s, x, 1.0f / std::sqrt(static_cast<float>(head_dim)),
                                      [](int, int, int) { return true; });
         double before = 1e-4;
-        for (const AttentionProducts products : both_products()) {
+        for (const AttentionProducts products : kBoth) {
             const auto out = run_dense(s, x, {products});
             double error = 0, norm = 0;
             for (std::size_t i = 0; i < out.size(); ++i) {
@@ -464,7 +462,7 @@ TEST_F(Int8AttentionTest, CloseToAttentionAsItIs) {
 
 TEST_F(Int8AttentionTest, ZerosStayZerosAndConstantsStayConstant) {
     const Shape s{2, 20, 1, 70};
-    for (const AttentionProducts products : both_products()) {
+    for (const AttentionProducts products : kBoth) {
         const std::vector<float> zeros(s.count(), 0.0f), ones(s.count(), 0.75f);
         for (const float value : run_dense(s, {zeros, zeros, zeros}, {products})) {
             ASSERT_EQ(value, 0.0f);
@@ -478,7 +476,7 @@ TEST_F(Int8AttentionTest, ZerosStayZerosAndConstantsStayConstant) {
 
 TEST_F(Int8AttentionTest, WhatIsNotFiniteShows) {
     const Shape s{2, 20, 1, 70};
-    for (const AttentionProducts products : both_products()) {
+    for (const AttentionProducts products : kBoth) {
         for (const float bad :
              {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
             for (const int operand : {0, 1, 2}) {
