@@ -144,11 +144,12 @@ json block_record(const BlockReport& report, std::span<const LinearReport> repor
 std::string quantization_record(const CalibrationOptions& options, const format::Network& network,
                                 const ClipSize& size, const CalibrationSummary& summary,
                                 double seconds) {
+    const bool quantizes = quantization_of(options).quantized();
     json record = {{"weight_bits", options.weight_bits},
                    {"activation_bits", options.activation_bits},
-                   {"method", options.weight_bits == 16 ? "none" : options.preset},
+                   {"method", quantizes ? options.preset : "none"},
                    {"tool", fmt::format("quantsparse-calibrate {}", kVersion)}};
-    if (options.weight_bits == 16) {
+    if (!quantizes) {
         return record.dump();
     }
     for (const auto& [group, bits] : options.group_bits) {
@@ -447,7 +448,7 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
     const auto& transformer = transformer_of(model);
     const int blocks = static_cast<int>(transformer.network.blocks.size());
     ClipSize size;
-    if (options.weight_bits != 16) {
+    if (quantization_of(options).quantized()) {
         size = choose_clip_size(model, options);
         const auto fingerprint = fingerprint_of(options, model, size);
         remover.emplace(folder);
@@ -475,7 +476,7 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
     const auto written = format::open_model(options.output);
     summary.bytes = format::linear_bytes(transformer_of(written));
     summary.file_bytes = fs::file_size(options.output);
-    if (options.weight_bits != 16) {
+    if (quantization_of(options).quantized()) {
         remove_work_files(folder, blocks);
     }
     summary.seconds = seconds();

@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <fstream>
 #include <map>
@@ -223,13 +224,39 @@ void add_method_options(CLI::App& app, calib::CalibrationOptions& options) {
         "a learned factor of 0.7 to 1 on the activations' scale (default: on below 8 bits)");
 }
 
+/// Activations where nobody says.
+int usual_activation_bits(int weight_bits) {
+    return weight_bits == 16 ? 16 : weight_bits == 6 ? 6 : 8;
+}
+
+/// "ffn_2=8/8"; the calibration checks names and bits.
+void read_group_bits(const std::string& text, calib::CalibrationOptions& options) {
+    const auto equals = text.find('=');
+    format::LinearBits bits{0, 0};
+    const char* end = text.data() + text.size();
+    const char* begin = text.data() + (equals == std::string::npos ? text.size() : equals + 1);
+    auto parsed = std::from_chars(begin, end, bits.weights);
+    bits.activations = usual_activation_bits(bits.weights);
+    if (parsed.ec == std::errc{} && parsed.ptr != end && *parsed.ptr == '/') {
+        parsed = std::from_chars(parsed.ptr + 1, end, bits.activations);
+    }
+    if (parsed.ec != std::errc{} || parsed.ptr != end) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("--group-bits '{}' can't be read: write GROUP=WEIGHTS/ACTIVATIONS, "
+                                "for example ffn_2=8/8",
+                                text));
+    }
+    options.group_bits[text.substr(0, equals)] = bits;
+}
+
 int run(int argc, char** argv) {
     calib::CalibrationOptions options;
     std::string prompts;
+    std::vector<std::string> group_bits;
     bool converting = false;
     options.activation_bits = 0;
 
-    CLI::App app("Quantises a Wan2.1 text-to-video model on the CPU.");
+    CLI::App app("Quantises a model on the CPU.");
     app.footer(kExamples);
     app.set_version_flag("--version", std::string("quantsparse-calibrate ") + kVersion);
     app.add_option("-m,--model", options.model,
@@ -241,6 +268,10 @@ int run(int argc, char** argv) {
         ->capture_default_str();
     app.add_option("--activations", options.activation_bits,
                    "bits of the activations: 8, 6, 16 (default: 6 with 6-bit weights, else 8)");
+    app.add_option("--group-bits", group_bits,
+                   "other bits for groups of linears, for example ffn_2=8/8 or blocks.0.self_o=16: "
+                   "weights/activations, 16 leaves a group as it is")
+        ->type_name("GROUP=W[/A]");
     app.add_option("--samples", options.samples,
                    "clips generated (default 4); presets that learn: inputs (clip, step, branch) "
                    "learned from (default 20)");
@@ -272,7 +303,10 @@ int run(int argc, char** argv) {
         return 0;
     }
     if (options.activation_bits == 0) {
-        options.activation_bits = options.weight_bits == 16 ? 16 : options.weight_bits == 6 ? 6 : 8;
+        options.activation_bits = usual_activation_bits(options.weight_bits);
+    }
+    for (const auto& text : group_bits) {
+        read_group_bits(text, options);
     }
     if (!prompts.empty()) {
         options.prompts = read_prompts(prompts);

@@ -16,7 +16,7 @@
 
 namespace quantsparse::format {
 
-/// A view of one network's tensors with canonical (original Wan2.1) names.
+/// A view of one network's tensors with canonical names: upstream's own.
 class Checkpoint {
   public:
     /// `path`: a .safetensors file, an .index.json, or a folder that holds either. Detects the

@@ -1,13 +1,10 @@
 #include "models/registry.hpp"
 
-#include <fmt/format.h>
-#include <algorithm>
-
+#include "format/networks/registry.hpp"
 #include "models/umt5_encoder.hpp"
 #include "models/wan_dit.hpp"
 #include "models/wan_step_changes.hpp"
 #include "models/wan_vae.hpp"
-#include "quantsparse/error.hpp"
 
 namespace quantsparse::models {
 namespace {
@@ -33,27 +30,16 @@ const std::vector<VideoVaeKind> kVideoVaes = {
     {"wan-vae", make<WanVae, VideoVae, VideoVae::Direction, int, int>},
 };
 
-template <typename Kind>
-const Kind& find(const std::vector<Kind>& kinds, const format::Network& network) {
-    const auto found = std::find_if(kinds.begin(), kinds.end(),
-                                    [&](const Kind& known) { return known.kind == network.kind; });
-    if (found == kinds.end()) {
-        throw Error(ErrorCode::unsupported,
-                    fmt::format("networks of the kind '{}' can't be run", network.kind));
-    }
-    return *found;
-}
-
 }  // namespace
 
 const DenoisingKind& denoising_kind(const format::Network& network) {
-    return find(denoising_kinds(), network);
+    return format::row_of(denoising_kinds(), network, "run");
 }
 const TextEncoderKind& text_encoder_kind(const format::Network& network) {
-    return find(kTextEncoders, network);
+    return format::row_of(kTextEncoders, network, "run");
 }
 const VideoVaeKind& video_vae_kind(const format::Network& network) {
-    return find(kVideoVaes, network);
+    return format::row_of(kVideoVaes, network, "run");
 }
 
 void add_denoising_kind(DenoisingKind kind) {

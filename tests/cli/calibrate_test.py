@@ -20,6 +20,9 @@ class Calibrate(CliTest):
         self.refused(2, [], "--output", "m.safetensors")
         self.refused(2, [], "--model", MODEL)
         self.refused(2, ["5"], "--model", MODEL, "--output", "m.safetensors", "--weights", "5")
+        for bits in ("ffn_2", "ffn_2=", "ffn_2=eight", "ffn_2=8/", "ffn_2=5/8", "ffn=8/8"):
+            self.refused(2, ["5-bit" if "5" in bits else bits.split("=")[0]], "--model", MODEL,
+                         "--output", "m.safetensors", "--group-bits", bits)
 
     def test_bad_inputs(self) -> None:
         self.refused(1, ["nowhere"], "--model", "nowhere", "--output", "m.safetensors", *FAST)
@@ -43,7 +46,7 @@ class Calibrate(CliTest):
 
     def test_the_model_it_writes_generates(self) -> None:
         result = self.run_tool(CALIBRATE, "--model", MODEL, "--output", "input-w4a8.safetensors",
-                               *FAST, timeout=500)
+                               "--group-bits", "ffn_2=8/8", *FAST, timeout=500)
         self.assert_done(result)
         self.assert_done(self.video("-m", "input-w4a8.safetensors", "-p", PROMPT, *SMALL,
                                     "-o", "a.gif"))

@@ -2,14 +2,11 @@
 // the same input, once on LibTorch and once on the device.
 #include <cmath>
 
-#include "calib/block_file.hpp"
 #include "calib/calibrate.hpp"
-#include "calib/quantized_block.hpp"
-#include "calib/registry.hpp"
-#include "calib/tensors.hpp"
 #include "format/mapped_file.hpp"
 #include "pipeline/denoise.hpp"
 #include "support.hpp"
+#include "unit/calib_support.hpp"
 #include "unit/format_support.hpp"
 
 namespace quantsparse::tests {
@@ -56,7 +53,11 @@ class CalibratedModelTest : public DeviceTest {
         denoiser.write("context", hidden);
         denoiser.set_prompt(0);
         const auto runtime = denoiser.predict(0, latent, timestep);
-        const auto torch = calibrator_velocity(source, model, latent, hidden, timestep);
+        const auto torch = calib::test::quantized_prediction(
+            source.at("transformer"), model,
+            {calib::test::to_tensor(latent, {geometry.in_channels, 3, 4, 6}),
+             {{"context", calib::test::to_tensor(hidden, {5, geometry.text_width})}},
+             timestep});
         double error = 0, power = 0;
         EXPECT_EQ(runtime.size(), torch.size());
         for (std::size_t i = 0; i < runtime.size(); ++i) {
@@ -64,39 +65,6 @@ class CalibratedModelTest : public DeviceTest {
             power += std::pow(static_cast<double>(torch[i]), 2);
         }
         return std::sqrt(error / power);
-    }
-
-    std::vector<float> calibrator_velocity(const format::ModelBundle& source,
-                                           const format::ModelBundle& quantized,
-                                           const std::vector<float>& latent,
-                                           const std::vector<float>& hidden, double timestep) {
-        const at::NoGradGuard no_gradients;
-        const auto& component = source.at("transformer");
-        const auto& geometry = component.network.geometry;
-        const auto tensor = [](const std::vector<float>& values, at::IntArrayRef shape) {
-            auto result = at::empty(shape, at::kFloat);
-            std::copy(values.begin(), values.end(), result.data_ptr<float>());
-            return result;
-        };
-        const auto network = calib::make_transformer(component);
-        auto state = network->prepare({tensor(latent, {geometry.in_channels, 3, 4, 6}),
-                                       {{"context", tensor(hidden, {5, geometry.text_width})}},
-                                       timestep});
-        const int blocks = static_cast<int>(component.network.blocks.size());
-        for (int block = 0; block < blocks; ++block) {
-            const auto weights = calib::load_block_weights(component, block);
-            const calib::QuantizedBlock linears(
-                calib::stored_linears(quantized.at("transformer"), quantized.quantization, block),
-                weights);
-            calib::BlockMethods methods;
-            methods.project = [&](std::string_view group, const at::Tensor& rows) {
-                return linears.project(group, rows);
-            };
-            state.x = network->run_block(weights, state, methods);
-        }
-        const auto velocity = network->prediction(state).contiguous();
-        const auto values = calib::values_of(velocity);
-        return {values.begin(), values.end()};
     }
 
     format::test::TinyModel tiny_;

@@ -2,15 +2,12 @@
 // written and read back. Leaves its model and a reference for toy_generate_test.cpp.
 #include <gtest/gtest.h>
 
-#include "calib/block_file.hpp"
 #include "calib/calibrate.hpp"
 #include "calib/collect.hpp"
-#include "calib/quantized_block.hpp"
-#include "calib/registry.hpp"
-#include "calib/tensors.hpp"
 #include "format/mapped_file.hpp"
 #include "toy_calibration.hpp"
 #include "toy_network.hpp"
+#include "unit/calib_support.hpp"
 #include "unit/format_support.hpp"
 
 namespace quantsparse::toy {
@@ -83,36 +80,17 @@ TEST_F(ToyCalibration, WritesAModelFileAndReadsItBack) {
 
 /// What the calibrator computes with the file, for the runtime to compare.
 TEST_F(ToyCalibration, LeavesAReferenceForTheRuntime) {
-    const at::NoGradGuard no_gradients;
     const auto source = format::open_model(kFolder / "model");
     const auto quantized = format::open_model(kQuantized);
-    const auto& component = source.at("transformer");
     const ToyConfig c;
-    const auto tensor = [](const std::vector<float>& values, at::IntArrayRef shape) {
-        auto result = at::empty(shape, at::kFloat);
-        std::copy(values.begin(), values.end(), result.data_ptr<float>());
-        return result;
-    };
     const auto latent = test_values(16 * 3 * 12 * 16, 5, 1.5f);
     const auto prompt = test_values(static_cast<std::size_t>(7 * c.text_width), 6, 1.0f);
-    const auto network = calib::make_transformer(component);
-    auto state = network->prepare({tensor(latent, {16, 3, 12, 16}),
-                                   {{"prompt_rows", tensor(prompt, {7, c.text_width})}},
-                                   437.0,
-                                   4.0});
-    for (int block = 0; block < c.layers; ++block) {
-        const auto weights = calib::load_block_weights(component, block);
-        const calib::QuantizedBlock linears(
-            calib::stored_linears(quantized.at("transformer"), quantized.quantization, block),
-            weights);
-        calib::BlockMethods methods;
-        methods.project = [&](std::string_view group, const at::Tensor& rows) {
-            return linears.project(group, rows);
-        };
-        state.x = network->run_block(weights, state, methods);
-    }
-    const auto prediction = network->prediction(state).contiguous();
-    const auto values = calib::values_of(prediction);
+    const auto prediction = calib::test::quantized_prediction(
+        source.at("transformer"), quantized,
+        {calib::test::to_tensor(latent, {16, 3, 12, 16}),
+         {{"prompt_rows", calib::test::to_tensor(prompt, {7, c.text_width})}},
+         437.0,
+         4.0});
     format::SafetensorsWriter writer(kFolder / "reference.safetensors");
     const auto count = static_cast<std::int64_t>(latent.size());
     writer.declare("latent", format::DType::f32, {count});
@@ -120,7 +98,7 @@ TEST_F(ToyCalibration, LeavesAReferenceForTheRuntime) {
     writer.declare("prediction", format::DType::f32, {count});
     writer.write("latent", format::test::bytes_of(latent));
     writer.write("prompt", format::test::bytes_of(prompt));
-    writer.write("prediction", std::as_bytes(values));
+    writer.write("prediction", format::test::bytes_of(prediction));
     writer.finish();
 }
 

@@ -46,6 +46,11 @@ void add_network_kind(NetworkKind kind) {
     kinds().push_back(std::move(kind));
 }
 
+void throw_no_row(const Network& network, const char* doing) {
+    throw Error(ErrorCode::unsupported,
+                fmt::format("networks of the kind '{}' can't be {}", network.kind, doing));
+}
+
 const std::vector<Architecture>& architectures() {
     return architecture_list();
 }
