@@ -120,7 +120,6 @@ std::vector<Result> run_umt5(const Case& c, const Settings& settings) {
     std::vector<Result> results;
     const auto& kind = format::network_kind("umt5");
     const format::Network network = kind.describe(c.json.at("config"), nullptr, c.name);
-    const auto& config = network.config_as<format::Umt5Config>();
     for (const auto& [layout, path] : layouts(c)) {
         const auto checkpoint = format::Checkpoint::open(path, kind);
         for (const auto& run : c.json.at("runs")) {
@@ -137,7 +136,7 @@ std::vector<Result> run_umt5(const Case& c, const Settings& settings) {
             const models::Umt5Encoder encoder(program, network, static_cast<int>(ids.size()), valid,
                                               settings.half);
             program::Executor executor(*settings.device, program, false, settings.force_staging);
-            const std::size_t dim = static_cast<std::size_t>(config.dim);
+            const std::size_t dim = static_cast<std::size_t>(network.geometry.text_width);
             const std::size_t stride = (dim + 3) / 4 * 4;
             const auto states =
                 encoder.encode(executor, checkpoint, {ids.begin(), ids.end()}, {}, [&](int layer) {
@@ -168,9 +167,7 @@ std::vector<Result> run_umt5(const Case& c, const Settings& settings) {
                 const auto buckets = c.integers("rel_pos_bucket");
                 bool equal = true;
                 for (std::size_t i = 0; i < positions.size(); ++i) {
-                    equal &=
-                        buckets[i] == models::Umt5Encoder::relative_bucket(
-                                          positions[i], config.num_buckets, config.max_distance);
+                    equal &= buckets[i] == encoder.bucket(positions[i]);
                 }
                 report.require(equal, "relative position buckets differ");
             }

@@ -27,6 +27,9 @@ class Umt5Encoder final : public TextEncoder {
 
     /// Bucket of a relative position key - query: bidirectional, logarithm in fp32 (umt5 fact 24).
     static int relative_bucket(int relative_position, int num_buckets, int max_distance);
+    int bucket(int relative_position) const {
+        return relative_bucket(relative_position, config_.num_buckets, config_.max_distance);
+    }
 
   private:
     void build();
