@@ -4,11 +4,9 @@ namespace quantsparse {
 
 template <>
 std::span<const Word<Sampler>> words_of() {
-    static constexpr Word<Sampler> kWords[] = {{"unipc", Sampler::unipc},
-                                               {"dpm++", Sampler::dpmpp},
-                                               {"dpmpp", Sampler::dpmpp},
-                                               {"euler", Sampler::euler},
-                                               {"lcm", Sampler::lcm}};
+    static constexpr Word<Sampler> kWords[] = {{"unipc", Sampler::unipc}, {"dpm++", Sampler::dpmpp},
+                                               {"dpmpp", Sampler::dpmpp}, {"euler", Sampler::euler},
+                                               {"lcm", Sampler::lcm},     {"ddim", Sampler::ddim}};
     return kWords;
 }
 

@@ -11,6 +11,7 @@ namespace {
 Sampler kind_of(const std::string& name) {
     if (name == "unipc") return Sampler::unipc;
     if (name == "flow-lcm") return Sampler::lcm;
+    if (name == "ddim" || name == "ddpm") return Sampler::ddim;
     return name == "euler" || name == "euler-steps" ? Sampler::euler : Sampler::dpmpp;
 }
 
@@ -27,9 +28,13 @@ sampling::SamplerOptions options_of(const Case& c, const nlohmann::json& run) {
     sampling::SamplerOptions options;
     options.kind = kind_of(c.json.at("scheduler"));
     options.steps = run.at("steps").get<int>();
-    const double shift = run.at("shift").get<double>();
+    const double shift = run.value("shift", 1.0);
     const auto sigmas = given_sigmas(run);
-    if (sigmas.empty()) {
+    if (options.kind == Sampler::ddim) {
+        options.noise = sampling::Betas{0.00085, run.at("beta_end").get<double>()};
+        options.prediction = sampling::Prediction::v;
+        options.eta = c.json.at("scheduler") == "ddpm" ? 1 : 0;
+    } else if (sigmas.empty()) {
         options.noise = sampling::FlowShift{shift};
     } else {
         options.noise = sampling::GivenSigmas{sigmas, shift};
@@ -56,7 +61,9 @@ std::vector<Result> run_scheduler(const Case& c) {
         RunReport report(c.name + "/" + run.at("id").get<std::string>(),
                          settings.tolerance(c.json.at("tolerance")));
         const auto scheduler = sampling::make_scheduler(options_of(c, run));
-        report.intermediate("sigmas", scheduler->sigmas(), c.floats(id + "sigmas"));
+        if (c.has(id + "sigmas")) {
+            report.intermediate("sigmas", scheduler->sigmas(), c.floats(id + "sigmas"));
+        }
         const auto& timesteps = c.io.at(id + "timesteps");
         std::vector<float> reference_timesteps;
         if (timesteps.dtype == format::DType::f32) {

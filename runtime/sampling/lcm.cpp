@@ -6,10 +6,8 @@ void LcmScheduler::step(std::span<float> sample, std::span<const float> predicti
     const std::size_t i = begin_step(sample, prediction);
     const double next = sigmas_[i + 1];
     std::vector<float> noise(next > 0 ? sample.size() : 0);
-    if (options_.draw && next > 0) {
-        options_.draw(static_cast<int>(i), noise);
-    } else {
-        fill_gaussian(options_.seed, noise, static_cast<std::uint32_t>(i + 1));
+    if (!noise.empty()) {
+        draw(i, noise);
     }
     for (std::size_t k = 0; k < sample.size(); ++k) {
         const double fresh = noise.empty() ? 0 : next * noise[k];

@@ -1,5 +1,5 @@
-// Flow-matching samplers: those of upstream Wan2.1 (wan facts 29-35) and of distilled models
-// (few-step facts 79, 80). CPU only, no Vulkan.
+// Samplers: those of upstream Wan2.1 on the flow (wan facts 29-35), of distilled models (few-step
+// facts 79, 80), and on variance-preserving levels (hunyuan-dit facts 41-44). CPU only, no Vulkan.
 #pragma once
 
 #include <cstddef>
@@ -15,10 +15,11 @@
 
 namespace quantsparse::sampling {
 
-/// What a model gives for x = (1 - sigma) data + sigma noise.
+/// What a model gives for x = signal * data + sigma * noise.
 enum class Prediction {
-    velocity,  ///< noise - data
+    velocity,  ///< noise - data, of the flow: signal = 1 - sigma
     epsilon,   ///< the noise
+    v,         ///< signal * noise - sigma * data, of variance-preserving levels (Betas)
 };
 
 /// Noise levels spread evenly, then moved towards noise: s' = shift s / (1 + (shift - 1) s).
@@ -32,17 +33,25 @@ struct GivenSigmas {
     double shift = 1;
 };
 
+/// Variance-preserving levels, signal^2 + sigma^2 = 1, from betas whose roots are spread evenly
+/// (hunyuan-dit facts 41, 42). For ddim.
+struct Betas {
+    double first = 0.00085;
+    double last = 0.02;
+};
+
 struct SamplerOptions {
     Sampler kind = Sampler::unipc;
     int steps = 50;  ///< with GivenSigmas: as many as are given
     Prediction prediction = Prediction::velocity;
-    std::variant<FlowShift, GivenSigmas> noise;
-    std::uint64_t seed = 0;  ///< of the noise that samplers add on the way (lcm)
+    std::variant<FlowShift, GivenSigmas, Betas> noise;
+    double eta = 0;          ///< of ddim: share of fresh noise, 0 none, 1 as DDPM
+    std::uint64_t seed = 0;  ///< of the noise that samplers add on the way (ddim, lcm)
     /// Where that noise comes from; empty: Philox, at (seed, step).
     std::function<void(int step, std::span<float> out)> draw;
 };
 
-/// Integrates dx/dsigma = v from noise (sigma 1) to data (sigma 0).
+/// Leads from noise to data: on the flow it integrates dx/dsigma = v from sigma 1 to 0.
 ///
 ///     for i in 0..steps-1: p = model(x, timestep(i)); x = step(x, p)
 class Scheduler {
@@ -64,7 +73,11 @@ class Scheduler {
     std::size_t begin_step(std::span<const float> sample, std::span<const float> prediction);
 
     SamplerOptions options_;
+    /// Fresh noise for the step: the options' own, else Philox.
+    void draw(std::size_t step, std::span<float> out) const;
+
     std::vector<float> sigmas_;
+    std::vector<double> signals_;  ///< what is left of the data at each level; steps + 1, last is 1
     std::vector<float> timesteps_;
     std::vector<double> data_prediction_;
 
@@ -77,7 +90,7 @@ class Scheduler {
 /// samplers that can't take them.
 std::unique_ptr<Scheduler> make_scheduler(const SamplerOptions& options);
 inline std::unique_ptr<Scheduler> make_scheduler(Sampler kind, int steps, double shift) {
-    return make_scheduler({kind, steps, Prediction::velocity, FlowShift{shift}, 0, {}});
+    return make_scheduler({kind, steps, Prediction::velocity, FlowShift{shift}, 0, 0, {}});
 }
 
 /// Philox-4x32-10 with Box-Muller: element i of a stream of `seed` is the same on every machine.

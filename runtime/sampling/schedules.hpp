@@ -9,13 +9,14 @@ namespace quantsparse::sampling {
 
 struct Schedule {
     std::vector<float> sigmas;     ///< steps + 1 noise levels, falling, the last one 0
+    std::vector<double> signals;   ///< what is left of the data there, the last one 1
     std::vector<float> timesteps;  ///< steps values on the 0..1000 scale
 };
 
 /// wan facts 29, 30 and 34, few-step facts 79 and 80. Throws as make_scheduler() does.
 Schedule make_schedule(const SamplerOptions& options);
 inline Schedule make_schedule(Sampler kind, int steps, double shift) {
-    return make_schedule({kind, steps, Prediction::velocity, FlowShift{shift}, 0, {}});
+    return make_schedule({kind, steps, Prediction::velocity, FlowShift{shift}, 0, 0, {}});
 }
 
 /// One integration interval from noise level `sigma` to `sigma_next`, in the variable

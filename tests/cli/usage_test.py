@@ -74,7 +74,7 @@ class Usage(CliTest):
                               ("--guidance-scale", "inf"), ("--seed", "-7"), ("--seed", "x"),
                               ("--seed", "18446744073709551616"), ("--crf", "99"),
                               ("--steps", "many"), ("--memory-limit", "much"),
-                              ("--memory-limit", "0"), ("--sampler", "ddim"),
+                              ("--memory-limit", "0"), ("--sampler", "heun"),
                               ("--arithmetic", "fast"), ("--storage", "fp4"),
                               ("--attention", "lazy"), ("--attention-arithmetic", "int4"),
                               ("--density", "0"), ("--density", "-0.1"),

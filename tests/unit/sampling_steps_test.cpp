@@ -119,7 +119,7 @@ TEST(SamplingSteps, LandOnTheDataWhenTheModelAlwaysPredictsIt) {
 }
 
 TEST(SamplingSteps, UnipcUsesOrderOneAtBothEnds) {
-    UnipcScheduler scheduler({Sampler::unipc, 4, Prediction::velocity, FlowShift{5}, 0, {}});
+    UnipcScheduler scheduler({Sampler::unipc, 4, Prediction::velocity, FlowShift{5}, 0, 0, {}});
     std::vector<float> sample = {1};
     const std::vector<float> velocity = {0.25f};
     for (const int order : {1, 2, 2, 1}) {
@@ -183,7 +183,9 @@ TEST(SamplingSteps, EpsilonAndVelocityOfOneFieldGiveOneTrajectory) {
 
 TEST(SamplingSteps, GivenLevelsMustFallAndSuitTheSampler) {
     const auto with = [](Sampler kind, std::vector<double> sigmas) {
-        return [=] { make_scheduler({kind, 0, Prediction::velocity, GivenSigmas{sigmas}, 0, {}}); };
+        return [=] {
+            make_scheduler({kind, 0, Prediction::velocity, GivenSigmas{sigmas}, 0, 0, {}});
+        };
     };
     EXPECT_NO_THROW(with(Sampler::euler, {1, 0.5})());
     EXPECT_THROW(with(Sampler::unipc, {1, 0.5})(), Error);
@@ -191,6 +193,57 @@ TEST(SamplingSteps, GivenLevelsMustFallAndSuitTheSampler) {
     EXPECT_THROW(with(Sampler::euler, {1.1, 0.5})(), Error);
     EXPECT_THROW(with(Sampler::lcm, {0.5, 0})(), Error);
     EXPECT_THROW(with(Sampler::lcm, {})(), Error);
+}
+
+TEST(SamplingSteps, KindsOfLevelsSamplersAndPredictionsGoTogether) {
+    const auto refused = [](Sampler kind, Prediction prediction, bool betas, double eta = 0) {
+        SamplerOptions options;
+        options.kind = kind;
+        options.prediction = prediction;
+        options.eta = eta;
+        if (betas) options.noise = Betas{};
+        EXPECT_THROW(make_scheduler(options), Error);
+    };
+    refused(Sampler::ddim, Prediction::v, false);
+    refused(Sampler::euler, Prediction::epsilon, true);
+    refused(Sampler::ddim, Prediction::velocity, true);
+    refused(Sampler::euler, Prediction::v, false);
+    refused(Sampler::ddim, Prediction::v, true, 1.5);
+}
+
+// One field told as noise and as v moves the sample alike, with and without fresh noise.
+TEST(SamplingSteps, DdimTakesEpsilonAndV) {
+    for (const double eta : {0.0, 0.5, 1.0}) {
+        std::vector<std::vector<float>> ends;
+        for (const Prediction prediction : {Prediction::epsilon, Prediction::v}) {
+            SamplerOptions options;
+            options.kind = Sampler::ddim;
+            options.steps = 5;
+            options.noise = Betas{};
+            options.eta = eta;
+            options.prediction = prediction;
+            options.seed = 3;
+            const auto scheduler = make_scheduler(options);
+            std::vector<float> x = {0.4f, -1.1f, 2.2f};
+            for (int i = 0; i < 5; ++i) {
+                const double sigma = scheduler->sigmas()[static_cast<std::size_t>(i)];
+                const double signal = std::sqrt(1 - sigma * sigma);
+                std::vector<float> out;
+                for (const float value : x) {
+                    const double data = 0.5, epsilon = (value - signal * data) / sigma;
+                    out.push_back(static_cast<float>(prediction == Prediction::epsilon
+                                                         ? epsilon
+                                                         : signal * epsilon - sigma * data));
+                }
+                scheduler->step(x, out);
+            }
+            ends.push_back(x);
+        }
+        for (std::size_t k = 0; k < 3; ++k) {
+            EXPECT_NEAR(ends[0][k], ends[1][k], 1e-3);
+            EXPECT_NEAR(ends[0][k], 0.5, 1e-3);  // the last step keeps the data alone
+        }
+    }
 }
 
 TEST(SamplingSteps, LcmDrawsOtherNoiseInEachStepAndTheSameForASeed) {
