@@ -156,7 +156,7 @@ void CommandLine::add_picture() {
     add("-H,--height", generation.height, "pixels; default: the model's");
     add("--size", texts_.size, "both at once, as 832x480", "WxH");
     add("--frames,--video-frames", generation.frames, "4n+1 frames; default: the model's");
-    add("--fps", options_.fps, "frames a second; default: the model's");
+    add("--fps", options_.fps, "frames per second; default: the model's");
     add("--seed,-s", texts_.seed, "0 or more, or 'random'; default 0", "N");
 }
 
@@ -164,7 +164,9 @@ void CommandLine::add_sampling() {
     group_ = "Sampling";
     GenerationParameters& generation = options_.generation;
     add("--steps", generation.steps, "denoising steps");
-    choice("--sampler,--sampling-method", generation.sampler, "default: unipc");
+    choice("--sampler,--sampling-method", generation.sampler,
+           "lcm is for models distilled to few steps, ddim for models trained on betas (not Wan); "
+           "default: unipc");
     add("--guidance-scale,--cfg-scale", generation.guidance_scale,
         "1 switches guidance off and halves the time");
     add("--flow-shift", generation.flow_shift, "higher spends more steps on the layout");
