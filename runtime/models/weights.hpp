@@ -20,9 +20,7 @@ namespace quantsparse::models {
 using kernels::Matrix;
 using kernels::Program;
 using kernels::Tensor;
-
-/// Called now and then with how much is done; cancels by returning false.
-using Between = std::function<bool(int done, int total)>;
+using program::Between;
 
 /// Where values come from: a checkpoint, or (nullptr) pseudo-random numbers of a sensible size for
 /// benchmarks of real shapes.
