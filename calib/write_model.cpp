@@ -68,7 +68,7 @@ void write_converted(format::SafetensorsWriter& writer, const Entry& entry) {
         }
         values = format::to_float(part);
         require_representable(entry, values);
-        if (same) {
+        if (same && !part.computed) {
             writer.write(entry.name, part.bytes);
         } else if (entry.dtype == DType::f32) {
             writer.write(entry.name, std::as_bytes(std::span(values)));

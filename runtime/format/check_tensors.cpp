@@ -14,11 +14,6 @@
 namespace quantsparse::format {
 namespace {
 
-bool is_floating(DType dtype) {
-    return dtype == DType::f64 || dtype == DType::f32 || dtype == DType::f16 ||
-           dtype == DType::bf16 || dtype == DType::f8_e4m3;
-}
-
 void check_dtype(const Checkpoint& checkpoint, const TensorView& view, bool fits,
                  const char* wanted) {
     if (!fits) {

@@ -35,6 +35,10 @@ class Checkpoint {
     const TensorView& at(std::string_view canonical_name,
                          const std::vector<std::int64_t>& shape) const;
     std::vector<std::string> names() const;  ///< canonical, sorted
+    /// Puts a tensor in the place of the one of its name, or beside the others.
+    void put(TensorView tensor) { tensors_.insert_or_assign(tensor.name, std::move(tensor)); }
+    /// Keeps a file open that a tensor put here reads from.
+    void keep(std::shared_ptr<const TensorSource> file) { files_.push_back(std::move(file)); }
     const std::filesystem::path& path() const { return path_; }
 
   private:

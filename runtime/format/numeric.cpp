@@ -1,6 +1,7 @@
-// Element types of safetensors: sizes, names, and widening to fp32 and int32.
+// Element types: sizes, names, and widening to fp32 and int32.
 #include <fmt/format.h>
 
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -28,20 +29,21 @@ void convert_all(std::span<const std::byte> bytes, std::span<Out> out, Convert c
     }
 }
 
-/// 8-bit float of the "fn" kind: 4 exponent bits, bias 7, no infinity, NaN at mantissa and exponent
-/// all ones.
-float float_from_f8_e4m3(std::uint8_t bits) {
-    const int exponent = bits >> 3 & 15;
-    const int mantissa = bits & 7;
-    float magnitude = 0;
-    if (exponent == 15 && mantissa == 7) {
-        magnitude = std::numeric_limits<float>::quiet_NaN();
-    } else if (exponent == 0) {
-        magnitude = std::ldexp(static_cast<float>(mantissa), -9);
-    } else {
-        magnitude = std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+/// The 256 values of F8_E4M3, the "fn" kind (quantised-checkpoints fact 60): bias 7, no infinity,
+/// NaN where exponent and mantissa are all ones.
+std::array<float, 256> f8_e4m3_values() {
+    std::array<float, 256> values{};
+    for (int bits = 0; bits < 128; ++bits) {
+        const int exponent = bits >> 3;
+        const int mantissa = bits & 7;
+        const float magnitude = exponent == 0
+                                    ? std::ldexp(static_cast<float>(mantissa), -9)
+                                    : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+        values[static_cast<std::size_t>(bits)] = magnitude;
+        values[static_cast<std::size_t>(bits + 128)] = -magnitude;
     }
-    return (bits & 0x80) != 0 ? -magnitude : magnitude;
+    values[0x7F] = values[0xFF] = std::numeric_limits<float>::quiet_NaN();
+    return values;
 }
 
 }  // namespace
@@ -60,9 +62,11 @@ ElementBlock block_of(DType dtype) {
         case DType::i16:
             return {1, 2};
         case DType::f8_e4m3:
+        case DType::f8_e5m2:
         case DType::i8:
         case DType::u8:
         case DType::boolean:
+        case DType::other:
             return {1, 1};
     }
     return {};
@@ -80,6 +84,8 @@ std::string_view name_of(DType dtype) {
             return "BF16";
         case DType::f8_e4m3:
             return "F8_E4M3";
+        case DType::f8_e5m2:
+            return "F8_E5M2";
         case DType::i64:
             return "I64";
         case DType::i32:
@@ -94,6 +100,8 @@ std::string_view name_of(DType dtype) {
             return "U32";
         case DType::boolean:
             return "BOOL";
+        case DType::other:
+            return "a type that is not read";
     }
     return "?";
 }
@@ -106,13 +114,42 @@ std::int64_t TensorView::element_count() const {
     return count;
 }
 
-TensorView TensorView::slice(std::int64_t first, std::int64_t count) const {
+std::uint64_t TensorView::byte_count() const {
     const ElementBlock block = block_of(dtype);
-    return {name,
-            dtype,
-            {count},
-            bytes.subspan(static_cast<std::size_t>(first / block.values * block.bytes),
-                          static_cast<std::size_t>(count / block.values * block.bytes))};
+    return static_cast<std::uint64_t>(element_count() / block.values * block.bytes);
+}
+
+TensorView TensorView::slice(std::int64_t first_element, std::int64_t count) const {
+    TensorView part{name, dtype, {count}, {}, computed, first + first_element};
+    if (!computed) {
+        const ElementBlock block = block_of(dtype);
+        part.bytes =
+            bytes.subspan(static_cast<std::size_t>(first_element / block.values * block.bytes),
+                          static_cast<std::size_t>(count / block.values * block.bytes));
+    }
+    return part;
+}
+
+void read_bytes(const TensorView& tensor, std::span<std::byte> out) {
+    if (tensor.computed) {
+        tensor.computed->read(tensor.first, out);
+    } else {
+        std::copy(tensor.bytes.begin(), tensor.bytes.end(), out.begin());
+    }
+}
+
+bool is_floating(DType dtype) {
+    switch (dtype) {
+        case DType::f64:
+        case DType::f32:
+        case DType::f16:
+        case DType::bf16:
+        case DType::f8_e4m3:
+        case DType::f8_e5m2:
+            return true;
+        default:
+            return false;
+    }
 }
 
 std::uint16_t half_from_float(float value) {
@@ -153,12 +190,14 @@ void to_float(const TensorView& tensor, std::span<float> out) {
                     fmt::format("tensor '{}' has {} elements where {} were expected",
                                 printable(tensor.name), tensor.element_count(), out.size()));
     }
+    if (tensor.computed && tensor.dtype != DType::f32) {
+        std::vector<std::byte> values(tensor.byte_count());
+        read_bytes(tensor, values);
+        return to_float({tensor.name, tensor.dtype, tensor.shape, values}, out);
+    }
     switch (tensor.dtype) {
         case DType::f32:
-            if (!out.empty()) {
-                std::memcpy(out.data(), tensor.bytes.data(), out.size_bytes());
-            }
-            return;
+            return read_bytes(tensor, std::as_writable_bytes(out));
         case DType::f64:
             return convert_all<double>(tensor.bytes, out,
                                        [](double v) { return static_cast<float>(v); });
@@ -169,7 +208,14 @@ void to_float(const TensorView& tensor, std::span<float> out) {
                 return std::bit_cast<float>(static_cast<std::uint32_t>(v) << 16);
             });
         case DType::f8_e4m3:
-            return convert_all<std::uint8_t>(tensor.bytes, out, float_from_f8_e4m3);
+            return convert_all<std::uint8_t>(tensor.bytes, out, [](std::uint8_t v) {
+                static const auto kValues = f8_e4m3_values();
+                return kValues[v];
+            });
+        case DType::f8_e5m2:  // the upper byte of a half
+            return convert_all<std::uint8_t>(tensor.bytes, out, [](std::uint8_t v) {
+                return float_from_half(static_cast<std::uint16_t>(v << 8));
+            });
         default:
             throw Error(ErrorCode::bad_file,
                         fmt::format("tensor '{}' has dtype {} where floating point was expected",

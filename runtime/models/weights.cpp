@@ -155,12 +155,18 @@ kernels::QuantizedWeight WeightSet::quantized(const std::string& name, int n, in
         if (source.checkpoint) {
             const format::TensorView& codes =
                 source.checkpoint->at(resolve(name, source.layer) + ".codes");
-            if (codes.dtype != format::DType::u32 || codes.bytes.size() != words * 4) {
+            if (codes.dtype != format::DType::u32 || codes.byte_count() != words * 4) {
                 throw Error(ErrorCode::bad_file,
                             fmt::format("{}: {}.codes must be {} U32 words",
                                         source.checkpoint->path().string(), name, words));
             }
-            executor.write(weight.words, codes.bytes);
+            if (codes.computed) {
+                std::vector<std::byte> made(codes.byte_count());
+                read_bytes(codes, made);
+                executor.write(weight.words, made);
+            } else {
+                executor.write(weight.words, codes.bytes);
+            }
             write_floats(executor, weight.scale,
                          pad_groups(load_values(source, name + ".scale", {n}), 1));
         } else {
