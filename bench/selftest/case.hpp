@@ -84,6 +84,8 @@ class RunReport {
 std::vector<Result> run_dit(const Case& c, const Settings& settings);
 std::vector<Result> run_umt5(const Case& c, const Settings& settings);
 std::vector<Result> run_vae(const Case& c, const Settings& settings);
+std::vector<Result> run_scaled_weights(const Case& c);
+std::vector<Result> run_integer_weights(const Case& c, const Settings& settings);
 std::vector<Result> run_scheduler(const Case& c);
 std::vector<Result> run_pipeline(const Case& c, const Settings& settings);
 std::vector<Result> run_quant_linear(const Case& c, const Settings& settings);

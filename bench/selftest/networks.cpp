@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <algorithm>
 
+#include "format/encoded_weights.hpp"
 #include "format/networks/registry.hpp"
 #include "models/registry.hpp"
 #include "models/umt5_encoder.hpp"
@@ -83,6 +84,7 @@ std::vector<Result> run_dit(const Case& c, const Settings& settings) {
             models::DenoisingOptions options;
             options.latent = {latent[0], latent[1], latent[2], latent[3]};
             options.half = settings.half;
+            options.quantization = format::native_quantization(network, checkpoint);
             const auto dit = models::denoising_kind(network).make(program, network, options);
             program::Executor executor(*settings.device, program, false, settings.force_staging);
             dit->weights().upload(executor, {&checkpoint, 0});

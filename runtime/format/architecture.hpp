@@ -17,6 +17,7 @@ struct Part {
     std::string title;               ///< in messages: "text encoder"
     std::vector<std::string> words;  ///< one is in the name of an original release's file
     std::string comfyui_folder;      ///< "diffusion_models"
+    std::string comfyui_old_folder;  ///< "unet"
 };
 
 struct TokenizerPart {

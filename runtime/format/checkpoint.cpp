@@ -7,7 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "format/mapped_file.hpp"
+#include "format/encoded_weights.hpp"
+#include "format/find_weights.hpp"
 #include "format/text.hpp"
 #include "quantsparse/error.hpp"
 
@@ -15,78 +16,58 @@ namespace quantsparse::format {
 namespace {
 
 namespace fs = std::filesystem;
+using nlohmann::json;
 
-constexpr std::string_view kIndexEnding = ".safetensors.index.json";
-constexpr std::size_t kLargestIndex = 64 << 20;
-
-/// The files an index names, in its order of appearance; each must be a plain name beside the
-/// index.
-std::vector<fs::path> shards_of(const fs::path& index_path) {
-    const auto text = read_small_text(index_path, kLargestIndex);
-    const auto index = nlohmann::json::parse(text, nullptr, false);
-    if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object() ||
-        index["weight_map"].empty()) {
-        throw Error(
-            ErrorCode::bad_file,
-            fmt::format("'{}' is not a usable index: it has no weight_map", index_path.string()));
-    }
-    std::set<std::string> files;
-    for (const auto& [tensor, file] : index["weight_map"].items()) {
-        const bool plain = file.is_string() && !file.get_ref<const std::string&>().empty() &&
-                           fs::path(file.get<std::string>()).filename() == file.get<std::string>();
-        if (!plain) {
-            throw Error(ErrorCode::bad_file,
-                        fmt::format("'{}' maps tensor '{}' to something that is no file name",
-                                    index_path.string(), printable(tensor)));
+/// Where all of a set of marks are found under one prefix.
+std::vector<std::string> prefixes_of(const std::vector<std::string>& marks,
+                                     const std::set<std::string, std::less<>>& names) {
+    std::vector<std::string> found;
+    for (const auto& name : names) {
+        if (!name.ends_with(marks.front())) {
+            continue;
         }
-        files.insert(file.get<std::string>());
+        const auto prefix = name.substr(0, name.size() - marks.front().size());
+        const bool whole = prefix.empty() || prefix.back() == '.';
+        if (whole && std::all_of(marks.begin(), marks.end(), [&](const std::string& mark) {
+                return names.contains(prefix + mark);
+            })) {
+            found.push_back(prefix);
+        }
     }
-    std::vector<fs::path> paths;
-    for (const auto& file : files) {
-        paths.push_back(index_path.parent_path() / file);
-    }
-    return paths;
+    return found;
 }
 
-/// The index or the only safetensors file of a folder. Among several (variants such as
-/// model.fp16.safetensors) the one that has the layout's own name.
-fs::path weights_in_folder(const fs::path& folder) {
-    for (const char* stem : {"diffusion_pytorch_model", "model"}) {
-        for (const std::string_view ending : {kIndexEnding, std::string_view(".safetensors")}) {
-            const auto path = folder / std::string(stem).append(ending);
-            if (fs::exists(path)) {
-                return path;
-            }
+}  // namespace
+
+std::optional<std::string> find_prefix(const NetworkKind& kind,
+                                       const std::vector<std::string>& names) {
+    const std::set<std::string, std::less<>> sorted(names.begin(), names.end());
+    std::vector<std::string> found;
+    for (const auto& marks : kind.marks) {
+        const auto prefixes = prefixes_of(marks, sorted);
+        found.insert(found.end(), prefixes.begin(), prefixes.end());
+    }
+    if (found.empty()) {
+        return std::nullopt;
+    }
+    // Bare names before the prefixes that are usual, and those before others, such as an average's.
+    for (const auto& usual : kind.prefixes) {
+        if (std::find(found.begin(), found.end(), usual) != found.end()) {
+            return usual;
         }
     }
-    std::vector<fs::path> indices;
-    std::vector<fs::path> files;
-    for (const auto& entry : fs::directory_iterator(folder)) {
-        const auto name = entry.path().filename().string();
-        if (name.ends_with(kIndexEnding)) {
-            indices.push_back(entry.path());
-        } else if (name.ends_with(".safetensors")) {
-            files.push_back(entry.path());
-        }
-    }
-    if (indices.size() == 1) {
-        return indices.front();
-    }
-    if (indices.empty() && files.size() == 1) {
-        return files.front();
-    }
-    throw Error(
-        files.empty() && indices.empty() ? ErrorCode::io : ErrorCode::bad_file,
-        fmt::format("'{}' holds {} .safetensors files and {} indices where one is expected; "
-                    "leave the one to use",
-                    folder.string(), files.size(), indices.size()));
+    return *std::min_element(found.begin(), found.end(),
+                             [](const auto& a, const auto& b) { return a.size() < b.size(); });
 }
 
-/// The first of the kind's prefixes that a name begins with; empty: the file holds nothing else.
-std::string prefix_of(const NetworkKind& kind, const std::vector<std::string>& names) {
+namespace {
+
+/// For files without the marks, which are damaged or hold a part: the first usual prefix that a
+/// name begins with.
+std::string prefix_met(const NetworkKind& kind, const std::vector<std::string>& names) {
     for (const auto& prefix : kind.prefixes) {
         const bool met = std::any_of(names.begin(), names.end(), [&](const std::string& name) {
-            return name.starts_with(prefix);
+            return !prefix.empty() && name.starts_with(prefix);
         });
         if (met) {
             return prefix;
@@ -95,60 +76,109 @@ std::string prefix_of(const NetworkKind& kind, const std::vector<std::string>& n
     return {};
 }
 
+/// `layers` of the header's JSON about quantisation, by module.
+json stated_layers(const TensorSource& file) {
+    const auto entry = file.metadata().find("_quantization_metadata");
+    if (entry == file.metadata().end()) {
+        return json::object();
+    }
+    const auto object = json::parse(entry->second, nullptr, false);
+    if (!object.is_object() || !object.contains("layers") || !object["layers"].is_object()) {
+        throw Error(ErrorCode::bad_file,
+                    fmt::format("'{}': _quantization_metadata of its header has no layers, so its "
+                                "quantisation isn't known; download the file again",
+                                file.path().string()));
+    }
+    return object["layers"];
+}
+
 }  // namespace
 
 Checkpoint::Checkpoint(const fs::path& path, std::vector<std::shared_ptr<const TensorSource>> files,
                        const NetworkKind& kind, std::optional<std::string> prefix)
     : path_(path), files_(std::move(files)) {
+    const std::vector<std::string> names = names_on_disk();
+    const auto marked = prefix ? prefix : find_prefix(kind, names);
+    recognised_ = marked.has_value();
+    prefix_ = marked.value_or(prefix_met(kind, names));
+    std::vector<std::string> own;
+    for (const auto& name : names) {
+        if (name.starts_with(prefix_)) {
+            own.push_back(name.substr(prefix_.size()));
+        } else {
+            outside_.push_back(name);
+        }
+    }
+    const Renamer canonical_name = kind.renamer(own);
+    for (const auto& file : files_) {
+        for (const auto& [name, view] : file->tensors()) {
+            if (name.starts_with(prefix_)) {
+                add(view, canonical_name(std::string_view(name).substr(prefix_.size())));
+            }
+        }
+        for (const auto& [module, object] : stated_layers(*file).items()) {
+            const bool prefixed = module.starts_with(prefix_);
+            const auto weight = module.substr(prefixed ? prefix_.size() : 0) + ".weight";
+            if (const auto canonical = canonical_name(weight)) {
+                stated_[canonical->substr(0, canonical->size() - 7)] = object;
+            }
+        }
+    }
+}
+
+void Checkpoint::add(const TensorView& view, const std::optional<std::string>& canonical) {
+    if (!canonical) {
+        return;
+    }
+    TensorView renamed = view;
+    renamed.name = *canonical;
+    if (!tensors_.emplace(*canonical, std::move(renamed)).second) {
+        throw Error(ErrorCode::bad_file, fmt::format("'{}' holds the tensor '{}' more than once",
+                                                     path_.string(), printable(*canonical)));
+    }
+}
+
+Checkpoint Checkpoint::open(const fs::path& path, const NetworkKind& kind) {
+    const auto weights = find_weights(path);
+    std::vector<std::shared_ptr<const TensorSource>> files;
+    for (const auto& file : weights.files) {
+        files.push_back(open_tensor_source(file));
+    }
+    Checkpoint checkpoint(weights.path, std::move(files), kind);
+    decode_weights(checkpoint);
+    return checkpoint;
+}
+
+std::vector<std::string> Checkpoint::names_on_disk() const {
     std::vector<std::string> names;
     for (const auto& file : files_) {
         for (const auto& [name, view] : file->tensors()) {
             names.push_back(name);
         }
     }
-    const std::string start = prefix ? *prefix : prefix_of(kind, names);
-    std::erase_if(names, [&](const std::string& name) { return !name.starts_with(start); });
-    for (auto& name : names) {
-        name.erase(0, start.size());
-    }
-    const Renamer canonical_name = kind.renamer(names);
+    return names;
+}
+
+const TensorView* Checkpoint::find_outside(std::string_view name) const {
+    const auto end = fmt::format(".{}", name);
     for (const auto& file : files_) {
-        for (const auto& [name, view] : file->tensors()) {
-            if (!name.starts_with(start)) {
-                continue;
-            }
-            const auto canonical = canonical_name(std::string_view(name).substr(start.size()));
-            if (!canonical) {
-                continue;
-            }
-            if (*canonical == "scaled_fp8" || canonical->ends_with(".scale_weight")) {
-                throw Error(ErrorCode::unsupported,
-                            fmt::format("'{}' holds scaled fp8 weights ('{}'), which this version "
-                                        "does not read; use the fp16 or bf16 file",
-                                        path.string(), printable(name)));
-            }
-            TensorView renamed = view;
-            renamed.name = *canonical;
-            if (!tensors_.emplace(*canonical, std::move(renamed)).second) {
-                throw Error(ErrorCode::bad_file,
-                            fmt::format("'{}' holds the tensor '{}' more than once", path.string(),
-                                        printable(*canonical)));
+        for (const auto& [on_disk, view] : file->tensors()) {
+            if (on_disk == name || on_disk.ends_with(end)) {
+                return &view;
             }
         }
     }
+    return nullptr;
 }
 
-Checkpoint Checkpoint::open(const fs::path& path, const NetworkKind& kind) {
-    if (!fs::exists(path)) {
-        throw Error(ErrorCode::io, fmt::format("'{}' does not exist", path.string()));
-    }
-    const fs::path source = fs::is_directory(path) ? weights_in_folder(path) : path;
-    const bool indexed = source.string().ends_with(".index.json");
-    std::vector<std::shared_ptr<const TensorSource>> files;
-    for (const auto& file : indexed ? shards_of(source) : std::vector<fs::path>{source}) {
-        files.push_back(open_tensor_source(file));
-    }
-    return Checkpoint(source, std::move(files), kind);
+const int* Checkpoint::native(std::string_view linear) const {
+    const auto found = native_.find(linear);
+    return found == native_.end() ? nullptr : &found->second;
+}
+
+const json* Checkpoint::stated_encoding(std::string_view linear) const {
+    const auto found = stated_.find(linear);
+    return found == stated_.end() ? nullptr : &found->second;
 }
 
 const TensorView* Checkpoint::find(std::string_view canonical_name) const {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "format/file_kind.hpp"
 #include "format/text.hpp"
 #include "quantsparse/error.hpp"
 
@@ -18,6 +19,10 @@ void reject(const std::string& where, const std::string& what) {
 json parse_json_object(const std::string& text, const std::string& where) {
     json object = json::parse(text, nullptr, false);
     if (!object.is_object()) {
+        const auto what = what_it_is(std::as_bytes(std::span(text)));
+        if (!what.empty() && object.is_discarded()) {
+            throw Error(ErrorCode::bad_file, fmt::format("'{}' {}", where, what));
+        }
         reject(where, "it is not a JSON object; the file is damaged");
     }
     return object;

@@ -10,6 +10,7 @@
 
 #include "format/checkpoint.hpp"
 #include "format/network.hpp"
+#include "quantsparse/model_files.hpp"
 
 namespace quantsparse::format {
 
@@ -23,6 +24,9 @@ struct Component {
 struct LinearBits {
     int weights = 16;
     int activations = 16;
+    /// Columns of the blocks in which the input is rotated; 0: as the model file says, by
+    /// hadamard_block(); -1: it is not.
+    int hadamard = 0;
     bool quantized() const { return weights < 16; }
     bool operator==(const LinearBits&) const = default;
 };
@@ -56,6 +60,7 @@ struct ModelBundle {
     std::map<std::string, std::vector<std::byte>, std::less<>> tokenizers;  ///< by role
     GenerationDefaults defaults;
     Quantization quantization;
+    std::vector<std::string> warnings;  ///< a line each: what the files hold that is not used
 
     /// Throws Error(bad_file) when the model has no such component.
     const Component& at(std::string_view role) const;
@@ -63,9 +68,11 @@ struct ModelBundle {
     const std::vector<std::byte>& tokenizer(std::string_view role) const;
 };
 
-/// Opens a diffusers folder (model_index.json), an original release's folder (safetensors),
-/// ComfyUI's models folder or a quantised model file, and checks that the networks are complete and
-/// fit together. Throws Error(io|bad_file|unsupported).
+/// Opens a diffusers folder (model_index.json), an original release's folder, ComfyUI's models
+/// folder, loose files, a file with all networks or a quantised model file, and checks that the
+/// networks are complete, fit together, and hold nothing that would mean another model. Throws
+/// Error(io|bad_file|unsupported).
+ModelBundle open_model(const ModelFiles& files);
 ModelBundle open_model(const std::filesystem::path& path);
 
 /// The networks of a diffusers folder by their configurations alone; no weights are opened.

@@ -97,7 +97,8 @@ LinearBytes linear_bytes(const Component& component) {
                          std::uint64_t& sum) {
         for (const char* part : parts) {
             if (const auto* view = component.checkpoint->find(linear + part)) {
-                sum += view->bytes.size();
+                const auto stored = view->computed ? view->computed->stored_bytes() : 0;
+                sum += stored != 0 ? stored : view->byte_count();
             }
         }
     };
@@ -105,7 +106,11 @@ LinearBytes linear_bytes(const Component& component) {
         for (const auto& linear : linears_of(block)) {
             bytes.bf16 += 2 * static_cast<std::uint64_t>(linear.out_features) *
                           static_cast<std::uint64_t>(linear.in_features);
-            add(linear.name, {".codes", ".scale", ".weight"}, bytes.stored);
+            if (component.checkpoint->find(linear.name + ".codes") != nullptr) {
+                add(linear.name, {".codes", ".scale"}, bytes.stored);
+            } else {
+                add(linear.name, {".weight"}, bytes.stored);
+            }
             add(linear.name, {".channel_scale", ".rotation_signs", ".rotation", ".activation_clip"},
                 bytes.input_vectors);
         }
@@ -213,18 +218,15 @@ Quantization read_quantization(const std::string& text, const std::string& where
 
 }  // namespace
 
+bool is_model_file(const std::filesystem::path& path) {
+    const auto file = open_tensor_source(path);
+    const auto format = file->metadata().find("format");
+    return format != file->metadata().end() && format->second == "quantsparse";
+}
+
 ModelBundle open_model_file(const std::filesystem::path& path) {
     const auto file = open_tensor_source(path);
     const std::string where = path.string();
-    const auto format = file->metadata().find("format");
-    if (format == file->metadata().end() || format->second != "quantsparse") {
-        throw Error(
-            ErrorCode::unsupported,
-            fmt::format("'{}' is a single network, not a whole text-to-video model; give the "
-                        "folder with transformer, text encoder and VAE, or a file made by "
-                        "quantsparse-calibrate",
-                        where));
-    }
     check_version(entry(file->metadata(), "version", where), where);
     ModelBundle bundle;
     const auto& architecture =

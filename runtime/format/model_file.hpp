@@ -61,6 +61,10 @@ std::map<std::string, std::string> model_file_metadata(const ModelBundle& bundle
                                                        const std::string& quantization_record,
                                                        bool learned_inputs = false);
 
+/// Whether the file says that it is a model file. Throws Error(io|bad_file|unsupported) where it is
+/// no file of weights.
+bool is_model_file(const std::filesystem::path& path);
+
 /// Opens a model file. Throws Error(unsupported) for another kind of file, a newer version or an
 /// unknown architecture, Error(bad_file) for metadata that make no sense.
 ModelBundle open_model_file(const std::filesystem::path& path);

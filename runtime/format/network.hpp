@@ -78,8 +78,16 @@ using Renamer = std::function<std::optional<std::string>(std::string_view name_o
 /// Everything about a kind of network that depends on it. Plain functions; stateless.
 struct NetworkKind {
     std::string name;
-    /// Prefixes under which files with several networks keep this one, most specific first.
+    /// Prefixes under which files usually keep this network, likeliest first; "": bare names.
     std::vector<std::string> prefixes;
+    /// By which the network is known in a list of names: all of one of these sets, under one
+    /// prefix. A set for each naming on disk.
+    std::vector<std::vector<std::string>> marks;
+    /// Canonical names, or beginnings of them, that files hold and nobody needs.
+    std::vector<std::string> harmless;
+    /// Keys of configurations, in every spelling, that describe() reads or that say nothing about
+    /// what the network computes. Those that begin with "_" need no place here.
+    std::vector<std::string> config_keys;
     /// The description by a configuration in upstream's own or in diffusers' or Transformers'
     /// spelling. `checkpoint`: tells which optional parts are there; nullptr: none. Throws
     /// Error(bad_file) naming `where` and the field, Error(unsupported) for a relative of the

@@ -1,15 +1,18 @@
-// Finding the networks of a model in the layouts people have, and checking that they fit together.
+// Opening the networks of a model, wherever they lie, and checking that they fit together.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "format/check_tensors.hpp"
+#include "format/encoded_weights.hpp"
+#include "format/file_kind.hpp"
 #include "format/json_fields.hpp"
+#include "format/layouts.hpp"
 #include "format/mapped_file.hpp"
 #include "format/model_file.hpp"
 #include "format/networks/registry.hpp"
-#include "format/text.hpp"
+#include "format/unused.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::format {
@@ -25,148 +28,82 @@ json read_json(const fs::path& path) {
     return parse_json_object(read_small_text(path, kLargestConfig), path.string());
 }
 
-[[noreturn]] void refuse_folder(const fs::path& folder, const std::string& what) {
-    throw Error(ErrorCode::io, fmt::format("'{}' {}", folder.string(), what));
+/// A file without the kind's marks is of something else, or damaged: the checks of single tensors
+/// name what a damaged one lacks.
+void check_is_of_kind(const Checkpoint& checkpoint, const NetworkKind& kind, const Part& part) {
+    if (kind.marks.empty() || checkpoint.recognised()) {
+        return;
+    }
+    const auto what = what_network(checkpoint.names_on_disk());
+    if (!what.empty()) {
+        throw Error(ErrorCode::unsupported,
+                    fmt::format("'{}' {}, where the {} is needed", checkpoint.path().string(), what,
+                                part.title),
+                    part.role);
+    }
 }
 
 /// Opens a network's weights and describes it: by the configuration, or by its tensors' shapes
 /// where there is no such file.
-Component open_component(const Part& part, const fs::path& weights, const fs::path& config) {
+Component open_component(const Part& part, const Place& place, std::vector<std::string>& warnings) {
     const auto& kind = network_kind(part.kind);
-    const auto object = config.empty() ? json() : read_json(config);
-    auto checkpoint = std::make_shared<Checkpoint>(Checkpoint::open(weights, kind));
-    const std::string where = (config.empty() ? weights : config).string();
-    auto network =
-        kind.describe(config.empty() ? kind.infer(*checkpoint) : object, checkpoint.get(), where);
+    const auto object = place.config.empty() ? json() : read_json(place.config);
+    auto checkpoint = std::make_shared<Checkpoint>(Checkpoint::open(place.weights, kind));
+    check_is_of_kind(*checkpoint, kind, part);
+    const std::string where = (place.config.empty() ? place.weights : place.config).string();
+    auto network = kind.describe(place.config.empty() ? kind.infer(*checkpoint) : object,
+                                 checkpoint.get(), where);
+    if (!place.config.empty() && !kind.config_keys.empty()) {
+        check_unused_keys(object, kind, where, warnings);
+    }
     return {std::move(network), std::move(checkpoint)};
 }
 
-const Architecture& architecture_of_pipeline(const json& index, const fs::path& path) {
-    const json* name = find_field(index, {"_class_name"});
-    std::vector<std::string> known;
-    for (const auto& architecture : architectures()) {
-        if (name != nullptr && *name == architecture.pipeline_class) {
-            return architecture;
+/// A tokenizer's file, or what the encoder's file holds in its place.
+std::vector<std::byte> open_tokenizer(const TokenizerPart& part, const Layout& layout,
+                                      const ModelBundle& bundle) {
+    if (const auto found = layout.tokenizers.find(part.role); found != layout.tokenizers.end()) {
+        auto bytes = read_small_file(found->second, kLargestTokenizer);
+        if (const auto what = what_it_is(bytes); !what.empty()) {
+            throw Error(ErrorCode::bad_file, fmt::format("'{}' {}", found->second.string(), what));
         }
-        known.push_back(fmt::format("{} ({})", architecture.pipeline_class, architecture.title));
+        return bytes;
     }
-    throw Error(ErrorCode::unsupported,
-                fmt::format("'{}' describes the pipeline {}; this version runs {}", path.string(),
-                            name != nullptr ? printable(name->dump()) : "without a _class_name",
-                            list_names(known)));
+    const auto& encoder = *bundle.at(part.encoder).checkpoint;
+    const auto* view = encoder.find(part.tensor);
+    if (view == nullptr) {
+        view = encoder.find_outside(part.tensor);
+    }
+    if (view == nullptr) {
+        throw Error(ErrorCode::io,
+                    fmt::format("there is no sentencepiece tokenizer: '{}' holds no tensor '{}', "
+                                "and no {} lies beside it; copy that from the model's page",
+                                encoder.path().string(), part.tensor, part.file),
+                    part.role);
+    }
+    return {view->bytes.begin(), view->bytes.end()};
 }
 
-/// A diffusers pipeline folder.
-ModelBundle open_diffusers(const fs::path& folder) {
-    const fs::path index_path = folder / "model_index.json";
-    const json index = read_json(index_path);
-    const Architecture& architecture = architecture_of_pipeline(index, index_path);
-    const auto require = [&](const std::string& part) {
-        if (!fs::is_directory(folder / part)) {
-            refuse_folder(folder, fmt::format("lacks the folder '{}'; copy the whole model", part));
-        }
-    };
-    for (const auto& part : architecture.parts) {
-        require(part.role);
-    }
-    for (const auto& part : architecture.tokenizers) {
-        require(part.role);
-    }
+ModelBundle open_layout(const Layout& layout) {
     ModelBundle bundle;
-    bundle.architecture = architecture.name;
-    for (const auto& part : architecture.parts) {
-        const fs::path place = folder / part.role;
-        bundle.components[part.role] = open_component(part, place, place / "config.json");
-    }
-    const fs::path scheduler = folder / "scheduler" / "scheduler_config.json";
-    auto& shift = bundle.defaults.flow_shift;
-    if (fs::exists(scheduler)) {
-        shift =
-            number_or(read_json(scheduler), "flow_shift", shift, 1e-3, 1000, scheduler.string());
-    }
-    read_generation_defaults(index, index_path.string(), bundle.defaults);
-    for (const auto& part : architecture.tokenizers) {
-        bundle.tokenizers[part.role] =
-            read_small_file(folder / part.role / part.file, kLargestTokenizer);
-    }
-    return bundle;
-}
-
-/// The one file of the folder that has the ending and any of the words in its name.
-fs::path find_file(const fs::path& folder, const std::vector<std::string>& words,
-                   const char* ending) {
-    std::vector<fs::path> found;
-    for (const auto& entry : fs::directory_iterator(folder)) {
-        const auto name = entry.path().filename().string();
-        const bool named = std::any_of(words.begin(), words.end(), [&](const std::string& word) {
-            return name.find(word) != std::string::npos;
-        });
-        if (named && name.ends_with(ending)) {
-            found.push_back(entry.path());
-        }
-    }
-    return found.size() == 1 ? found.front() : fs::path();
-}
-
-/// A network of an original release: safetensors, or a clear word on the .pth that is there
-/// instead.
-fs::path original_part(const fs::path& folder, const Part& part) {
-    for (const char* ending : {".safetensors.index.json", ".safetensors"}) {
-        if (const auto path = find_file(folder, part.words, ending); !path.empty()) {
-            return path;
-        }
-    }
-    if (const auto path = find_file(folder, part.words, ".pth"); !path.empty()) {
-        throw Error(ErrorCode::unsupported,
-                    fmt::format("'{}' is a .pth file; convert it once (quantsparse-calibrate "
-                                "converts the folder '{}')",
-                                path.string(), folder.string()));
-    }
-    refuse_folder(folder, fmt::format("has no single .safetensors file for the {} (a name with "
-                                      "'{}')",
-                                      part.title, part.words.front()));
-}
-
-/// An original release's folder, its .pth files converted.
-ModelBundle open_original(const fs::path& folder, const Architecture& architecture) {
-    ModelBundle bundle;
-    bundle.architecture = architecture.name;
-    std::vector<fs::path> files;
-    for (const auto& part : architecture.parts) {
-        files.push_back(original_part(folder, part));
-    }
-    for (std::size_t i = 0; i < files.size(); ++i) {
-        const auto& part = architecture.parts[i];
-        const fs::path config = folder / "config.json";  // the transformer's, which comes first
+    bundle.architecture = layout.architecture->name;
+    for (const auto& part : layout.architecture->parts) {
         bundle.components[part.role] =
-            open_component(part, files[i], i == 0 && fs::exists(config) ? config : fs::path());
+            open_component(part, layout.parts.at(part.role), bundle.warnings);
     }
-    for (const auto& part : architecture.tokenizers) {
-        for (const auto& place : part.places) {
-            if (fs::exists(folder / place)) {
-                bundle.tokenizers[part.role] = read_small_file(folder / place, kLargestTokenizer);
-            }
-        }
-        if (!bundle.tokenizers.contains(part.role)) {
-            refuse_folder(folder,
-                          fmt::format("lacks {}; copy it from the release", part.places.front()));
-        }
+    if (!layout.scheduler.empty()) {
+        auto& shift = bundle.defaults.flow_shift;
+        shift = number_or(read_json(layout.scheduler), "flow_shift", shift, 1e-3, 1000,
+                          layout.scheduler.string());
     }
-    return bundle;
-}
-
-/// ComfyUI's models folder with one file in each of its subfolders; its text encoders carry the
-/// tokenizer as a tensor.
-ModelBundle open_comfyui(const fs::path& folder, const Architecture& architecture) {
-    ModelBundle bundle;
-    bundle.architecture = architecture.name;
-    for (const auto& part : architecture.parts) {
-        bundle.components[part.role] = open_component(part, folder / part.comfyui_folder, {});
+    if (!layout.index.empty()) {
+        read_generation_defaults(read_json(layout.index), layout.index.string(), bundle.defaults);
     }
-    for (const auto& part : architecture.tokenizers) {
-        const auto& bytes = bundle.at(part.encoder).checkpoint->at(part.tensor).bytes;
-        bundle.tokenizers[part.role] = {bytes.begin(), bytes.end()};
+    for (const auto& part : layout.architecture->tokenizers) {
+        bundle.tokenizers[part.role] = open_tokenizer(part, layout, bundle);
     }
+    const auto& transformer = bundle.components.at(layout.architecture->parts.front().role);
+    bundle.quantization = native_quantization(transformer.network, *transformer.checkpoint);
     return bundle;
 }
 
@@ -178,6 +115,10 @@ void check_bundle(ModelBundle& bundle, const fs::path& path) {
     architecture.fit(bundle, path.string());
     for (const auto& part : architecture.parts) {
         const auto& component = bundle.at(part.role);
+        const auto& checkpoint = *component.checkpoint;
+        check_unused_tensors(checkpoint, component.network, network_kind(part.kind), part.title,
+                             bundle.warnings);
+        check_zero_weights(checkpoint, component.network, part.title);
         check_tensors(*component.checkpoint, part.title, component.network, bundle.quantization);
     }
 }
@@ -195,35 +136,43 @@ void require_equal(const std::string& where, const char* one, int one_value, con
 }
 
 ModelBundle describe_model(const fs::path& folder) {
-    const fs::path index_path = folder / "model_index.json";
-    const Architecture& architecture = architecture_of_pipeline(read_json(index_path), index_path);
+    const Layout layout = find_layout({folder, {}});
     ModelBundle bundle;
-    bundle.architecture = architecture.name;
-    for (const auto& part : architecture.parts) {
-        const fs::path config = folder / part.role / "config.json";
+    bundle.architecture = layout.architecture->name;
+    for (const auto& part : layout.architecture->parts) {
+        const auto& config = layout.parts.at(part.role).config;
         bundle.components[part.role].network =
             network_kind(part.kind).describe(read_json(config), nullptr, config.string());
     }
     return bundle;
 }
 
-ModelBundle open_model(const fs::path& path) {
-    if (!fs::exists(path)) {
+ModelBundle open_model(const ModelFiles& files) {
+    const fs::path& path = files.model;
+    if (!path.empty() && !fs::exists(path)) {
         throw Error(ErrorCode::io,
                     fmt::format("the model '{}' does not exist; check the path", path.string()));
     }
     ModelBundle bundle;
-    if (!fs::is_directory(path)) {
+    if (!path.empty() && !fs::is_directory(path) && is_model_file(path)) {
+        if (!files.parts.empty()) {
+            const auto& role = files.parts.begin()->first;
+            throw Error(ErrorCode::unsupported,
+                        fmt::format("'{}' is a calibrated model, whole in itself; leave out the "
+                                    "file for its {}",
+                                    path.string(), role),
+                        role);
+        }
         bundle = open_model_file(path);
-    } else if (fs::exists(path / "model_index.json")) {
-        bundle = open_diffusers(path);
-    } else if (fs::is_directory(path / "diffusion_models")) {
-        bundle = open_comfyui(path, architectures().front());
     } else {
-        bundle = open_original(path, architectures().front());
+        bundle = open_layout(find_layout(files));
     }
-    check_bundle(bundle, path);
+    check_bundle(bundle, path.empty() ? files.parts.begin()->second : path);
     return bundle;
+}
+
+ModelBundle open_model(const fs::path& path) {
+    return open_model(ModelFiles{path, {}});
 }
 
 }  // namespace quantsparse::format

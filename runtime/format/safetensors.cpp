@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "format/file_kind.hpp"
 #include "format/mapped_file.hpp"
 #include "format/text.hpp"
 #include "quantsparse/error.hpp"
@@ -100,6 +101,10 @@ struct SafetensorsFile::Impl {
 
 void SafetensorsFile::Impl::read_header() {
     const auto bytes = file.bytes();
+    const bool plausible = bytes.size() > 8 && bytes[8] == std::byte{'{'};
+    if (const auto what = plausible ? std::string() : what_it_is(bytes); !what.empty()) {
+        throw Error(ErrorCode::unsupported, fmt::format("'{}' {}", path.string(), what));
+    }
     if (bytes.size() < 8) {
         reject(path,
                fmt::format("it has {} bytes, fewer than the 8 of the header length", bytes.size()));

@@ -45,6 +45,8 @@ class ComputedTensor {
     virtual ~ComputedTensor() = default;
     /// Elements from `first` on, row-major, of the view's dtype; as many as fill `out`.
     virtual void read(std::int64_t first, std::span<std::byte> out) const = 0;
+    /// What the values take in the files they are computed from; 0: not known.
+    virtual std::uint64_t stored_bytes() const { return 0; }
 };
 
 /// A tensor inside a mapped file, or computed from such; valid as long as the file object lives.

@@ -95,7 +95,8 @@ Tokenizer::Tokenizer(std::span<const std::byte> model) : impl_(std::make_unique<
     const auto status = impl_->processor.LoadFromSerializedProto(bytes);
     if (bytes.empty() || !status.ok() || impl_->processor.GetPieceSize() <= kEnd) {
         throw Error(ErrorCode::bad_file,
-                    "the tokenizer is not a sentencepiece model: check tokenizer/spiece.model");
+                    "the tokenizer (spiece.model, or the tensor spiece_model of a ComfyUI text "
+                    "encoder) is not a sentencepiece model; copy it from the model's page");
     }
 }
 

@@ -187,10 +187,11 @@ kernels::QuantizedWeight WeightSet::quantized(const std::string& name, int n, in
 }
 
 kernels::InputTransform WeightSet::input_transform(const std::string& name, int k,
-                                                   const InputTransforms& kinds) {
+                                                   const InputTransforms& kinds, int hadamard) {
     kernels::InputTransform transform;
     const auto learned = kinds.learned_rotations.find(k);
-    const bool signs = kinds.rotated && learned == kinds.learned_rotations.end();
+    const bool rotated = hadamard == 0 ? kinds.rotated : hadamard > 0;
+    const bool signs = rotated && learned == kinds.learned_rotations.end();
     if (learned != kinds.learned_rotations.end()) {
         const int b = transform.rotation_block = learned->second;
         const std::uint64_t bytes =
@@ -203,7 +204,7 @@ kernels::InputTransform WeightSet::input_transform(const std::string& name, int 
             executor.write(transform.rotation, std::as_bytes(std::span(halves)));
         });
     } else if (signs) {
-        transform.rotation_block = format::hadamard_block(k);
+        transform.rotation_block = hadamard > 0 ? hadamard : format::hadamard_block(k);
     }
     if (kinds.clipped) {
         transform.clip = program_.add(name + ".activation_clip", 4, program::Lifetime::constant);
@@ -325,9 +326,10 @@ std::vector<Linear> BlockLinears::declare(const format::NetworkBlock& block,
             linear.quantized =
                 weights_.quantized(linear.name, linear.n, linear.k, bits.weights, true);
             linear.activation_bits = bits.activations;
-            linear.transform = linears.empty()
-                                   ? weights_.input_transform(linear.name, linear.k, transforms_)
-                                   : linears.front().transform;
+            linear.transform =
+                linears.empty()
+                    ? weights_.input_transform(linear.name, linear.k, transforms_, bits.hadamard)
+                    : linears.front().transform;
         }
         linears.push_back(std::move(linear));
     }

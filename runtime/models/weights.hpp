@@ -53,8 +53,9 @@ class WeightSet {
                                 int row_groups = 1);
     kernels::QuantizedWeight quantized(const std::string& name, int n, int k, int bits, bool bias);
     /// Channel scale, rotation and clipping of `<name>`'s input, as far as the file has them.
+    /// `hadamard`: LinearBits::hadamard.
     kernels::InputTransform input_transform(const std::string& name, int k,
-                                            const InputTransforms& kinds);
+                                            const InputTransforms& kinds, int hadamard);
     /// fp32 vector of `count`, as `groups` vectors each padded to a multiple of 4.
     Tensor vector(const std::string& name, int count, int groups = 1);
     kernels::ConvWeight convolution(const std::string& name, int out_channels, int in_channels,

@@ -26,6 +26,7 @@ ModelSummary summary_of(const format::ModelBundle& bundle, const pipeline::Recip
     ModelSummary summary;
     summary.architecture = bundle.architecture;
     summary.quantization = bundle.quantization.name();
+    summary.warnings = bundle.warnings;
     for (const pipeline::Expert& expert : recipe.experts) {
         const format::LinearBytes bytes = format::linear_bytes(bundle.at(expert.role));
         summary.transformer_linear_bytes += bytes.stored;
@@ -45,10 +46,10 @@ ModelSummary summary_of(const format::ModelBundle& bundle, const pipeline::Recip
 }  // namespace
 
 struct Generator::Impl {
-    Impl(const std::filesystem::path& model, Device& device_in, const PipelineOptions& options_in)
+    Impl(const ModelFiles& files, Device& device_in, const PipelineOptions& options_in)
         : device(device_in.internal()),
           options(options_in),
-          bundle(format::open_model(model)),
+          bundle(format::open_model(files)),
           recipe(pipeline::recipe_of(bundle.architecture)),
           geometry(format::clip_geometry(bundle.network(recipe.experts.front().role),
                                          bundle.network(recipe.vae))),
@@ -379,9 +380,8 @@ std::optional<Video> Generation::decode() {
 
 }  // namespace
 
-Generator::Generator(const std::filesystem::path& model, Device& device,
-                     const PipelineOptions& options)
-    : impl_(std::make_unique<Impl>(model, device, options)) {}
+Generator::Generator(const ModelFiles& files, Device& device, const PipelineOptions& options)
+    : impl_(std::make_unique<Impl>(files, device, options)) {}
 Generator::~Generator() = default;
 Generator::Generator(Generator&&) noexcept = default;
 const ModelSummary& Generator::summary() const {

@@ -30,8 +30,18 @@ int stopped() {
     return kFailed;
 }
 
-std::string model_name(const std::filesystem::path& model) {
-    return (model.has_filename() ? model : model.parent_path()).filename().string();
+std::string name_of(const std::filesystem::path& path) {
+    const std::filesystem::path name = path.filename();
+    return (name.empty() ? path.parent_path().filename() : name).string();
+}
+
+/// The model's name, and those of files in the place of its own.
+std::string model_name(const ModelFiles& files) {
+    std::string name = name_of(files.model);
+    for (const auto& [role, path] : files.parts) {
+        name += fmt::format("{}{}: {}", name.empty() ? "" : ", ", role, name_of(path));
+    }
+    return name;
 }
 
 int list_devices(const Options& options) {
@@ -180,6 +190,9 @@ int generate(const Options& options) {
     }
     Device& device = *opened;
     Generator pipeline(options.model, device, options.pipeline);
+    for (const std::string& warning : pipeline.summary().warnings) {
+        fmt::print(stderr, "quantsparse-video: warning: {}\n", warning);
+    }
     const GenerationParameters parameters = pipeline.resolve(options.generation);
     if (options.plan) {
         const MemoryPlan plan = pipeline.plan(parameters);

@@ -75,8 +75,22 @@ std::string read_prompt(const std::string& path) {
     return text;
 }
 
+struct PartFlag {
+    const char* name;
+    const char* role;
+    const char* description;
+};
+constexpr PartFlag kParts[] = {
+    {"--transformer,--diffusion-model", "transformer",
+     "transformer file, for the model's own or without -m"},
+    {"--text-encoder", "text_encoder", "text encoder file, alike"},
+    {"--vae", "vae", "VAE file, alike"},
+    {"--tokenizer", "tokenizer", "spiece.model, alike; ComfyUI's text encoders hold it"},
+};
+
 // What is read after parsing.
 struct Texts {
+    std::map<std::string, std::string> parts;  ///< files by role
     std::string size, seed, prompt_file, memory_limit, profile;
     std::optional<std::string> prompt;
 };
@@ -136,7 +150,11 @@ class CommandLine {
 
 void CommandLine::add_content() {
     group_ = "What to make";
-    add("-m,--model", options_.model, "diffusers folder or quantised model file", "PATH");
+    add("-m,--model", options_.model.model,
+        "folder (diffusers, original, ComfyUI's models) or file with all networks", "PATH");
+    for (const auto& [name, role, description] : kParts) {
+        add(name, texts_.parts[role], description, "PATH");
+    }
     add("-p,--prompt", texts_.prompt, "what the clip shows", "TEXT");
     add("--prompt-file", texts_.prompt_file, "read the prompt from a file", "FILE");
     add("-n,--negative-prompt", options_.generation.conditioning.negative_prompt,
@@ -278,7 +296,10 @@ void CommandLine::check_output() const {
 void CommandLine::finish() {
     GenerationParameters& generation = options_.generation;
     if (options_.list_devices || options_.tune) return;
-    if (options_.model.empty()) {
+    for (const auto& [role, path] : texts_.parts) {
+        if (!path.empty()) options_.model.parts[role] = path;
+    }
+    if (options_.model.model.empty() && options_.model.parts.empty()) {
         wrong_usage("no model: use -m PATH (a diffusers folder or a quantised model file)");
     }
     check_exclusive();

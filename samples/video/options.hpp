@@ -13,7 +13,7 @@
 namespace quantsparse::video {
 
 struct Options {
-    std::filesystem::path model;
+    ModelFiles model;
     GenerationParameters generation;
     DeviceOptions device;
     PipelineOptions pipeline;

@@ -44,7 +44,7 @@ json infer(const Checkpoint& checkpoint) {
     config.text_width = format::dimension(checkpoint, "txt_in.weight", 1);
     config.hidden = format::dimension(checkpoint, "layers.0.mlp.up.weight", 0);
     config.heads = config.width / format::dimension(checkpoint, "layers.0.attn.q_scale", 0);
-    config.layers = format::count_blocks(checkpoint, "layers.", "mod");
+    config.layers = format::count_blocks(checkpoint, "layers.");
     return to_json(config);
 }
 
@@ -124,9 +124,10 @@ format::Architecture toy_architecture() {
     architecture.name = "toy-joint";
     architecture.title = "a made-up joint transformer";
     architecture.pipeline_class = "ToyJointPipeline";
-    architecture.parts = {{"transformer", "toy-joint", "transformer", {"toy"}, "diffusion_models"},
-                          {"text_encoder", "umt5", "text encoder", {"t5"}, "text_encoders"},
-                          {"vae", "wan-vae", "VAE", {"vae"}, "vae"}};
+    architecture.parts = {
+        {"transformer", "toy-joint", "transformer", {"toy"}, "diffusion_models", "unet"},
+        {"text_encoder", "umt5", "text encoder", {"t5"}, "text_encoders", "clip"},
+        {"vae", "wan-vae", "VAE", {"vae"}, "vae", "vae"}};
     architecture.tokenizers = {
         {"tokenizer", "spiece.model", {"spiece.model"}, "text_encoder", "spiece_model"}};
     architecture.fit = fit;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "format/networks/names.hpp"
 #include "format/text.hpp"
 #include "quantsparse/error.hpp"
 
@@ -19,10 +20,13 @@ int dimension(const Checkpoint& checkpoint, const std::string& name, std::size_t
     return static_cast<int>(view.shape[axis]);
 }
 
-int count_blocks(const Checkpoint& checkpoint, const char* list, const char* tensor) {
+int count_blocks(const Checkpoint& checkpoint, std::string_view list) {
     int count = 0;
-    while (checkpoint.find(fmt::format("{}{}.{}", list, count, tensor)) != nullptr) {
-        ++count;
+    for (const auto& name : checkpoint.names()) {
+        if (name.starts_with(list)) {
+            std::string_view rest = std::string_view(name).substr(list.size());
+            count = std::max(count, take_number(rest) + 1);
+        }
     }
     return std::max(count, 1);
 }

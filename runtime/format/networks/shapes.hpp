@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "format/checkpoint.hpp"
 
@@ -10,7 +11,8 @@ namespace quantsparse::format {
 /// Throws Error(bad_file) naming the tensor when it isn't there or has no such axis.
 int dimension(const Checkpoint& checkpoint, const std::string& name, std::size_t axis);
 
-/// Blocks "<list><number>.<tensor>" are numbered without gaps: one past the last, at least 1.
-int count_blocks(const Checkpoint& checkpoint, const char* list, const char* tensor);
+/// One past the highest number of "<list><number>.…", at least 1. Where blocks are missing before
+/// it, their tensors are, and the check of tensors names them.
+int count_blocks(const Checkpoint& checkpoint, std::string_view list);
 
 }  // namespace quantsparse::format

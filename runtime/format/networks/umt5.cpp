@@ -72,6 +72,12 @@ Umt5Config config_of(const json& object, const std::string& where) {
                     fmt::format("'{}': feed_forward_proj {} is not supported, only gated-gelu",
                                 where, printable(activation->dump())));
     }
+    if (const double eps = number_or(object, "layer_norm_epsilon", 1e-6, 0, 1, where);
+        eps != 1e-6) {
+        throw Error(
+            ErrorCode::unsupported,
+            fmt::format("'{}': layer_norm_epsilon {} is not supported, only 1e-6", where, eps));
+    }
     if (boolean(object, "shared_pos", false, where)) {
         throw Error(ErrorCode::unsupported,
                     fmt::format("'{}': a shared position bias (T5) is not supported, only UMT5's "
@@ -121,6 +127,19 @@ std::vector<TensorSpec> tensors_of(const Umt5Config& config) {
     return list.take();
 }
 
+void refuse_shared_bias(const Checkpoint& checkpoint) {
+    const auto has = [&](int block) {
+        return checkpoint.find(fmt::format("blocks.{}.pos_embedding.embedding.weight", block)) !=
+               nullptr;
+    };
+    if (has(0) && !has(1)) {
+        throw Error(ErrorCode::unsupported,
+                    fmt::format("'{}' has one position bias for all layers: it is a T5, not the "
+                                "umT5 that Wan uses",
+                                checkpoint.path().string()));
+    }
+}
+
 json config_json(const Umt5Config& config) {
     return {{"vocab", config.vocab_size},        {"dim", config.dim},
             {"dim_attn", config.dim_attn},       {"dim_ffn", config.dim_ffn},
@@ -137,7 +156,7 @@ json infer(const Checkpoint& checkpoint) {
     config.dim_ffn = dimension(checkpoint, "blocks.0.ffn.fc1.weight", 0);
     config.num_buckets = dimension(checkpoint, "blocks.0.pos_embedding.embedding.weight", 0);
     config.num_heads = dimension(checkpoint, "blocks.0.pos_embedding.embedding.weight", 1);
-    config.num_layers = count_blocks(checkpoint, "blocks.", "norm1.weight");
+    config.num_layers = count_blocks(checkpoint, "blocks.");
     return config_json(config);
 }
 
@@ -155,9 +174,26 @@ Network describe_umt5(const Umt5Config& config) {
 NetworkKind umt5_kind() {
     NetworkKind kind;
     kind.name = "umt5";
-    kind.prefixes = {"text_encoders.umt5xxl.transformer.", "text_encoder."};
-    kind.describe = [](const json& object, const Checkpoint*, const std::string& where) {
-        return describe_umt5(config_of(object, where));
+    kind.prefixes = {"", "text_encoders.umt5xxl.transformer.", "text_encoder."};
+    kind.marks = {{"encoder.final_layer_norm.weight"}, {"token_embedding.weight", "norm.weight"}};
+    kind.harmless = {"spiece_model", "lm_head.", "decoder."};
+    kind.config_keys = {
+        "model_type", "feed_forward_proj", "shared_pos", "vocab_size", "vocab", "dim", "d_model",
+        "num_heads", "dim_attn", "d_kv", "dim_ffn", "d_ff", "num_layers", "num_buckets",
+        "relative_attention_num_buckets", "max_dist", "max_distance",
+        "relative_attention_max_distance", "text_len", "layer_norm_epsilon",
+        // Of training, of the decoder, and repeated by others.
+        "architectures", "classifier_dropout", "decoder_start_token_id", "dense_act_fn", "dropout",
+        "dropout_rate", "encoder_layers", "eos_token_id", "initializer_factor",
+        "is_encoder_decoder", "is_gated_act", "num_decoder_layers", "output_past", "pad_token_id",
+        "scalable_attention", "tie_word_embeddings", "tokenizer_class", "torch_dtype", "dtype",
+        "transformers_version", "use_cache", "bos_token_id", "is_decoder"};
+    kind.describe = [](const json& object, const Checkpoint* checkpoint, const std::string& where) {
+        const auto config = config_of(object, where);
+        if (checkpoint != nullptr && config.num_layers > 1) {
+            refuse_shared_bias(*checkpoint);
+        }
+        return describe_umt5(config);
     };
     kind.infer = infer;
     kind.config_json = [](const Network& network) {

@@ -55,9 +55,10 @@ Architecture wan21_t2v() {
          "wan-dit",
          "transformer",
          {"diffusion_pytorch_model", "wan2.1_t2v", "transformer"},
-         "diffusion_models"},
-        {"text_encoder", "umt5", "text encoder", {"t5"}, "text_encoders"},
-        {"vae", "wan-vae", "VAE", {"VAE", "vae"}, "vae"},
+         "diffusion_models",
+         "unet"},
+        {"text_encoder", "umt5", "text encoder", {"t5"}, "text_encoders", "clip"},
+        {"vae", "wan-vae", "VAE", {"VAE", "vae"}, "vae", "vae"},
     };
     architecture.tokenizers = {
         {"tokenizer",

@@ -86,6 +86,14 @@ std::vector<LinearGroup> groups_of(const WanDitConfig& config) {
 WanDitConfig config_of(const json& object, const std::string& where) {
     check_class(object, {"WanTransformer3DModel", "WanModel"}, where);
     const json* kind = find_field(object, {"model_type"});
+    // Attention in windows, and tokens that know their own time: relatives of the released models.
+    const json* window = find_field(object, {"window_size"});
+    if (window != nullptr && *window != json::array({-1, -1})) {
+        throw Error(ErrorCode::unsupported,
+                    fmt::format("'{}': window_size {} is not supported, only attention over the "
+                                "whole clip ([-1, -1])",
+                                where, printable(window->dump())));
+    }
     const bool other_kind = kind != nullptr && *kind != "t2v";
     if (other_kind || find_field(object, {"image_dim", "added_kv_proj_dim"}) != nullptr) {
         throw Error(ErrorCode::unsupported,
@@ -209,7 +217,7 @@ json infer(const Checkpoint& checkpoint) {
     const char* ffn =
         checkpoint.find("blocks.0.ffn.0.bias") ? "blocks.0.ffn.0.bias" : "blocks.0.ffn.0.weight";
     config.ffn_dim = dimension(checkpoint, ffn, 0);
-    config.num_layers = count_blocks(checkpoint, "blocks.", "modulation");
+    config.num_layers = count_blocks(checkpoint, "blocks.");
     config.num_heads = config.dim % 128 == 0 ? config.dim / 128 : std::max(config.dim / 64, 1);
     config.qk_norm = checkpoint.find("blocks.0.self_attn.norm_q.weight") != nullptr;
     config.cross_attn_norm = checkpoint.find("blocks.0.norm3.weight") != nullptr;
@@ -241,7 +249,16 @@ Network describe_wan_dit(const WanDitConfig& config) {
 NetworkKind wan_dit_kind() {
     NetworkKind kind;
     kind.name = "wan-dit";
-    kind.prefixes = {"model.diffusion_model.", "transformer."};
+    kind.prefixes = {"", "model.diffusion_model.", "diffusion_model.", "transformer."};
+    kind.marks = {{"patch_embedding.weight", "time_projection.1.bias"},
+                  {"patch_embedding.weight", "condition_embedder.time_proj.bias"}};
+    kind.harmless = {"freqs", "rope."};
+    kind.config_keys = {"model_type", "num_heads", "num_attention_heads", "dim",
+                        "attention_head_dim", "ffn_dim", "num_layers", "in_dim", "in_channels",
+                        "out_dim", "out_channels", "text_dim", "text_len", "freq_dim", "eps",
+                        "cross_attn_norm", "qk_norm", "patch_size",
+                        // Limits of upstream's tables, and attention over the whole clip.
+                        "rope_max_seq_len", "window_size", "torch_dtype"};
     kind.describe = describe;
     kind.infer = infer;
     kind.config_json = [](const Network& network) {

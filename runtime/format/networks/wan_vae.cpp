@@ -8,6 +8,7 @@
 #include "format/json_fields.hpp"
 #include "format/networks/names.hpp"
 #include "format/networks/shapes.hpp"
+#include "format/text.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::format {
@@ -112,6 +113,21 @@ Renamer renamer(const std::vector<std::string>& names) {
     };
 }
 
+/// Wan2.2's VAE and others share the class and differ in these.
+void check_is_of_wan21(const json& object, const std::string& where) {
+    const std::initializer_list<std::pair<const char*, json>> usual = {
+        {"is_residual", false}, {"patch_size", 1}, {"in_channels", 3}, {"out_channels", 3}};
+    for (const auto& [key, value] : usual) {
+        const json* found = find_field(object, {key});
+        if (found != nullptr && *found != value) {
+            throw Error(ErrorCode::unsupported,
+                        fmt::format("'{}': {} is {}, as of Wan2.2's or an upscaling VAE, which is "
+                                    "not supported; use Wan2.1's VAE",
+                                    where, key, printable(found->dump())));
+        }
+    }
+}
+
 WanVaeConfig config_of(const json& object, const std::string& where) {
     check_class(object, {"AutoencoderKLWan", "WanVAE_", "WanVAE"}, where);
     WanVaeConfig config;
@@ -143,6 +159,7 @@ WanVaeConfig config_of(const json& object, const std::string& where) {
     if (config.temporal_downsample.size() + 1 != config.dim_mult.size()) {
         reject(where, "temperal_downsample must have one entry fewer than dim_mult");
     }
+    check_is_of_wan21(object, where);
     const json* scales = find_field(object, {"attn_scales"});
     if (scales != nullptr && !(scales->is_array() && scales->empty())) {
         throw Error(
@@ -302,8 +319,40 @@ Network describe_wan_vae(const WanVaeConfig& config, bool encoder) {
 NetworkKind wan_vae_kind() {
     NetworkKind kind;
     kind.name = "wan-vae";
-    kind.prefixes = {"first_stage_model.", "vae."};
+    kind.prefixes = {"", "first_stage_model.", "vae."};
+    kind.marks = {{"decoder.middle.0.residual.0.gamma"},
+                  {"decoder.mid_block.resnets.0.norm1.gamma"}};
+    // Whose use is training, and the encoder where a file has a part of it.
+    kind.harmless = {"loss.", "discriminator.", "encoder.", "conv1."};
+    kind.config_keys = {"dim",
+                        "base_dim",
+                        "z_dim",
+                        "num_res_blocks",
+                        "dim_mult",
+                        "temperal_downsample",
+                        "temporal_downsample",
+                        "attn_scales",
+                        "latents_mean",
+                        "latents_std",
+                        "is_residual",
+                        "patch_size",
+                        "in_channels",
+                        "out_channels",
+                        "dropout",
+                        "scale_factor_spatial",
+                        "scale_factor_temporal",
+                        "clip_output",
+                        "torch_dtype"};
     kind.describe = [](const json& object, const Checkpoint* checkpoint, const std::string& where) {
+        if (checkpoint != nullptr && checkpoint->find("decoder.head.2.bias") != nullptr &&
+            dimension(*checkpoint, "decoder.head.2.bias", 0) != 3) {
+            throw Error(
+                ErrorCode::unsupported,
+                fmt::format("'{}' draws {} values per pixel, as an upscaling VAE or that of "
+                            "Wan2.2 does, which is not supported; use Wan2.1's VAE",
+                            checkpoint->path().string(),
+                            dimension(*checkpoint, "decoder.head.2.bias", 0)));
+        }
         const bool encoder =
             checkpoint != nullptr && checkpoint->find("encoder.conv1.weight") != nullptr;
         return describe_wan_vae(config_of(object, where), encoder);

@@ -11,6 +11,7 @@
 
 #include "quantsparse/attention.hpp"
 #include "quantsparse/device.hpp"
+#include "quantsparse/model_files.hpp"
 #include "quantsparse/sampler.hpp"
 
 namespace quantsparse {
@@ -172,12 +173,16 @@ struct ModelSummary {
     int default_steps = 50;
     double default_guidance_scale = 5;
     double default_flow_shift = 5;
+    std::vector<std::string> warnings;  ///< a line each: what the files hold that is not used
 };
 
 class Generator {
   public:
-    /// Opens a diffusers folder or a quantised model file. `device` must outlive the object.
-    Generator(const std::filesystem::path& model, Device& device, const PipelineOptions& = {});
+    /// Opens a model in any layout that ModelFiles names. `device` must outlive the object.
+    Generator(const ModelFiles& files, Device& device, const PipelineOptions& = {});
+    Generator(const std::filesystem::path& model, Device& device,
+              const PipelineOptions& options = {})
+        : Generator(ModelFiles{model, {}}, device, options) {}
     ~Generator();
     Generator(Generator&&) noexcept;
 
