@@ -10,6 +10,7 @@
 
 #include "format/checkpoint.hpp"
 #include "format/network.hpp"
+#include "quantsparse/sampler.hpp"
 
 namespace quantsparse::format {
 
@@ -46,6 +47,7 @@ struct GenerationDefaults {
     double flow_shift = 5.0;
     double guidance_scale = 5.0;
     int steps = 50;
+    Sampler sampler = Sampler::unipc;
     double fps = 16;
     int native_width = 832, native_height = 480, native_frames = 81;
 };
@@ -56,6 +58,7 @@ struct ModelBundle {
     std::map<std::string, std::vector<std::byte>, std::less<>> tokenizers;  ///< by role
     GenerationDefaults defaults;
     Quantization quantization;
+    std::vector<std::string> warnings;  ///< a line each: what the files say and is not used
 
     /// Throws Error(bad_file) when the model has no such component.
     const Component& at(std::string_view role) const;

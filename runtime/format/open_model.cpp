@@ -9,6 +9,7 @@
 #include "format/mapped_file.hpp"
 #include "format/model_file.hpp"
 #include "format/networks/registry.hpp"
+#include "format/scheduler_config.hpp"
 #include "format/text.hpp"
 #include "quantsparse/error.hpp"
 
@@ -79,10 +80,8 @@ ModelBundle open_diffusers(const fs::path& folder) {
         bundle.components[part.role] = open_component(part, place, place / "config.json");
     }
     const fs::path scheduler = folder / "scheduler" / "scheduler_config.json";
-    auto& shift = bundle.defaults.flow_shift;
     if (fs::exists(scheduler)) {
-        shift =
-            number_or(read_json(scheduler), "flow_shift", shift, 1e-3, 1000, scheduler.string());
+        bundle.warnings = read_scheduler_config(scheduler, bundle.defaults);
     }
     read_generation_defaults(index, index_path.string(), bundle.defaults);
     for (const auto& part : architecture.tokenizers) {
