@@ -169,7 +169,12 @@ std::optional<Device> open_device(const Options& options) {
     return device;
 }
 
+void print_warning(const Options& options, const std::string& text) {
+    if (!options.quiet) fmt::print(stderr, "quantsparse-video: warning: {}\n", text);
+}
+
 int generate(const Options& options) {
+    for (const std::string& warning : options.warnings) print_warning(options, warning);
     std::optional<Outputs> outputs;
     if (!options.plan) {
         outputs.emplace(options);
@@ -189,7 +194,7 @@ int generate(const Options& options) {
         return kDone;
     }
     ClipProperties properties{*parameters.width, *parameters.height, *parameters.frames};
-    properties.fps = options.fps > 0 ? options.fps : pipeline.summary().fps;
+    properties.fps = options.fps.value_or(frame_rate(pipeline.summary().fps));
     properties.crf = options.crf;
     properties.comment =
         generation_record(parameters, pipeline.summary(), model_name(options.model));
@@ -215,10 +220,8 @@ int generate(const Options& options) {
         }
     };
     callbacks.warning = [&](const std::string& text) {
-        if (!options.quiet) {
-            view.end_line();
-            fmt::print(stderr, "quantsparse-video: warning: {}\n", text);
-        }
+        view.end_line();
+        print_warning(options, text);
     };
     std::optional<Video> video;
     if (!interrupted()) {
@@ -228,7 +231,7 @@ int generate(const Options& options) {
     if (!video) {
         return stopped();
     }
-    video->fps = properties.fps;
+    video->fps = properties.fps.per_second();
     if (device.validation_message_count() > 0) {
         throw Error(ErrorCode::device,
                     fmt::format("the validation layers reported {} messages: no file was written",
