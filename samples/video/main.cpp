@@ -13,6 +13,7 @@
 #include "latents_file.hpp"
 #include "options.hpp"
 #include "output_file.hpp"
+#include "output_place.hpp"
 #include "quantsparse/names.hpp"
 #include "quantsparse/tuning.hpp"
 #include "report.hpp"
@@ -48,6 +49,7 @@ struct Outputs {
     std::optional<OutputFile> profile;
 
     explicit Outputs(const Options& options) : names(options.outputs) {
+        require_distinct(all_places(options));
         std::vector<OutputTarget> targets;  // all names are checked before any file is made
         for (const std::string& name : options.outputs) {
             targets.push_back(resolve_output(name, options.format));
@@ -61,6 +63,14 @@ struct Outputs {
         if (!options.profile_file.empty()) {
             profile.emplace(options.profile_file);
         }
+    }
+
+    static std::vector<std::filesystem::path> all_places(const Options& options) {
+        std::vector<std::filesystem::path> places(options.outputs.begin(), options.outputs.end());
+        for (const auto& other : {options.latents, options.profile_file, options.preview}) {
+            if (!other.empty()) places.push_back(other);
+        }
+        return places;
     }
 
     void begin(const ClipProperties& properties) {

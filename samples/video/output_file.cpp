@@ -5,44 +5,45 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
 #include "interrupt.hpp"
+#include "output_place.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::video {
 namespace fs = std::filesystem;
 
 fs::path temporary_beside(const fs::path& destination) {
-    fs::path name = destination.filename();
-    name += fmt::format(".{}.part", ::getpid());
-    return destination.parent_path() / name;
+    static std::atomic<int> count = 0;
+    return destination.parent_path() / fmt::format(".quantsparse-{}-{}.part", ::getpid(), count++);
 }
 
 OutputFile::OutputFile(const fs::path& destination) : destination_(destination) {
-    if (destination == "-") {
-        destination_ = "standard output";
-        descriptor_ = ::dup(STDOUT_FILENO);
+    const OutputPlace place = find_output_place(destination);
+    place_ = place.path;
+    if (place.kind == OutputPlace::Kind::descriptor) {
+        if (destination == "-") destination_ = "standard output";
+        descriptor_ = ::dup(place.descriptor);
         if (descriptor_ < 0) {
             fail(errno);
         }
         return;
     }
     std::error_code ignored;
-    const fs::file_status status = fs::status(destination, ignored);
-    if (fs::is_directory(status)) {
+    if (fs::is_directory(place_, ignored)) {
         throw Error(ErrorCode::io,
                     fmt::format("output '{}' is a folder: give a file name, or --format png for a "
                                 "folder of pictures",
                                 destination.string()));
     }
-    const bool direct = fs::exists(status) && !fs::is_regular_file(status);
-    if (direct) {
-        descriptor_ = ::open(destination.c_str(), O_WRONLY | O_CLOEXEC);
+    if (place.kind != OutputPlace::Kind::file) {
+        descriptor_ = ::open(place_.c_str(), O_WRONLY | O_CLOEXEC);
     } else {
-        temporary_ = temporary_beside(destination);
+        temporary_ = temporary_beside(place_);
         descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     }
     if (descriptor_ < 0) {
@@ -64,6 +65,7 @@ OutputFile::~OutputFile() {
 
 OutputFile::OutputFile(OutputFile&& other) noexcept
     : destination_(std::move(other.destination_)),
+      place_(std::move(other.place_)),
       temporary_(std::exchange(other.temporary_, {})),
       descriptor_(std::exchange(other.descriptor_, -1)),
       position_(other.position_),
@@ -113,7 +115,7 @@ void OutputFile::finish() {
         fail(errno);
     }
     if (!temporary_.empty()) {
-        if (::rename(temporary_.c_str(), destination_.c_str()) != 0) {
+        if (::rename(temporary_.c_str(), place_.c_str()) != 0) {
             fail(errno);
         }
         temporary_.clear();
