@@ -37,8 +37,9 @@ sampling::SamplerOptions options_of(const Case& c, const nlohmann::json& run) {
         options.prediction = sampling::Prediction::v;
         options.eta = c.json.at("scheduler") == "ddpm" ? 1 : 0;
     } else if (options.kind == Sampler::dmd) {
-        options.noise = sampling::TableTimesteps{
-            run.at("denoising_steps").get<std::vector<double>>(), run.value("table_shift", 8.0)};
+        const char* key = run.contains("denoising_steps") ? "denoising_steps" : "timesteps_in";
+        options.noise = sampling::TableTimesteps{run.at(key).get<std::vector<double>>(),
+                                                 run.value("table_shift", 8.0)};
     } else if (options.kind == Sampler::rcm) {
         // The cases' model gets the timesteps as they are before they are rounded.
         options.noise =

@@ -81,7 +81,7 @@ ModelBundle open_diffusers(const fs::path& folder) {
     }
     const fs::path scheduler = folder / "scheduler" / "scheduler_config.json";
     if (fs::exists(scheduler)) {
-        bundle.warnings = read_scheduler_config(scheduler, bundle.defaults);
+        bundle.warnings = read_scheduler_config(scheduler, index, bundle.defaults);
     }
     read_generation_defaults(index, index_path.string(), bundle.defaults);
     for (const auto& part : architecture.tokenizers) {

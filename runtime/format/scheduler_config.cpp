@@ -176,9 +176,44 @@ std::vector<std::string> check_settings(const json& config, const std::string& w
     return {fmt::format("'{}': not used: {}", where, list_names(told))};
 }
 
+/// The shift under the class's own key, else under the other one.
+double flow_shift_of(const json& config, const SchedulerClass* known, const std::string& where,
+                     double fallback, std::vector<std::string>& told) {
+    const bool own_is_shift = known != nullptr && std::string_view(known->shift) == "shift";
+    const char* own = own_is_shift ? "shift" : "flow_shift";
+    const char* other = own_is_shift ? "flow_shift" : "shift";
+    const auto number = [&](const char* key, double otherwise) {
+        return number_or(config, key, otherwise, 1e-3, 1000, where);
+    };
+    if (find_field(config, {own, other}) == nullptr) {
+        if (known == nullptr) return fallback;
+        told.push_back(fmt::format("'{}': no {}: 1 is used, as {} does", where, own, known->name));
+        return 1;
+    }
+    const double second = number(other, fallback);
+    const double first = number(own, second);
+    if (find_field(config, {other}) != nullptr && first != second) {
+        told.push_back(
+            fmt::format("'{}': {} {} is used, {} {} is not", where, own, first, other, second));
+    }
+    return first;
+}
+
+/// diffusers goes by the class that model_index.json names.
+void compare_classes(const json& config, const json& index, const std::string& where,
+                     std::vector<std::string>& told) {
+    const json* own = find_field(config, {"_class_name"});
+    const json* entry = find_field(index, {"scheduler"});
+    if (own == nullptr || entry == nullptr || !entry->is_array() || entry->size() != 2) return;
+    if (entry->at(1).is_string() && entry->at(1) != *own) {
+        told.push_back(fmt::format("'{}': the class {} is used, not {} of model_index.json", where,
+                                   printable(own->dump()), printable(entry->at(1).dump())));
+    }
+}
+
 }  // namespace
 
-std::vector<std::string> read_scheduler_config(const std::filesystem::path& path,
+std::vector<std::string> read_scheduler_config(const std::filesystem::path& path, const json& index,
                                                GenerationDefaults& defaults) {
     const std::string where = path.string();
     const json config =
@@ -186,21 +221,9 @@ std::vector<std::string> read_scheduler_config(const std::filesystem::path& path
     refuse_step_lists(config, where);
     const SchedulerClass* known = class_of(config, where);
     std::vector<std::string> told = check_settings(config, where);
+    compare_classes(config, index, where, told);
     if (known != nullptr) defaults.sampler = known->sampler;
-
-    const auto number = [&](const char* key, double fallback) {
-        return number_or(config, key, fallback, 1e-3, 1000, where);
-    };
-    const bool own_is_shift = known != nullptr && std::string_view(known->shift) == "shift";
-    const char* own = own_is_shift ? "shift" : "flow_shift";
-    const char* other = own_is_shift ? "flow_shift" : "shift";
-    const double second = number(other, defaults.flow_shift);
-    const double first = number(own, second);
-    if (find_field(config, {other}) != nullptr && first != second) {
-        told.push_back(
-            fmt::format("'{}': {} {} is used, {} {} is not", where, own, first, other, second));
-    }
-    defaults.flow_shift = first;
+    defaults.flow_shift = flow_shift_of(config, known, where, defaults.flow_shift, told);
     return told;
 }
 

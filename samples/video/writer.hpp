@@ -42,7 +42,7 @@ struct OutputTarget {
 
 /// The container by `format` (mp4, webm, gif, y4m, png), else by the extension; a trailing '/' or
 /// an existing folder means a folder of png pictures, "-" means y4m. Throws
-/// Error(invalid_argument), also for what needs a file (mp4, webm) where a pipe or a device is.
+/// Error(invalid_argument), also for what needs a file (mp4, webm) where a pipe is.
 OutputTarget resolve_output(const std::string& output, std::string_view format = {});
 
 /// Opens the place for writing at once. Throws Error(io) when it can't be written,

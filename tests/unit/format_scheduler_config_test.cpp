@@ -16,10 +16,11 @@ struct Read {
 
 class SchedulerConfig : public testing::Test {
   protected:
-    Read read(const std::string& text) {
+    Read read(const std::string& text, const char* index = "{}") {
         test::write_text(folder_ / "scheduler_config.json", text);
         Read result;
-        result.warnings = read_scheduler_config(folder_ / "scheduler_config.json", result.defaults);
+        result.warnings = read_scheduler_config(folder_ / "scheduler_config.json",
+                                                nlohmann::json::parse(index), result.defaults);
         return result;
     }
     void expect_refused(ErrorCode code, const std::vector<std::string>& pieces,
@@ -67,6 +68,22 @@ TEST_F(SchedulerConfig, TheShiftHasTheClassesName) {
     EXPECT_EQ(both.defaults.flow_shift, 8);
     ASSERT_EQ(both.warnings.size(), 1u);
     EXPECT_NE(both.warnings.front().find("flow_shift 3 is not"), std::string::npos);
+}
+
+TEST_F(SchedulerConfig, AClassWithoutAShiftHas1AsInDiffusers) {
+    const Read read_one = read(R"({"_class_name": "UniPCMultistepScheduler"})");
+    EXPECT_EQ(read_one.defaults.flow_shift, 1);
+    ASSERT_EQ(read_one.warnings.size(), 1u);
+    EXPECT_NE(read_one.warnings.front().find("no flow_shift"), std::string::npos);
+}
+
+TEST_F(SchedulerConfig, AnotherClassInTheIndexIsTold) {
+    const auto warnings = [&](const char* index) { return read(kReleased, index).warnings; };
+    EXPECT_TRUE(warnings(R"({"scheduler": ["diffusers", "UniPCMultistepScheduler"]})").empty());
+    EXPECT_TRUE(warnings(R"({"scheduler": 3})").empty());
+    const auto told = warnings(R"({"scheduler": ["diffusers", "LCMScheduler"]})");
+    ASSERT_EQ(told.size(), 1u);
+    EXPECT_NE(told.front().find("LCMScheduler"), std::string::npos);
 }
 
 // Python's json writes -Infinity.
