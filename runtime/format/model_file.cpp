@@ -133,7 +133,7 @@ void read_generation_defaults(const json& object, const std::string& where,
         try {
             defaults.sampler = value_of<Sampler>(sampler->get<std::string>());
         } catch (const std::exception&) {
-            reject(where, fmt::format("sampler {} is not known", printable(sampler->dump())));
+            reject(where, fmt::format("sampler {} is not known", value_text(*sampler)));
         }
     }
 }

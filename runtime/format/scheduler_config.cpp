@@ -134,7 +134,7 @@ void refuse_step_lists(const json& config, const std::string& where) {
                    fmt::format("has {} {}: which sampler goes with such a list is not said there; "
                                "take it out of the file and give sampler and timesteps, or "
                                "few_steps, with the clip",
-                               printable(key), printable(value.dump())));
+                               printable(key), value_text(value)));
         }
     }
 }
@@ -148,7 +148,7 @@ const SchedulerClass* class_of(const json& config, const std::string& where) {
         known.emplace_back(candidate.name);
     }
     refuse(where, fmt::format("is of the class {}, which this version does not compute; it has {}",
-                              printable(name->dump()), list_names(known)));
+                              value_text(*name), list_names(known)));
 }
 
 /// Every key but those above, with what it is if it matters.
@@ -159,7 +159,7 @@ std::vector<std::string> check_settings(const json& config, const std::string& w
         const auto setting = std::find_if(list.begin(), list.end(), [&](const Setting& candidate) {
             return key == candidate.key;
         });
-        const std::string text = printable(fmt::format("{} {}", key, value.dump()));
+        const std::string text = fmt::format("{} {}", printable(key), value_text(value));
         if (value.is_null()) continue;
         if (setting == list.end()) {
             const bool unused = std::find(kUnused.begin(), kUnused.end(), key) != kUnused.end();
@@ -207,7 +207,7 @@ void compare_classes(const json& config, const json& index, const std::string& w
     if (own == nullptr || entry == nullptr || !entry->is_array() || entry->size() != 2) return;
     if (entry->at(1).is_string() && entry->at(1) != *own) {
         told.push_back(fmt::format("'{}': the class {} is used, not {} of model_index.json", where,
-                                   printable(own->dump()), printable(entry->at(1).dump())));
+                                   value_text(*own), value_text(entry->at(1))));
     }
 }
 

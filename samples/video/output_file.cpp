@@ -5,9 +5,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <random>
 #include <utility>
 
 #include "interrupt.hpp"
@@ -18,8 +18,9 @@ namespace quantsparse::video {
 namespace fs = std::filesystem;
 
 fs::path temporary_beside(const fs::path& destination) {
-    static std::atomic<int> count = 0;
-    return destination.parent_path() / fmt::format(".quantsparse-{}-{}.part", ::getpid(), count++);
+    std::random_device random;
+    return destination.parent_path() /
+           fmt::format(".quantsparse-{}-{:08x}.part", ::getpid(), random());
 }
 
 OutputFile::OutputFile(const fs::path& destination) : destination_(destination) {
@@ -44,7 +45,7 @@ OutputFile::OutputFile(const fs::path& destination) : destination_(destination) 
         descriptor_ = ::open(place_.c_str(), O_WRONLY | O_CLOEXEC);
     } else {
         temporary_ = temporary_beside(place_);
-        descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     }
     if (descriptor_ < 0) {
         const int error_number = errno;

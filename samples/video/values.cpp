@@ -33,6 +33,7 @@ FrameRate parse_frame_rate(const std::string& text) {
         const auto result = std::from_chars(part.data(), part.data() + part.size(), value);
         return result.ec == std::errc() && result.ptr == part.data() + part.size();
     };
+    constexpr double kSlowest = 0.01, kFastest = 1000;  // a gif's delays have 16 bits
     constexpr long kLargest = 1'000'000;  // both fit in the fields of every format
     FrameRate rate{0, 1};
     bool valid = false;
@@ -41,15 +42,14 @@ FrameRate parse_frame_rate(const std::string& text) {
         valid = number(whole.substr(0, slash), rate.numerator) &&
                 number(whole.substr(slash + 1), rate.denominator) && rate.numerator <= kLargest &&
                 rate.denominator > 0 && rate.denominator <= kLargest;
-    } else if (double value = 0; number(text, value) && value > 0 && value <= 1000) {
+    } else if (double value = 0; number(text, value) && value >= 0 && value <= kFastest) {
         rate = frame_rate(value);
         valid = true;
     }
-    if (!valid || rate.numerator <= 0 || rate.per_second() > 1000) {
+    if (!valid || rate.per_second() < kSlowest || rate.per_second() > kFastest) {
         throw Error(ErrorCode::invalid_argument,
-                    fmt::format("'{}' makes no sense: write for example 24 or 24000/1001, more "
-                                "than 0 and at most 1000",
-                                text),
+                    fmt::format("'{}' makes no sense: write for example 24 or 24000/1001, {} to {}",
+                                text, kSlowest, kFastest),
                     "fps");
     }
     return rate;

@@ -1,5 +1,6 @@
 #include "format/scheduler_config.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "unit/format_support.hpp"
@@ -131,6 +132,15 @@ TEST_F(SchedulerConfig, ValuesOfOtherTypesAndDamagedFilesAreRefused) {
     expect_refused(ErrorCode::bad_file, {"shift"}, R"({"shift": Infinity, "flow_shift": -1})");
     expect_refused(ErrorCode::unsupported, {"class 3"}, R"({"_class_name": 3})");
     expect_refused(ErrorCode::bad_file, {"scheduler_config.json"}, "[1]");
+    const std::string deep(100'000, '['), end(100'000, ']');
+    for (const char* key : {"_class_name", "flow_shift", "denoising_step_list", "made_up"}) {
+        const std::string text = fmt::format(R"({{"{}": {}{}}})", key, deep, end);
+        if (key == std::string("made_up")) {
+            EXPECT_EQ(read(text).warnings.size(), 1u);
+        } else {
+            EXPECT_THROW(read(text), Error) << key;
+        }
+    }
     expect_refused(ErrorCode::bad_file, {"scheduler_config.json"}, R"({"shift": )");
     expect_refused(ErrorCode::bad_file, {"scheduler_config.json"}, "{\"a\": \"\\");
 }
