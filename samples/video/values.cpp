@@ -34,7 +34,7 @@ FrameRate parse_frame_rate(const std::string& text) {
         return result.ec == std::errc() && result.ptr == part.data() + part.size();
     };
     constexpr double kSlowest = 0.01, kFastest = 1000;  // a gif's delays have 16 bits
-    constexpr long kLargest = 1'000'000;  // both fit in the fields of every format
+    constexpr long kLargest = 1'000'000;                // both fit in the fields of every format
     FrameRate rate{0, 1};
     bool valid = false;
     if (const std::size_t slash = text.find('/'); slash != std::string::npos) {
