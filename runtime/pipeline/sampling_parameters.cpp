@@ -84,8 +84,9 @@ void check_falling(const char* field, const std::vector<double>& values, double 
     for (std::size_t i = 0; i < values.size(); ++i) {
         const bool falls = i == 0 ? values[i] <= before : values[i] < before;
         if (!(values[i] > 0 && falls)) {
-            fail(field, fmt::format("{:g} in {} makes no sense: they fall from at most {:g} and "
-                                    "stay above 0, where the last step leads by itself",
+            fail(field, fmt::format("{:g} can't stand in {}: a list falls from at most {:g} and "
+                                    "stays above 0; the 0 that the last step leads to is no part "
+                                    "of it",
                                     values[i], text_of(values), highest));
         }
         before = values[i];

@@ -26,22 +26,17 @@ fs::path temporary_beside(const fs::path& destination) {
 OutputFile::OutputFile(const fs::path& destination) : destination_(destination) {
     const OutputPlace place = find_output_place(destination);
     place_ = place.path;
-    if (place.kind == OutputPlace::Kind::descriptor) {
-        if (destination == "-") destination_ = "standard output";
-        descriptor_ = ::dup(place.descriptor);
-        if (descriptor_ < 0) {
-            fail(errno);
-        }
-        return;
-    }
+    if (destination == "-") destination_ = "standard output";
     std::error_code ignored;
-    if (fs::is_directory(place_, ignored)) {
+    if (place.kind == OutputPlace::Kind::file && fs::is_directory(place_, ignored)) {
         throw Error(ErrorCode::io,
                     fmt::format("output '{}' is a folder: give a file name, or --format png for a "
                                 "folder of pictures",
                                 destination.string()));
     }
-    if (place.kind != OutputPlace::Kind::file) {
+    if (place.kind == OutputPlace::Kind::descriptor) {
+        descriptor_ = ::dup(place.descriptor);
+    } else if (place.kind != OutputPlace::Kind::file) {
         descriptor_ = ::open(place_.c_str(), O_WRONLY | O_CLOEXEC);
     } else {
         temporary_ = temporary_beside(place_);

@@ -82,6 +82,8 @@ TEST_F(OutputNames, LinksToOwnDescriptorsAreWrittenWhereTheyStand) {
     ::close(descriptor);
     EXPECT_TRUE(fs::is_symlink(folder_ / "link"));
     EXPECT_EQ(read(folder_ / "file"), "before after");
+    format::test::expect_error(ErrorCode::io, {number, "can't write"},
+                               [&] { OutputFile closed("/dev/fd/" + number); });
     EXPECT_EQ(find_output_place("-").descriptor, STDOUT_FILENO);
     EXPECT_EQ(find_output_place(folder_ / "fd/1").kind, Kind::file);
 }
