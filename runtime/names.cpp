@@ -6,7 +6,22 @@ template <>
 std::span<const Word<Sampler>> words_of() {
     static constexpr Word<Sampler> kWords[] = {{"unipc", Sampler::unipc}, {"dpm++", Sampler::dpmpp},
                                                {"dpmpp", Sampler::dpmpp}, {"euler", Sampler::euler},
-                                               {"lcm", Sampler::lcm},     {"ddim", Sampler::ddim}};
+                                               {"lcm", Sampler::lcm},     {"ddim", Sampler::ddim},
+                                               {"dmd", Sampler::dmd},     {"rcm", Sampler::rcm}};
+    return kWords;
+}
+
+template <>
+std::span<const Word<Rng>> words_of() {
+    static constexpr Word<Rng> kWords[] = {{"philox", Rng::philox}, {"torch", Rng::torch}};
+    return kWords;
+}
+
+template <>
+std::span<const Word<FewSteps>> words_of() {
+    static constexpr Word<FewSteps> kWords[] = {{"lightx2v-4", FewSteps::lightx2v_4},
+                                                {"fastwan-3", FewSteps::fastwan_3},
+                                                {"turbo-4", FewSteps::turbo_4}};
     return kWords;
 }
 

@@ -12,6 +12,8 @@ Sampler kind_of(const std::string& name) {
     if (name == "unipc") return Sampler::unipc;
     if (name == "flow-lcm") return Sampler::lcm;
     if (name == "ddim" || name == "ddpm") return Sampler::ddim;
+    if (name == "dmd") return Sampler::dmd;
+    if (name == "rcm") return Sampler::rcm;
     return name == "euler" || name == "euler-steps" ? Sampler::euler : Sampler::dpmpp;
 }
 
@@ -34,6 +36,14 @@ sampling::SamplerOptions options_of(const Case& c, const nlohmann::json& run) {
         options.noise = sampling::Betas{0.00085, run.at("beta_end").get<double>()};
         options.prediction = sampling::Prediction::v;
         options.eta = c.json.at("scheduler") == "ddpm" ? 1 : 0;
+    } else if (options.kind == Sampler::dmd) {
+        const char* key = run.contains("denoising_steps") ? "denoising_steps" : "timesteps_in";
+        options.noise = sampling::TableTimesteps{run.at(key).get<std::vector<double>>(),
+                                                 run.value("table_shift", 8.0)};
+    } else if (options.kind == Sampler::rcm) {
+        // The cases' model gets the timesteps as they are before they are rounded.
+        options.noise =
+            sampling::RcmTimes{run.value("sigma_max", 80.0), false, !run.value("ode", false)};
     } else if (sigmas.empty()) {
         options.noise = sampling::FlowShift{shift};
     } else {
@@ -47,6 +57,16 @@ sampling::SamplerOptions options_of(const Case& c, const nlohmann::json& run) {
         };
     }
     return options;
+}
+
+/// What rcm's model receives.
+void compare_rounded_timesteps(const Case& c, const nlohmann::json& run, RunReport& report) {
+    const auto expected = run.value("timesteps_as_bf16", std::vector<float>());
+    if (expected.empty()) return;
+    auto options = options_of(c, run);
+    std::get<sampling::RcmTimes>(options.noise).bf16_timesteps = true;
+    const auto timesteps = sampling::make_scheduler(options)->timesteps();
+    report.require(timesteps == expected, "timesteps in bf16 differ");
 }
 
 }  // namespace
@@ -73,8 +93,10 @@ std::vector<Result> run_scheduler(const Case& c) {
                 reference_timesteps.push_back(static_cast<float>(t));
         }
         report.intermediate("timesteps", scheduler->timesteps(), reference_timesteps);
+        compare_rounded_timesteps(c, run, report);
 
         std::vector<float> x = c.floats(id + "in.x");
+        scheduler->start(x);
         const std::vector<float> p = c.floats(id + "in.p");
         std::vector<float> trajectory = x, predictions;
         for (const float t : scheduler->timesteps()) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "format/file_kind.hpp"
@@ -28,6 +29,15 @@ json parse_json_object(const std::string& text, const std::string& where) {
     return object;
 }
 
+std::string value_text(const json& value) {
+    const auto nested = [](const json& part) { return part.is_structured(); };
+    if (value.is_object() ||
+        (value.is_array() && std::any_of(value.begin(), value.end(), nested))) {
+        return value.is_object() ? "{...}" : "[...]";  // dump() would recurse
+    }
+    return printable(value.dump());
+}
+
 const json* find_field(const json& object, std::initializer_list<const char*> keys) {
     for (const char* key : keys) {
         const auto position = object.find(key);
@@ -42,7 +52,7 @@ int checked_integer(const json& value, const char* key, int lowest, int highest,
                     const std::string& where) {
     if (!value.is_number_integer() || value < lowest || value > highest) {
         reject(where, fmt::format("{} is {} where an integer from {} to {} is needed", key,
-                                  printable(value.dump()), lowest, highest));
+                                  value_text(value), lowest, highest));
     }
     return value.get<int>();
 }
@@ -102,7 +112,7 @@ void check_class(const json& object, std::initializer_list<const char*> known,
     throw Error(ErrorCode::unsupported,
                 fmt::format("'{}' describes {}, an unknown architecture; this version runs Wan2.1 "
                             "text-to-video",
-                            where, printable(name->dump())));
+                            where, value_text(*name)));
 }
 
 double number_or(const json& object, const char* key, double fallback, double lowest,
@@ -114,7 +124,7 @@ double number_or(const json& object, const char* key, double fallback, double lo
     if (!value->is_number() || !(value->get<double>() >= lowest) ||
         !(value->get<double>() <= highest)) {
         reject(where, fmt::format("{} is {} where a number from {} to {} is needed", key,
-                                  printable(value->dump()), lowest, highest));
+                                  value_text(*value), lowest, highest));
     }
     return value->get<double>();
 }

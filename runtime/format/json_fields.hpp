@@ -17,6 +17,9 @@ inline constexpr int kLargestWidth = 1 << 20;  ///< no network is near; products
 /// Parses a JSON object. Throws Error(bad_file) naming `where`.
 nlohmann::json parse_json_object(const std::string& text, const std::string& where);
 
+/// A value as it may stand in a message: on one line, and short however deep it is nested.
+std::string value_text(const nlohmann::json& value);
+
 /// The first of the spellings that is there and not null.
 const nlohmann::json* find_field(const nlohmann::json& object,
                                  std::initializer_list<const char*> keys);

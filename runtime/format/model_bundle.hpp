@@ -11,6 +11,7 @@
 #include "format/checkpoint.hpp"
 #include "format/network.hpp"
 #include "quantsparse/model_files.hpp"
+#include "quantsparse/sampler.hpp"
 
 namespace quantsparse::format {
 
@@ -50,6 +51,7 @@ struct GenerationDefaults {
     double flow_shift = 5.0;
     double guidance_scale = 5.0;
     int steps = 50;
+    Sampler sampler = Sampler::unipc;
     double fps = 16;
     int native_width = 832, native_height = 480, native_frames = 81;
 };

@@ -11,6 +11,7 @@
 #include "format/networks/registry.hpp"
 #include "format/text.hpp"
 #include "quantsparse/error.hpp"
+#include "quantsparse/names.hpp"
 
 namespace quantsparse::format {
 namespace {
@@ -133,6 +134,13 @@ void read_generation_defaults(const json& object, const std::string& where,
     number("fps", defaults.fps, 0.1, 1000);
     number("guidance_scale", defaults.guidance_scale, 0, 100);
     number("flow_shift", defaults.flow_shift, 1e-3, 1000);
+    if (const json* sampler = find_field(object, {"sampler"})) {
+        try {
+            defaults.sampler = value_of<Sampler>(sampler->get<std::string>());
+        } catch (const std::exception&) {
+            reject(where, fmt::format("sampler {} is not known", value_text(*sampler)));
+        }
+    }
 }
 
 std::map<std::string, std::string> model_file_metadata(const ModelBundle& bundle,
@@ -145,7 +153,8 @@ std::map<std::string, std::string> model_file_metadata(const ModelBundle& bundle
                    {"fps", defaults.fps},
                    {"steps", defaults.steps},
                    {"guidance_scale", defaults.guidance_scale},
-                   {"flow_shift", defaults.flow_shift}};
+                   {"flow_shift", defaults.flow_shift},
+                   {"sampler", word_of(defaults.sampler)}};
     for (const auto& [role, component] : bundle.components) {
         config[role] = network_kind(component.network.kind).config_json(component.network);
     }

@@ -12,6 +12,7 @@
 #include "format/mapped_file.hpp"
 #include "format/model_file.hpp"
 #include "format/networks/registry.hpp"
+#include "format/scheduler_config.hpp"
 #include "format/unused.hpp"
 #include "quantsparse/error.hpp"
 
@@ -91,13 +92,13 @@ ModelBundle open_layout(const Layout& layout) {
         bundle.components[part.role] =
             open_component(part, layout.parts.at(part.role), bundle.warnings);
     }
-    if (!layout.scheduler.empty()) {
-        auto& shift = bundle.defaults.flow_shift;
-        shift = number_or(read_json(layout.scheduler), "flow_shift", shift, 1e-3, 1000,
-                          layout.scheduler.string());
-    }
     if (!layout.index.empty()) {
-        read_generation_defaults(read_json(layout.index), layout.index.string(), bundle.defaults);
+        const json index = read_json(layout.index);
+        if (!layout.scheduler.empty()) {
+            const auto lines = read_scheduler_config(layout.scheduler, index, bundle.defaults);
+            bundle.warnings.insert(bundle.warnings.end(), lines.begin(), lines.end());
+        }
+        read_generation_defaults(index, layout.index.string(), bundle.defaults);
     }
     for (const auto& part : layout.architecture->tokenizers) {
         bundle.tokenizers[part.role] = open_tokenizer(part, layout, bundle);

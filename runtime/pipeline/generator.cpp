@@ -13,6 +13,7 @@
 #include "pipeline/progress.hpp"
 #include "pipeline/steps.hpp"
 #include "quantsparse/error.hpp"
+#include "sampling/noise.hpp"
 
 namespace quantsparse {
 
@@ -40,6 +41,7 @@ ModelSummary summary_of(const format::ModelBundle& bundle, const pipeline::Recip
     summary.default_steps = defaults.steps;
     summary.default_guidance_scale = defaults.guidance_scale;
     summary.default_flow_shift = defaults.flow_shift;
+    summary.default_sampler = defaults.sampler;
     return summary;
 }
 
@@ -77,8 +79,8 @@ struct Generator::Impl {
         return {channels, frames, height, width};
     }
     int branches(const GenerationParameters& p) const {
-        const bool one =
-            recipe.guidance == pipeline::Guidance::embedded || *p.guidance_scale == 1.0;
+        // Up to a scale of 1 without guidance, as in diffusers.
+        const bool one = recipe.guidance == pipeline::Guidance::embedded || *p.guidance_scale <= 1;
         return one ? 1 : 2;
     }
     /// Of the transformer whose steps these are.
@@ -142,12 +144,14 @@ class Generation {
           stages_(model.plan(p_, steps_)),
           shape_(model.latent_shape(p_)),
           branches_(model.branches(p_)),
-          reporter_(callbacks) {}
+          reporter_(callbacks),
+          noise_(p_.rng, p_.seed) {}
 
     /// Nothing when cancelled.
     std::optional<Video> run();
 
   private:
+    void warn() const;
     bool encode_texts();
     bool encode_text(std::size_t text, int branch);
     bool denoise();
@@ -180,6 +184,7 @@ class Generation {
 
     std::vector<std::vector<std::vector<float>>> texts_;  ///< rows of each text and branch
     std::vector<float> latent_;
+    sampling::NoiseSource noise_;
     std::unique_ptr<sampling::Scheduler> sampler_;
     std::optional<pipeline::VaeTile> preview_tile_;
 };
@@ -190,13 +195,34 @@ std::optional<Video> Generation::run() {
     model_.profile.clear();
     model_.stage_times.clear();
     model_.attention_layers.clear();
+    warn();
     if (!encode_texts()) return std::nullopt;
     latent_.resize(shape_.count());
-    sampling::fill_gaussian(p_.seed, latent_);
-    sampler_ = pipeline::make_scheduler(p_);
+    noise_.fill(latent_);
+    sampler_ =
+        pipeline::make_scheduler(p_, [this](int, std::span<float> out) { noise_.fill(out); });
+    sampler_->start(latent_);
     preview_tile_ = tile_for_previews();
     if (!denoise()) return std::nullopt;
     return decode();
+}
+
+/// What has no effect without guidance.
+void Generation::warn() const {
+    if (!callbacks_.warning) return;
+    if (model_.recipe.guidance == pipeline::Guidance::embedded || branches_ == 2) return;
+    if (*p_.guidance_scale < 1) {
+        callbacks_.warning(
+            fmt::format("guidance_scale {:g} is below 1: there is no guidance, each step is one "
+                        "forward with the prompt, as with 1",
+                        *p_.guidance_scale));
+    }
+    if (!p_.conditioning.negative_prompt.empty()) {
+        callbacks_.warning(
+            fmt::format("the negative prompt has no effect: guidance_scale {:g} "
+                        "switches guidance off",
+                        *p_.guidance_scale));
+    }
 }
 
 bool Generation::encode_texts() {

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "attention/step_schedule.hpp"
+#include "pipeline/sampling_parameters.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse {
@@ -75,13 +76,22 @@ void check(const GenerationParameters& p) {
         fail("steps", fmt::format("{} can't be run: choose 1 to {}", *p.steps, kMaxSteps));
     }
     if (p.guidance_scale && !(*p.guidance_scale >= 0 && *p.guidance_scale <= kMaxGuidance)) {
-        fail("guidance_scale", fmt::format("{} makes no sense: choose 0 to {}, usually 1 to 20",
-                                           *p.guidance_scale, kMaxGuidance));
+        fail("guidance_scale",
+             fmt::format("{} makes no sense: choose 1 (off) to {}, usually 3 to 7",
+                         *p.guidance_scale, kMaxGuidance));
     }
     if (p.flow_shift && !(*p.flow_shift > 0 && *p.flow_shift <= kMaxShift)) {
         fail("flow_shift",
              fmt::format("{} makes no sense: choose more than 0, usually 3 to 12", *p.flow_shift));
     }
+    for (const auto& [field, list] :
+         {std::pair{"sigmas", &p.sigmas}, std::pair{"timesteps", &p.timesteps}}) {
+        if (list->size() > static_cast<std::size_t>(kMaxSteps)) {
+            fail(field,
+                 fmt::format("{} are too many steps: choose 1 to {}", list->size(), kMaxSteps));
+        }
+    }
+    pipeline::with_sampling_set(p);
     if (!(p.step_cache >= 0 && p.step_cache <= kMaxStepCache)) {
         fail("step_cache",
              fmt::format("{} makes no sense: choose 0 (off) or a little more, for example 0.08",
@@ -96,12 +106,13 @@ GenerationParameters resolve(GenerationParameters p, const format::GenerationDef
                              const format::ClipGeometry& geometry) {
     check(p);
     check_conditioning(p.conditioning);
+    p = with_sampling_set(std::move(p), defaults.sampler);
     p.width = p.width.value_or(defaults.native_width);
     p.height = p.height.value_or(defaults.native_height);
     p.frames = p.frames.value_or(defaults.native_frames);
     p.steps = p.steps.value_or(defaults.steps);
     p.guidance_scale = p.guidance_scale.value_or(defaults.guidance_scale);
-    p.flow_shift = p.flow_shift.value_or(defaults.flow_shift);
+    if (p.sampler != Sampler::rcm) p.flow_shift = p.flow_shift.value_or(defaults.flow_shift);
     check_side("width", *p.width, geometry.width_multiple());
     check_side("height", *p.height, geometry.height_multiple());
     check_frames(*p.frames, geometry);

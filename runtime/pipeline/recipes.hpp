@@ -23,7 +23,7 @@ struct Expert {
 };
 
 enum class Guidance {
-    two_forwards,  ///< with the prompt and with the negative one, unless the scale is 1
+    two_forwards,  ///< with the prompt and with the negative one, unless the scale is at most 1
     embedded,      ///< the scale is the transformers' input "guidance"; one forward
 };
 

@@ -1,8 +1,7 @@
 #include "pipeline/steps.hpp"
 
-#include <span>
-
 #include "models/registry.hpp"
+#include "pipeline/sampling_parameters.hpp"
 #include "quantsparse/error.hpp"
 #include "sampling/step_cache.hpp"
 
@@ -32,12 +31,10 @@ std::vector<bool> reused_steps(const GenerationParameters& p, const format::Comp
 
 }  // namespace
 
-std::unique_ptr<sampling::Scheduler> make_scheduler(const GenerationParameters& p) {
-    sampling::SamplerOptions options;
-    options.kind = p.sampler;
-    options.steps = *p.steps;
-    options.noise = sampling::FlowShift{*p.flow_shift};
-    options.seed = p.seed;
+std::unique_ptr<sampling::Scheduler> make_scheduler(
+    const GenerationParameters& p, std::function<void(int step, std::span<float>)> draw) {
+    auto options = sampler_options(p);
+    options.draw = std::move(draw);
     return sampling::make_scheduler(options);
 }
 

@@ -1,7 +1,9 @@
 // A clip's steps: which of the recipe's transformers runs each, and with which attention.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "attention/step_schedule.hpp"
@@ -20,7 +22,9 @@ struct ExpertSteps {
 };
 
 /// `p`: resolved, as below.
-std::unique_ptr<sampling::Scheduler> make_scheduler(const GenerationParameters& p);
+/// `draw`: noise that the sampler adds on the way.
+std::unique_ptr<sampling::Scheduler> make_scheduler(
+    const GenerationParameters& p, std::function<void(int step, std::span<float>)> draw = {});
 
 /// Every step once, in order. Residuals and reused outputs start anew with each transformer. Reads
 /// the timestep embedding where steps may be reused.

@@ -1,5 +1,5 @@
-// Latent consistency steps on the flow (few-step fact 80): from the data that a step predicts back
-// to the next noise level with fresh noise.
+// Latent consistency steps on the flow, and those of dmd (few-step facts 80, 81): from the data
+// that a step predicts back to the next noise level with fresh noise.
 #pragma once
 
 #include "sampling/scheduler.hpp"

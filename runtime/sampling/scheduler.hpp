@@ -1,5 +1,5 @@
 // Samplers: those of upstream Wan2.1 on the flow (wan facts 29-35), of distilled models (few-step
-// facts 79, 80), and on variance-preserving levels (hunyuan-dit facts 41-44). CPU only, no Vulkan.
+// facts 79-82), and on variance-preserving levels (hunyuan-dit facts 41-44). CPU only, no Vulkan.
 #pragma once
 
 #include <cstddef>
@@ -32,6 +32,19 @@ struct GivenSigmas {
     std::vector<double> sigmas;
     double shift = 1;
 };
+/// Given timesteps, falling whole numbers of 1 to 1000, which the model receives as they are. The
+/// level of each is looked up: of the levels 1/1000 ... 1, moved by the shift as above, the one
+/// whose 1000-fold is nearest (few-step fact 81). For dmd.
+struct TableTimesteps {
+    std::vector<double> timesteps;
+    double shift = 8;
+};
+/// Times on a quarter circle (few-step fact 82). For rcm.
+struct RcmTimes {
+    double sigma_max = 80;
+    bool bf16_timesteps = true;  ///< the model receives 1000 times the time rounded to bf16
+    bool fresh_noise = true;     ///< false: Euler's rule between the times
+};
 
 /// Variance-preserving levels, signal^2 + sigma^2 = 1, from betas whose roots are spread evenly
 /// (hunyuan-dit facts 41, 42). For ddim.
@@ -42,24 +55,27 @@ struct Betas {
 
 struct SamplerOptions {
     Sampler kind = Sampler::unipc;
-    int steps = 50;  ///< with GivenSigmas: as many as are given
+    int steps = 50;  ///< with given sigmas or timesteps: as many as are given; rcm: 1 to 4
     Prediction prediction = Prediction::velocity;
-    std::variant<FlowShift, GivenSigmas, Betas> noise;
+    std::variant<FlowShift, GivenSigmas, TableTimesteps, RcmTimes, Betas> noise;
     double eta = 0;          ///< of ddim: share of fresh noise, 0 none, 1 as DDPM
-    std::uint64_t seed = 0;  ///< of the noise that samplers add on the way (ddim, lcm)
+    std::uint64_t seed = 0;  ///< of the noise that samplers add on the way
     /// Where that noise comes from; empty: Philox, at (seed, step).
     std::function<void(int step, std::span<float> out)> draw;
 };
 
 /// Leads from noise to data: on the flow it integrates dx/dsigma = v from sigma 1 to 0.
 ///
-///     for i in 0..steps-1: p = model(x, timestep(i)); x = step(x, p)
+///     start(x); for i in 0..steps-1: p = model(x, timestep(i)); x = step(x, p)
 class Scheduler {
   public:
     virtual ~Scheduler() = default;
     int steps() const { return static_cast<int>(timesteps_.size()); }
     const std::vector<float>& sigmas() const { return sigmas_; }        ///< steps + 1, last is 0
     const std::vector<float>& timesteps() const { return timesteps_; }  ///< what the model receives
+    /// Makes of a clip's first noise, in place, the sample that step 0 expects. Only rcm changes
+    /// it.
+    virtual void start(std::span<float> /*noise*/) {}
     /// Advances `sample` in place by one step; call exactly `steps()` times, in order.
     virtual void step(std::span<float> sample, std::span<const float> prediction) = 0;
 

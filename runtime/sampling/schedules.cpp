@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "quantsparse/error.hpp"
@@ -10,6 +11,7 @@
 #include "sampling/dpmpp.hpp"
 #include "sampling/euler.hpp"
 #include "sampling/lcm.hpp"
+#include "sampling/rcm.hpp"
 #include "sampling/unipc.hpp"
 
 namespace quantsparse::sampling {
@@ -73,8 +75,8 @@ Schedule spread(const SamplerOptions& options, double shift) {
 
 Schedule given(const SamplerOptions& options, const GivenSigmas& noise) {
     if (options.kind != Sampler::euler && options.kind != Sampler::lcm) {
-        throw Error(ErrorCode::invalid_argument,
-                    "given noise levels need the sampler euler or lcm");
+        throw Error(ErrorCode::invalid_argument, "given noise levels need the sampler euler or lcm",
+                    "sampler");
     }
     check_steps(static_cast<int>(noise.sigmas.size()));
     check_shift(noise.shift);
@@ -92,6 +94,61 @@ Schedule given(const SamplerOptions& options, const GivenSigmas& noise) {
         schedule.sigmas.push_back(rounded);
         schedule.timesteps.push_back(rounded * static_cast<float>(kTrainTimesteps));
     }
+    return schedule;
+}
+
+/// Of the levels of 1000 training steps, in fp32 as the reference keeps them, the one nearest to
+/// `timestep`; of two, the higher.
+float nearest_level(float timestep, float shift) {
+    float nearest = 1;
+    for (int k = static_cast<int>(kTrainTimesteps); k > 0; --k) {
+        const float s = static_cast<float>(k) / static_cast<float>(kTrainTimesteps);
+        const float level = shift * s / (1 + (shift - 1) * s);
+        const auto distance = [&](float sigma) {
+            return std::abs(sigma * static_cast<float>(kTrainTimesteps) - timestep);
+        };
+        if (distance(level) < distance(nearest)) nearest = level;
+    }
+    return nearest;
+}
+
+Schedule from_table(const TableTimesteps& noise) {
+    check_steps(static_cast<int>(noise.timesteps.size()));
+    check_shift(noise.shift);
+    Schedule schedule;
+    double before = kTrainTimesteps + 1;
+    for (const double t : noise.timesteps) {
+        if (!(t >= 1 && t < before && t == std::floor(t))) {
+            throw Error(ErrorCode::invalid_argument,
+                        fmt::format("the timestep {} makes no sense: dmd takes whole ones that "
+                                    "fall from at most 1000 and stay above 0",
+                                    t),
+                        "timesteps");
+        }
+        before = t;
+        schedule.timesteps.push_back(static_cast<float>(t));
+        schedule.sigmas.push_back(
+            nearest_level(static_cast<float>(t), static_cast<float>(noise.shift)));
+    }
+    return schedule;
+}
+
+/// To the nearest, halves to even.
+float rounded_to_bf16(float value) {
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    return std::bit_cast<float>((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000);
+}
+
+Schedule on_the_circle(const SamplerOptions& options, const RcmTimes& noise) {
+    Schedule schedule;
+    for (const double time : rcm_times(options.steps, noise.sigma_max)) {
+        const float sigma = static_cast<float>(time);
+        const float timestep = sigma * static_cast<float>(kTrainTimesteps);
+        schedule.sigmas.push_back(sigma);
+        schedule.timesteps.push_back(noise.bf16_timesteps ? rounded_to_bf16(timestep) : timestep);
+    }
+    schedule.sigmas.pop_back();  // the 0 at the end
+    schedule.timesteps.pop_back();
     return schedule;
 }
 
@@ -133,6 +190,15 @@ void check_kinds(const SamplerOptions& options) {
                     "the sampler ddim goes with noise levels from betas, the others with a flow's",
                     "sampler");
     }
+    if (std::holds_alternative<TableTimesteps>(options.noise) != (options.kind == Sampler::dmd)) {
+        throw Error(ErrorCode::invalid_argument,
+                    "the sampler dmd needs a list of whole timesteps, for example 1000, 757, 522",
+                    "timesteps");
+    }
+    if (std::holds_alternative<RcmTimes>(options.noise) != (options.kind == Sampler::rcm)) {
+        throw Error(ErrorCode::invalid_argument,
+                    "the sampler rcm has its own times, which no other can take", "sampler");
+    }
     const auto other = betas ? Prediction::velocity : Prediction::v;
     if (options.prediction == other) {
         throw Error(ErrorCode::invalid_argument,
@@ -153,6 +219,10 @@ Schedule make_schedule(const SamplerOptions& options) {
         schedule = from_betas(options, *betas);
     } else if (const auto* sigmas = std::get_if<GivenSigmas>(&options.noise)) {
         schedule = given(options, *sigmas);
+    } else if (const auto* timesteps = std::get_if<TableTimesteps>(&options.noise)) {
+        schedule = from_table(*timesteps);
+    } else if (const auto* times = std::get_if<RcmTimes>(&options.noise)) {
+        schedule = on_the_circle(options, *times);
     } else {
         schedule = spread(options, std::get<FlowShift>(options.noise).shift);
     }
@@ -240,12 +310,14 @@ std::unique_ptr<Scheduler> make_scheduler(const SamplerOptions& options) {
         case Sampler::euler:
             return std::make_unique<EulerScheduler>(options);
         case Sampler::lcm:
+        case Sampler::dmd:  // the same rule at levels of its own
             return std::make_unique<LcmScheduler>(options);
         case Sampler::ddim:
             return std::make_unique<DdimScheduler>(options);
+        case Sampler::rcm:
+            return std::make_unique<RcmScheduler>(options);
     }
-    throw Error(ErrorCode::invalid_argument,
-                "unknown sampler: choose unipc, dpm++, euler, lcm or ddim");
+    throw Error(ErrorCode::invalid_argument, "unknown sampler", "sampler");
 }
 
 }  // namespace quantsparse::sampling

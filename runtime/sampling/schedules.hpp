@@ -13,7 +13,7 @@ struct Schedule {
     std::vector<float> timesteps;  ///< steps values on the 0..1000 scale
 };
 
-/// wan facts 29, 30 and 34, few-step facts 79 and 80. Throws as make_scheduler() does.
+/// wan facts 29, 30 and 34, few-step facts 79 to 82. Throws as make_scheduler() does.
 Schedule make_schedule(const SamplerOptions& options);
 inline Schedule make_schedule(Sampler kind, int steps, double shift) {
     return make_schedule({kind, steps, Prediction::velocity, FlowShift{shift}, 0, 0, {}});

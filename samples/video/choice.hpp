@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 
 #include "quantsparse/error.hpp"
@@ -9,10 +10,20 @@
 
 namespace quantsparse::video {
 
-/// `names`: "--sampler,--sampling-method", for example.
-template <typename Enum>
-CLI::Option* add_choice(CLI::App& app, const std::string& names, Enum& value,
+template <typename T>
+struct EnumOf {
+    using Type = T;
+};
+template <typename T>
+struct EnumOf<std::optional<T>> {
+    using Type = T;
+};
+
+/// `names`: "--sampler,--sampling-method", for example. `value`: an enum, or std::optional of one.
+template <typename Value>
+CLI::Option* add_choice(CLI::App& app, const std::string& names, Value& value,
                         const std::string& description) {
+    using Enum = typename EnumOf<Value>::Type;
     const auto parse = [&value, names](const std::string& word) {
         try {
             value = value_of<Enum>(word);

@@ -139,7 +139,7 @@ class GifWriter final : public VideoWriter {
         }
         // Delays are whole centiseconds; rounding the frame's end keeps the clip's length.
         const auto end_time = [&](int frames) {
-            return static_cast<int>(std::lround(frames * 100 / properties_.fps));
+            return static_cast<int>(std::lround(frames * 100 / properties_.fps.per_second()));
         };
         const int delay = end_time(frame_ + 1) - end_time(frame_);
         ++frame_;

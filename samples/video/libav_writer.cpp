@@ -178,7 +178,8 @@ class LibavWriter final : public VideoWriter {
         encoder_->width = properties.width;
         encoder_->height = properties.height;
         encoder_->pix_fmt = AV_PIX_FMT_YUV420P;
-        encoder_->framerate = av_d2q(properties.fps, 1001000);
+        encoder_->framerate = {static_cast<int>(properties.fps.numerator),
+                               static_cast<int>(properties.fps.denominator)};
         encoder_->time_base = av_inv_q(encoder_->framerate);
         encoder_->color_range = AVCOL_RANGE_MPEG;
         encoder_->colorspace = AVCOL_SPC_BT709;

@@ -13,6 +13,7 @@
 #include "latents_file.hpp"
 #include "options.hpp"
 #include "output_file.hpp"
+#include "output_place.hpp"
 #include "quantsparse/names.hpp"
 #include "quantsparse/tuning.hpp"
 #include "report.hpp"
@@ -58,6 +59,7 @@ struct Outputs {
     std::optional<OutputFile> profile;
 
     explicit Outputs(const Options& options) : names(options.outputs) {
+        require_distinct(all_places(options));
         std::vector<OutputTarget> targets;  // all names are checked before any file is made
         for (const std::string& name : options.outputs) {
             targets.push_back(resolve_output(name, options.format));
@@ -71,6 +73,14 @@ struct Outputs {
         if (!options.profile_file.empty()) {
             profile.emplace(options.profile_file);
         }
+    }
+
+    static std::vector<std::filesystem::path> all_places(const Options& options) {
+        std::vector<std::filesystem::path> places(options.outputs.begin(), options.outputs.end());
+        for (const auto& other : {options.latents, options.profile_file, options.preview}) {
+            if (!other.empty()) places.push_back(other);
+        }
+        return places;
     }
 
     void begin(const ClipProperties& properties) {
@@ -179,7 +189,12 @@ std::optional<Device> open_device(const Options& options) {
     return device;
 }
 
+void print_warning(const Options& options, const std::string& text) {
+    if (!options.quiet) fmt::print(stderr, "quantsparse-video: warning: {}\n", text);
+}
+
 int generate(const Options& options) {
+    for (const std::string& warning : options.warnings) print_warning(options, warning);
     std::optional<Outputs> outputs;
     if (!options.plan) {
         outputs.emplace(options);
@@ -191,7 +206,7 @@ int generate(const Options& options) {
     Device& device = *opened;
     Generator pipeline(options.model, device, options.pipeline);
     for (const std::string& warning : pipeline.summary().warnings) {
-        fmt::print(stderr, "quantsparse-video: warning: {}\n", warning);
+        print_warning(options, warning);
     }
     const GenerationParameters parameters = pipeline.resolve(options.generation);
     if (options.plan) {
@@ -202,7 +217,7 @@ int generate(const Options& options) {
         return kDone;
     }
     ClipProperties properties{*parameters.width, *parameters.height, *parameters.frames};
-    properties.fps = options.fps > 0 ? options.fps : pipeline.summary().fps;
+    properties.fps = options.fps.value_or(frame_rate(pipeline.summary().fps));
     properties.crf = options.crf;
     properties.comment =
         generation_record(parameters, pipeline.summary(), model_name(options.model));
@@ -228,10 +243,8 @@ int generate(const Options& options) {
         }
     };
     callbacks.warning = [&](const std::string& text) {
-        if (!options.quiet) {
-            view.end_line();
-            fmt::print(stderr, "quantsparse-video: warning: {}\n", text);
-        }
+        view.end_line();
+        print_warning(options, text);
     };
     std::optional<Video> video;
     if (!interrupted()) {
@@ -241,7 +254,7 @@ int generate(const Options& options) {
     if (!video) {
         return stopped();
     }
-    video->fps = properties.fps;
+    video->fps = properties.fps.per_second();
     if (device.validation_message_count() > 0) {
         throw Error(ErrorCode::device,
                     fmt::format("the validation layers reported {} messages: no file was written",

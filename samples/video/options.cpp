@@ -4,14 +4,14 @@
 
 #include <charconv>
 #include <cmath>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <random>
 #include <tuple>
 
 #include "choice.hpp"
+#include "prompt_text.hpp"
 #include "quantsparse/version.hpp"
+#include "values.hpp"
 
 namespace quantsparse {
 
@@ -37,6 +37,7 @@ constexpr const char* kExamples = R"(Examples:
   quantsparse-video -m samples/models/shapes-tiny \
       -p "a red circle moves left on a black background" -o clip.mp4
   quantsparse-video -m model-w4a8.safetensors -p "..." --size 832x480 --frames 81 -o clip.mp4
+  quantsparse-video -m DISTILLED-MODEL -p "..." --few-steps lightx2v-4 -o clip.mp4
   quantsparse-video -m MODEL -p "..." -o - | ffplay -
   quantsparse-video -m MODEL --size 832x480 --frames 81 --plan
   quantsparse-video --list-devices
@@ -65,16 +66,6 @@ std::uint64_t parse_seed(const std::string& text) {
     return seed;
 }
 
-std::string read_prompt(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    std::string text{std::istreambuf_iterator<char>(file), {}};
-    if (!file) {
-        throw Error(ErrorCode::io,
-                    fmt::format("can't read the prompt file '{}': check the path", path));
-    }
-    return text;
-}
-
 struct PartFlag {
     const char* name;
     const char* role;
@@ -91,7 +82,7 @@ constexpr PartFlag kParts[] = {
 // What is read after parsing.
 struct Texts {
     std::map<std::string, std::string> parts;  ///< files by role
-    std::string size, seed, prompt_file, memory_limit, profile;
+    std::string size, fps, seed, sigmas, timesteps, prompt_file, memory_limit, profile;
     std::optional<std::string> prompt;
 };
 
@@ -136,8 +127,8 @@ class CommandLine {
     CLI::Option* flag(const char* names, bool& value, const char* description) {
         return app_.add_flag(names, value, description)->group(group_);
     }
-    template <typename Enum>
-    void choice(const char* names, Enum& value, const char* description) {
+    template <typename Value>
+    void choice(const char* names, Value& value, const char* description) {
         add_choice(app_, names, value, description)->group(group_);
     }
     bool given(const char* name) const { return app_.count(name) > 0; }
@@ -153,7 +144,7 @@ void CommandLine::add_content() {
     add("-m,--model", options_.model.model,
         "folder (diffusers, original, ComfyUI's models) or file with all networks", "PATH");
     for (const auto& [name, role, description] : kParts) {
-        add(name, texts_.parts[role], description, "PATH");
+        add(name, texts_.parts[role], description, "PATH")->check(CLI::ExistingPath);
     }
     add("-p,--prompt", texts_.prompt, "what the clip shows", "TEXT");
     add("--prompt-file", texts_.prompt_file, "read the prompt from a file", "FILE");
@@ -174,8 +165,10 @@ void CommandLine::add_picture() {
     add("-H,--height", generation.height, "pixels; default: the model's");
     add("--size", texts_.size, "both at once, as 832x480", "WxH");
     add("--frames,--video-frames", generation.frames, "4n+1 frames; default: the model's");
-    add("--fps", options_.fps, "frames per second; default: the model's");
+    add("--fps", texts_.fps, "frames per second, as 24 or 24000/1001; default: the model's", "N");
     add("--seed,-s", texts_.seed, "0 or more, or 'random'; default 0", "N");
+    choice("--rng", generation.rng,
+           "torch: the noise that diffusers and ComfyUI begin with for the seed; default: philox");
 }
 
 void CommandLine::add_sampling() {
@@ -183,10 +176,17 @@ void CommandLine::add_sampling() {
     GenerationParameters& generation = options_.generation;
     add("--steps", generation.steps, "denoising steps");
     choice("--sampler,--sampling-method", generation.sampler,
-           "lcm is for models distilled to few steps, ddim for models trained on betas (not Wan); "
-           "default: unipc");
+           "lcm, dmd and rcm are for models distilled to few steps, ddim for models trained on "
+           "betas (not Wan); default: the model's, usually unipc; with a list of levels euler");
+    choice("--few-steps", generation.few_steps,
+           "sampler, list, shift and guidance scale 1 of a distilled model at once");
+    add("--sigmas", texts_.sigmas,
+        "noise levels of the steps, falling from 1, before the flow shift (--flow-shift 1 leaves "
+        "them)",
+        "S,S,...");
+    add("--timesteps", texts_.timesteps, "the same as timesteps, falling from 1000", "T,T,...");
     add("--guidance-scale,--cfg-scale", generation.guidance_scale,
-        "1 switches guidance off and halves the time");
+        "1 or less switches guidance off and halves the time");
     add("--flow-shift", generation.flow_shift, "higher spends more steps on the layout");
     add("--step-cache,--teacache", generation.step_cache,
         "reuse the transformer's result while it is expected to change by less than this in all "
@@ -276,10 +276,6 @@ void CommandLine::check_exclusive() const {
 }
 
 void CommandLine::check_output() const {
-    if (given("--fps") && !(options_.fps > 0 && options_.fps <= 1000)) {
-        wrong_usage(
-            fmt::format("--fps is {}: it must be greater than 0, at most 1000", options_.fps));
-    }
     if (given("--crf") && (options_.crf < 0 || options_.crf > 63)) {
         wrong_usage(fmt::format("--crf is {}: it must be from 0 to 63", options_.crf));
     }
@@ -308,8 +304,11 @@ void CommandLine::finish() {
         generation.width = width;
         generation.height = height;
     }
+    if (given("--sigmas")) generation.sigmas = parse_numbers(texts_.sigmas, "sigmas");
+    if (given("--timesteps")) generation.timesteps = parse_numbers(texts_.timesteps, "timesteps");
     check(generation);
     check_output();
+    if (given("--fps")) options_.fps = parse_frame_rate(texts_.fps);
     if (!texts_.seed.empty()) generation.seed = parse_seed(texts_.seed);
     if (!texts_.memory_limit.empty()) {
         options_.device.memory_limit = parse_size(texts_.memory_limit, "memory_limit");
@@ -320,6 +319,11 @@ void CommandLine::finish() {
     }
     generation.conditioning.prompt =
         !texts_.prompt_file.empty() ? read_prompt(texts_.prompt_file) : texts_.prompt.value_or("");
+    options_.warnings = foreign_syntax("prompt", generation.conditioning.prompt);
+    for (auto& warning :
+         foreign_syntax("negative prompt", generation.conditioning.negative_prompt)) {
+        options_.warnings.push_back(std::move(warning));
+    }
     if (options_.plan) return;
     if (generation.conditioning.prompt.find_first_not_of(" \t\r\n") == std::string::npos) {
         wrong_usage("the prompt is empty: say what the clip shows with -p TEXT");
@@ -327,6 +331,14 @@ void CommandLine::finish() {
     if (options_.outputs.empty()) {
         wrong_usage("no output: say where the clip goes with -o FILE");
     }
+}
+
+/// What is left when all options have taken their values.
+std::string unexpected(const std::vector<std::string>& words) {
+    for (const std::string& word : words) {
+        if (word.starts_with('-')) return fmt::format("this version has no option {}", word);
+    }
+    return fmt::format("'{}' belongs to no option", words.empty() ? "" : words.front());
 }
 
 }  // namespace
@@ -378,6 +390,10 @@ ParseResult parse_options(int argc, char** argv) {
         line.finish();
     } catch (const CLI::Success& success) {  // --help, --version
         return {options, line.app().exit(success)};
+    } catch (const CLI::ExtrasError&) {
+        fmt::print(stderr, "quantsparse-video: {} (see --help)\n",
+                   unexpected(line.app().remaining()));
+        return {options, kWrongUsage};
     } catch (const CLI::Error& error) {
         std::string message = error.what();
         std::replace(message.begin(), message.end(), '\n', ' ');

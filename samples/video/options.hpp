@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "frame_rate.hpp"
 #include "progress_view.hpp"
 #include "quantsparse/pipeline.hpp"
 
@@ -20,7 +21,7 @@ struct Options {
 
     std::vector<std::string> outputs;
     std::string format;
-    double fps = 0;  ///< 0: the model's own
+    std::optional<FrameRate> fps;  ///< not set: the model's own
     int crf = -1;
     std::filesystem::path preview;  ///< empty: none
     int preview_interval = 5;
@@ -33,6 +34,7 @@ struct Options {
     std::filesystem::path profile_file;  ///< empty: a table on standard error
     ProgressStyle progress = ProgressStyle::automatic;
     bool quiet = false;
+    std::vector<std::string> warnings;  ///< about the command line, a line each
 };
 
 /// The options, or the exit code when there is nothing more to do (--help, --version, wrong usage).

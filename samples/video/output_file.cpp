@@ -7,43 +7,40 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <random>
 #include <utility>
 
 #include "interrupt.hpp"
+#include "output_place.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::video {
 namespace fs = std::filesystem;
 
 fs::path temporary_beside(const fs::path& destination) {
-    fs::path name = destination.filename();
-    name += fmt::format(".{}.part", ::getpid());
-    return destination.parent_path() / name;
+    std::random_device random;
+    return destination.parent_path() /
+           fmt::format(".quantsparse-{}-{:08x}.part", ::getpid(), random());
 }
 
 OutputFile::OutputFile(const fs::path& destination) : destination_(destination) {
-    if (destination == "-") {
-        destination_ = "standard output";
-        descriptor_ = ::dup(STDOUT_FILENO);
-        if (descriptor_ < 0) {
-            fail(errno);
-        }
-        return;
-    }
+    const OutputPlace place = find_output_place(destination);
+    place_ = place.path;
+    if (destination == "-") destination_ = "standard output";
     std::error_code ignored;
-    const fs::file_status status = fs::status(destination, ignored);
-    if (fs::is_directory(status)) {
+    if (place.kind == OutputPlace::Kind::file && fs::is_directory(place_, ignored)) {
         throw Error(ErrorCode::io,
                     fmt::format("output '{}' is a folder: give a file name, or --format png for a "
                                 "folder of pictures",
                                 destination.string()));
     }
-    const bool direct = fs::exists(status) && !fs::is_regular_file(status);
-    if (direct) {
-        descriptor_ = ::open(destination.c_str(), O_WRONLY | O_CLOEXEC);
+    if (place.kind == OutputPlace::Kind::descriptor) {
+        descriptor_ = ::dup(place.descriptor);
+    } else if (place.kind != OutputPlace::Kind::file) {
+        descriptor_ = ::open(place_.c_str(), O_WRONLY | O_CLOEXEC);
     } else {
-        temporary_ = temporary_beside(destination);
-        descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        temporary_ = temporary_beside(place_);
+        descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     }
     if (descriptor_ < 0) {
         const int error_number = errno;
@@ -64,6 +61,7 @@ OutputFile::~OutputFile() {
 
 OutputFile::OutputFile(OutputFile&& other) noexcept
     : destination_(std::move(other.destination_)),
+      place_(std::move(other.place_)),
       temporary_(std::exchange(other.temporary_, {})),
       descriptor_(std::exchange(other.descriptor_, -1)),
       position_(other.position_),
@@ -113,7 +111,7 @@ void OutputFile::finish() {
         fail(errno);
     }
     if (!temporary_.empty()) {
-        if (::rename(temporary_.c_str(), destination_.c_str()) != 0) {
+        if (::rename(temporary_.c_str(), place_.c_str()) != 0) {
             fail(errno);
         }
         temporary_.clear();

@@ -1,5 +1,6 @@
-// A file that appears at its place only when it is complete: written beside it, then renamed. Pipes
-// and devices are written directly. Whatever is not finished is removed.
+// A file that appears at its place only when it is complete: written beside it, then renamed. A
+// link stays, and what it points to is written. Pipes and devices are written directly. Whatever is
+// not finished is removed.
 #pragma once
 
 #include <cstddef>
@@ -34,14 +35,15 @@ class OutputFile {
   private:
     [[noreturn]] void fail(int error_number) const;
 
-    std::filesystem::path destination_;
-    std::filesystem::path temporary_;  ///< empty: written directly
+    std::filesystem::path destination_;  ///< as it was given, for messages
+    std::filesystem::path place_;        ///< behind all links
+    std::filesystem::path temporary_;    ///< empty: written directly
     int descriptor_ = -1;
     std::uint64_t position_ = 0;
     std::uint64_t size_ = 0;
 };
 
-/// A name beside `destination` that no other process uses.
+/// A name beside `destination` that nobody else uses, short whatever its own is.
 std::filesystem::path temporary_beside(const std::filesystem::path& destination);
 
 }  // namespace quantsparse::video

@@ -8,6 +8,7 @@
 
 #include <stb_image_write.h>
 #include "output_file.hpp"
+#include "output_place.hpp"
 #include "quantsparse/error.hpp"
 #include "writers.hpp"
 
@@ -95,7 +96,8 @@ class PngWriter final : public VideoWriter {
 class PngFolderWriter final : public VideoWriter {
   public:
     explicit PngFolderWriter(const fs::path& folder)
-        : destination_(folder.has_filename() ? folder : folder.parent_path()),
+        : destination_(
+              find_output_place(folder.has_filename() ? folder : folder.parent_path()).path),
           temporary_(temporary_beside(destination_)) {
         std::error_code error;
         if (fs::exists(destination_, error)) {

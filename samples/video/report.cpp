@@ -1,6 +1,7 @@
 #include "report.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -41,6 +42,33 @@ Json attention_record(const AttentionParameters& a) {
         record["residual"] = word_of(a.residual);
     }
     return record;
+}
+
+// What says how the clip is integrated; lists and presets only where there are some.
+Json sampling_record(const GenerationParameters& p) {
+    Json record = {{"seed", p.seed},
+                   {"rng", word_of(p.rng)},
+                   {"steps", *p.steps},
+                   {"sampler", word_of(*p.sampler)},
+                   {"guidance_scale", *p.guidance_scale}};
+    if (p.few_steps) record["few_steps"] = word_of(*p.few_steps);
+    if (!p.sigmas.empty()) record["sigmas"] = p.sigmas;
+    if (!p.timesteps.empty()) record["timesteps"] = p.timesteps;
+    if (p.flow_shift) record["flow_shift"] = *p.flow_shift;
+    return record;
+}
+
+// The same for people.
+std::string sampling_line(const GenerationParameters& p) {
+    std::string line = word_of(*p.sampler);
+    if (!p.sigmas.empty()) line += fmt::format(" at sigmas {:g}", fmt::join(p.sigmas, ", "));
+    if (!p.timesteps.empty()) {
+        line += fmt::format(" at timesteps {:g}", fmt::join(p.timesteps, ", "));
+    }
+    if (p.few_steps) line += fmt::format(" ({})", word_of(*p.few_steps));
+    if (p.flow_shift) line += fmt::format(", flow shift {:g}", *p.flow_shift);
+    return line +
+           fmt::format(", guidance scale {:g}, {} noise\n", *p.guidance_scale, word_of(p.rng));
 }
 
 // One line about head types: how often they changed tells what freezing them costs.
@@ -106,8 +134,9 @@ std::string plan_table(const MemoryPlan& plan, const StepCounts& steps,
         if (count) kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", count, kind);
     }
     std::string text =
-        fmt::format("{}x{}, {} frames, {} steps: {}\n\n", *parameters.width, *parameters.height,
+        fmt::format("{}x{}, {} frames, {} steps: {}\n", *parameters.width, *parameters.height,
                     *parameters.frames, *parameters.steps, kinds);
+    text += sampling_line(parameters) + '\n';
     text += fmt::format("{:<14}{:>12}{:>13}{:>12}{:>12}{:>12}{:>12}{:>17}{:>12}\n", "stage",
                         "weights", "activations", "residuals", "staging", "total", "host",
                         "largest binding", "operations");
@@ -151,6 +180,7 @@ std::string plan_json(const MemoryPlan& plan, const StepCounts& steps,
                    {"refresh", steps.refresh},
                    {"sparse", steps.sparse},
                    {"reused", steps.reused}}},
+                 {"sampling", sampling_record(parameters)},
                  {"stages", stages},
                  {"peak_bytes", plan.peak_bytes},
                  {"budget_bytes", plan.budget_bytes},
@@ -230,23 +260,19 @@ std::string profile_json(const std::vector<OperationTime>& operations,
 
 std::string generation_record(const GenerationParameters& parameters, const ModelSummary& model,
                               const std::string& model_name) {
-    return dump({{"prompt", parameters.conditioning.prompt},
-                 {"negative_prompt", parameters.conditioning.negative_prompt},
-                 {"model", model_name},
-                 {"architecture", model.architecture},
-                 {"quantization", model.quantization},
-                 {"width", *parameters.width},
-                 {"height", *parameters.height},
-                 {"frames", *parameters.frames},
-                 {"seed", parameters.seed},
-                 {"steps", *parameters.steps},
-                 {"sampler", word_of(parameters.sampler)},
-                 {"guidance_scale", *parameters.guidance_scale},
-                 {"flow_shift", *parameters.flow_shift},
-                 {"step_cache", parameters.step_cache},
-                 {"attention", attention_record(parameters.attention)},
-                 {"tool", fmt::format("quantsparse {}", kVersion)}},
-                -1);
+    Json record = {{"prompt", parameters.conditioning.prompt},
+                   {"negative_prompt", parameters.conditioning.negative_prompt},
+                   {"model", model_name},
+                   {"architecture", model.architecture},
+                   {"quantization", model.quantization},
+                   {"width", *parameters.width},
+                   {"height", *parameters.height},
+                   {"frames", *parameters.frames}};
+    record.update(sampling_record(parameters));
+    record["step_cache"] = parameters.step_cache;
+    record["attention"] = attention_record(parameters.attention);
+    record["tool"] = fmt::format("quantsparse {}", kVersion);
+    return dump(record, -1);
 }
 
 }  // namespace quantsparse::video

@@ -6,6 +6,7 @@
 #include <array>
 #include <cctype>
 
+#include "output_place.hpp"
 #include "quantsparse/error.hpp"
 #include "writers.hpp"
 
@@ -28,6 +29,21 @@ std::string lower(std::string text) {
     std::transform(text.begin(), text.end(), text.begin(),
                    [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
     return text;
+}
+
+// mp4 and webm go back to fill in sizes.
+void require_seekable(const OutputTarget& target, const std::string& output,
+                      const std::string& format) {
+    if (target.container != Container::mp4 && target.container != Container::webm) return;
+    const OutputPlace place = find_output_place(target.path);
+    const bool pipe = place.kind == OutputPlace::Kind::pipe;
+    if (pipe) release_reader(place.path);
+    if (pipe || place.kind == OutputPlace::Kind::descriptor) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("output '{}' is a pipe or an open file: {} needs one by name, y4m "
+                                "and gif do not",
+                                output, format));
+    }
 }
 
 }  // namespace
@@ -67,6 +83,7 @@ OutputTarget resolve_output(const std::string& output, std::string_view format) 
         throw Error(ErrorCode::invalid_argument,
                     fmt::format("output '{}' is a folder: give a file name", output));
     }
+    require_seekable(target, output, name);
     return target;
 }
 

@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "frame_rate.hpp"
+
 namespace quantsparse::video {
 
 enum class Container { mp4, webm, gif, y4m, png_folder, png };
@@ -17,7 +19,7 @@ struct ClipProperties {
     int width = 0;
     int height = 0;
     int frames = 0;
-    double fps = 16;
+    FrameRate fps;
     int crf = -1;         ///< quality of mp4 and webm, 0 (best) to 51 or 63; negative: the default
     std::string comment;  ///< kept in the file: how the clip was made (UTF-8)
 };
@@ -40,7 +42,7 @@ struct OutputTarget {
 
 /// The container by `format` (mp4, webm, gif, y4m, png), else by the extension; a trailing '/' or
 /// an existing folder means a folder of png pictures, "-" means y4m. Throws
-/// Error(invalid_argument).
+/// Error(invalid_argument), also for what needs a file (mp4, webm) where a pipe is.
 OutputTarget resolve_output(const std::string& output, std::string_view format = {});
 
 /// Opens the place for writing at once. Throws Error(io) when it can't be written,

@@ -1,8 +1,6 @@
 // YUV4MPEG2, uncompressed 4:4:4: what pipes take. BT.601 at limited range, as readers assume.
 #include <fmt/format.h>
 
-#include <cmath>
-#include <numeric>
 #include <vector>
 
 #include "output_file.hpp"
@@ -17,11 +15,9 @@ class Y4mWriter final : public VideoWriter {
 
     void begin(const ClipProperties& properties) override {
         // No room for the parameters: readers give up on headers of more than about 100 bytes.
-        const long thousandths = std::lround(properties.fps * 1000);
-        const long divisor = std::gcd(thousandths, 1000L);
         file_.write(fmt::format("YUV4MPEG2 W{} H{} F{}:{} Ip A1:1 C444 XCOLORRANGE=LIMITED\n",
-                                properties.width, properties.height, thousandths / divisor,
-                                1000 / divisor));
+                                properties.width, properties.height, properties.fps.numerator,
+                                properties.fps.denominator));
     }
 
     void write_frame(std::span<const std::uint8_t> rgb) override {

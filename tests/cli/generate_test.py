@@ -65,10 +65,10 @@ class Generate(CliTest):
 
     def test_every_sampler(self) -> None:
         clips = set()
-        for sampler in ("unipc", "dpm++", "euler"):
+        for sampler in ("unipc", "dpm++", "euler", "lcm"):
             self.clip("-o", "a.y4m", "--sampler", sampler, "--steps", "4")
             clips.add((self.folder / "a.y4m").read_bytes())
-        self.assertEqual(len(clips), 3)
+        self.assertEqual(len(clips), 4)
 
     def test_sparse_attention(self) -> None:
         """All pairs listed is dense attention; fewer change the clip, each correction its own way."""

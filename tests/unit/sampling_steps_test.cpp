@@ -274,5 +274,58 @@ TEST(SamplingSteps, LcmDrawsOtherNoiseInEachStepAndTheSameForASeed) {
     }
 }
 
+std::unique_ptr<Scheduler> scheduler_with(Sampler kind, decltype(SamplerOptions::noise) noise,
+                                          int steps = 4) {
+    SamplerOptions options;
+    options.kind = kind;
+    options.steps = steps;
+    options.noise = std::move(noise);
+    return make_scheduler(options);
+}
+
+// few-step fact 81.
+TEST(SamplingSteps, DmdGivesTheModelWholeTimestepsAndLooksLevelsUp) {
+    const auto fastwan = scheduler_with(Sampler::dmd, TableTimesteps{{1000, 757, 522}, 8});
+    EXPECT_EQ(fastwan->timesteps(), (std::vector<float>{1000, 757, 522}));
+    EXPECT_NEAR(fastwan->sigmas()[1], 28.0 / 37, 1e-6);  // 8 s / (1 + 7 s) at s = 0.28
+    EXPECT_NEAR(fastwan->sigmas()[2], 12.0 / 23, 1e-6);  // at s = 0.12
+    EXPECT_EQ(fastwan->sigmas()[3], 0);
+    const auto plain = scheduler_with(Sampler::dmd, TableTimesteps{{1000, 250}, 1});
+    EXPECT_FLOAT_EQ(plain->sigmas()[1], 0.25f);
+    for (const auto& list : std::vector<std::vector<double>>{
+             {}, {1000, 757.5}, {500, 500}, {1001}, {0.5}, {1000, 0}}) {
+        EXPECT_THROW(scheduler_with(Sampler::dmd, TableTimesteps{list, 8}), Error);
+    }
+    EXPECT_THROW(scheduler_with(Sampler::dmd, FlowShift{8}), Error);
+    EXPECT_THROW(scheduler_with(Sampler::euler, TableTimesteps{{1000}, 8}), Error);
+}
+
+// few-step fact 82.
+TEST(SamplingSteps, RcmScalesTheFirstNoiseAndRoundsTimestepsToBf16) {
+    const auto turbo = scheduler_with(Sampler::rcm, RcmTimes{});
+    EXPECT_EQ(turbo->timesteps(), (std::vector<float>{988, 932, 852, 608}));
+    const std::vector<double> sigmas = {0.98765, 0.93378, 0.85290, 0.60898, 0};
+    for (std::size_t i = 0; i < sigmas.size(); ++i) {
+        EXPECT_NEAR(turbo->sigmas()[i], sigmas[i], 6e-6);
+    }
+    std::vector<float> sample = {2, -1};
+    turbo->start(sample);
+    EXPECT_FLOAT_EQ(sample[0], 2 * turbo->sigmas()[0]);
+    EXPECT_FLOAT_EQ(sample[1], -turbo->sigmas()[0]);
+    EXPECT_EQ(scheduler_with(Sampler::rcm, RcmTimes{}, 2)->steps(), 2);
+    EXPECT_THROW(scheduler_with(Sampler::rcm, RcmTimes{}, 5), Error);
+    EXPECT_THROW(scheduler_with(Sampler::rcm, RcmTimes{}, 0), Error);
+    EXPECT_THROW(scheduler_with(Sampler::rcm, RcmTimes{1.0}), Error);
+    EXPECT_THROW(scheduler_with(Sampler::rcm, FlowShift{5}), Error);
+}
+
+TEST(SamplingSteps, OthersBeginWithTheNoiseAsItIs) {
+    std::vector<float> noise = {2, -1};
+    for (const Sampler kind : kKinds) {
+        make_scheduler(kind, 2, 5)->start(noise);
+        EXPECT_EQ(noise, (std::vector<float>{2, -1}));
+    }
+}
+
 }  // namespace
 }  // namespace quantsparse::sampling

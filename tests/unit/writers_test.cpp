@@ -314,7 +314,7 @@ TEST_F(Writers, GifApproximatesSmoothColoursWithin8Levels) {
 TEST_F(Writers, GifDelaysAddUpToTheClipsLength) {
     const fs::path path = folder_ / "a.gif";
     ClipProperties properties{4, 4, 33};
-    properties.fps = 16;
+    properties.fps = {16, 1};
     write_clip(resolve_output(path.string()), properties,
                std::vector<Frame>(33, random_frame(4, 4, 4, 5)));
     EXPECT_EQ(read_gif(read(path)).delay, 206);  // 33 / 16 s = 206.25 hundredths
@@ -369,7 +369,7 @@ TEST_F(Writers, AnUnfinishedClipLeavesNothing) {
 TEST_F(Writers, Y4mHasTheStandardColours) {
     const fs::path path = folder_ / "a.y4m";
     ClipProperties properties{2, 1, 1};
-    properties.fps = 24;
+    properties.fps = {24, 1};
     write_clip(resolve_output(path.string()), properties, {{255, 255, 255, 255, 0, 0}});
     const std::string file = read(path);
     const std::string header = "YUV4MPEG2 W2 H1 F24:1 Ip A1:1 C444 XCOLORRANGE=LIMITED\nFRAME\n";

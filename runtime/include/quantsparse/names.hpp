@@ -26,6 +26,10 @@ std::span<const Word<Enum>> words_of() = delete;
 template <>
 std::span<const Word<Sampler>> words_of();
 template <>
+std::span<const Word<Rng>> words_of();
+template <>
+std::span<const Word<FewSteps>> words_of();
+template <>
 std::span<const Word<Storage>> words_of();
 template <>
 std::span<const Word<Arithmetic>> words_of();

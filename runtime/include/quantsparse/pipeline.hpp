@@ -48,10 +48,26 @@ struct GenerationParameters {
     std::optional<int> height;  ///< pixels
     std::optional<int> frames;  ///< with Wan 4n + 1
     std::uint64_t seed = 0;
-    std::optional<int> steps;  ///< denoising steps, 1..1000
-    Sampler sampler = Sampler::unipc;
-    std::optional<double> guidance_scale;  ///< 0..100; 1 switches guidance off
-    std::optional<double> flow_shift;      ///< above 0, up to 1000
+    Rng rng = Rng::philox;           ///< what makes noise of the seed
+    std::optional<int> steps;        ///< denoising steps, 1..1000; of a list: as many as it has
+    std::optional<Sampler> sampler;  ///< with a list and nothing set: euler
+    /// Noise levels of the steps in place of evenly spread ones: falling, at most 1, above 0. Each
+    /// is moved by flow_shift, s' = shift s / (1 + (shift - 1) s) (flow_shift 1 leaves them), and
+    /// the model receives 1000 s'. The 0 after the last step is not part of the list. For euler and
+    /// lcm.
+    std::vector<double> sigmas;
+    /// The same as a list of timesteps, at most 1000: s = timestep / 1000, before the shift, so
+    /// that 1000, 750, 500, 250 with flow_shift 5 gives the model 1000, 937.5, 833.3, 625. dmd
+    /// takes whole ones and gives them to the model as they are; there, flow_shift is that of the
+    /// table in which their noise levels are looked up.
+    std::vector<double> timesteps;
+    /// A distilled model's sampler, list, flow_shift and guidance_scale 1 by one name. Another
+    /// guidance_scale may be set; any other sampler, list, number of steps or shift is refused.
+    std::optional<FewSteps> few_steps;
+    /// 0..100. Up to 1 there is no guidance: a step is one forward with the prompt, and the
+    /// negative prompt is not used. Models that take the scale as an input get any as it is.
+    std::optional<double> guidance_scale;
+    std::optional<double> flow_shift;  ///< above 0, up to 1000; rcm takes none
     /// Steps whose transformer is expected to change by less than this since it was last computed
     /// reuse what it gave then (TeaCache); 0: none does.
     double step_cache = 0;
@@ -173,6 +189,7 @@ struct ModelSummary {
     int default_steps = 50;
     double default_guidance_scale = 5;
     double default_flow_shift = 5;
+    Sampler default_sampler = Sampler::unipc;
     std::vector<std::string> warnings;  ///< a line each: what the files hold that is not used
 };
 
