@@ -14,8 +14,9 @@ using namespace quantsparse::selftest;
 
 std::vector<Result> run_case(const Case& c, const Settings& settings) {
     const std::string kind = c.kind();
-    if (kind == "wan-dit") return run_dit(c, settings);
-    if (kind == "umt5-encoder") return run_umt5(c, settings);
+    if (kind == "wan-dit" || kind == "gguf-wan-dit") return run_dit(c, settings);
+    if (kind == "gguf") return run_gguf(c);
+    if (kind == "umt5-encoder" || kind == "gguf-umt5") return run_umt5(c, settings);
     if (kind == "wan-vae") return run_vae(c, settings);
     if (kind == "scheduler") return run_scheduler(c);
     if (kind == "pipeline") return run_pipeline(c, settings);

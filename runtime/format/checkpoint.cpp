@@ -82,6 +82,11 @@ fs::path weights_in_folder(const fs::path& folder) {
                     folder.string(), files.size(), indices.size()));
 }
 
+std::vector<std::int64_t> without_ones(std::vector<std::int64_t> shape) {
+    std::erase(shape, 1);
+    return shape;
+}
+
 /// The first of the kind's prefixes that a name begins with; empty: the file holds nothing else.
 std::string prefix_of(const NetworkKind& kind, const std::vector<std::string>& names) {
     for (const auto& prefix : kind.prefixes) {
@@ -95,6 +100,20 @@ std::string prefix_of(const NetworkKind& kind, const std::vector<std::string>& n
     return {};
 }
 
+/// GGUF files say what they are for, except those of stable-diffusion.cpp.
+void require_architecture(const TensorSource& file, const NetworkKind& kind) {
+    const auto said = file.metadata().find("general.architecture");
+    const auto& known = kind.gguf_architectures;
+    if (said == file.metadata().end() || known.empty() ||
+        std::find(known.begin(), known.end(), said->second) != known.end()) {
+        return;
+    }
+    throw Error(ErrorCode::unsupported,
+                fmt::format("'{}' holds a model of the architecture '{}' where '{}' is needed; "
+                            "give the file of the right network",
+                            file.path().string(), printable(said->second), known.front()));
+}
+
 }  // namespace
 
 Checkpoint::Checkpoint(const fs::path& path, std::vector<std::shared_ptr<const TensorSource>> files,
@@ -102,6 +121,8 @@ Checkpoint::Checkpoint(const fs::path& path, std::vector<std::shared_ptr<const T
     : path_(path), files_(std::move(files)) {
     std::vector<std::string> names;
     for (const auto& file : files_) {
+        require_architecture(*file, kind);
+        drops_ones_ = drops_ones_ || file->drops_ones();
         for (const auto& [name, view] : file->tensors()) {
             names.push_back(name);
         }
@@ -168,7 +189,9 @@ const TensorView& Checkpoint::at(std::string_view canonical_name) const {
 const TensorView& Checkpoint::at(std::string_view canonical_name,
                                  const std::vector<std::int64_t>& shape) const {
     const auto& view = at(canonical_name);
-    if (view.shape != shape) {
+    const bool fits =
+        view.shape == shape || (drops_ones_ && without_ones(view.shape) == without_ones(shape));
+    if (!fits) {
         throw Error(ErrorCode::bad_file,
                     fmt::format("tensor '{}' of '{}' has shape {} where the configuration asks for "
                                 "{}; the configuration and the weights are of different models",

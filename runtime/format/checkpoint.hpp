@@ -31,7 +31,8 @@ class Checkpoint {
     const TensorView* find(std::string_view canonical_name) const;
     /// Throws Error(bad_file) naming file and tensor.
     const TensorView& at(std::string_view canonical_name) const;
-    /// at() plus a shape check; the message gives both shapes.
+    /// at() plus a shape check; the message gives both shapes. Of files that drop them, dimensions
+    /// of one may be missing.
     const TensorView& at(std::string_view canonical_name,
                          const std::vector<std::int64_t>& shape) const;
     std::vector<std::string> names() const;  ///< canonical, sorted
@@ -40,10 +41,12 @@ class Checkpoint {
     /// Keeps a file open that a tensor put here reads from.
     void keep(std::shared_ptr<const TensorSource> file) { files_.push_back(std::move(file)); }
     const std::filesystem::path& path() const { return path_; }
+    const std::vector<std::shared_ptr<const TensorSource>>& files() const { return files_; }
 
   private:
     std::filesystem::path path_;
     std::vector<std::shared_ptr<const TensorSource>> files_;  ///< keep the mappings alive
+    bool drops_ones_ = false;                                 ///< one of the files does
     std::map<std::string, TensorView, std::less<>> tensors_;
 };
 

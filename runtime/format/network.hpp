@@ -80,6 +80,8 @@ struct NetworkKind {
     std::string name;
     /// Prefixes under which files with several networks keep this one, most specific first.
     std::vector<std::string> prefixes;
+    /// `general.architecture` of GGUF files that hold it; empty: any is taken.
+    std::vector<std::string> gguf_architectures = {};
     /// The description by a configuration in upstream's own or in diffusers' or Transformers'
     /// spelling. `checkpoint`: tells which optional parts are there; nullptr: none. Throws
     /// Error(bad_file) naming `where` and the field, Error(unsupported) for a relative of the

@@ -242,6 +242,7 @@ NetworkKind wan_dit_kind() {
     NetworkKind kind;
     kind.name = "wan-dit";
     kind.prefixes = {"model.diffusion_model.", "transformer."};
+    kind.gguf_architectures = {"wan"};  // gguf fact 51
     kind.describe = describe;
     kind.infer = infer;
     kind.config_json = [](const Network& network) {
