@@ -38,6 +38,7 @@ class Checkpoint {
     std::vector<std::string> names() const;  ///< canonical, sorted
     /// Puts a tensor in the place of the one of its name, or beside the others.
     void put(TensorView tensor) { tensors_.insert_or_assign(tensor.name, std::move(tensor)); }
+    void remove(const std::string& name) { tensors_.erase(name); }
     /// Keeps a file open that a tensor put here reads from.
     void keep(std::shared_ptr<const TensorSource> file) { files_.push_back(std::move(file)); }
     const std::filesystem::path& path() const { return path_; }

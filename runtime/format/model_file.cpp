@@ -97,7 +97,7 @@ LinearBytes linear_bytes(const Component& component) {
                          std::uint64_t& sum) {
         for (const char* part : parts) {
             if (const auto* view = component.checkpoint->find(linear + part)) {
-                sum += view->bytes.size();
+                sum += view->byte_count();
             }
         }
     };
