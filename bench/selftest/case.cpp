@@ -35,6 +35,7 @@ Case::Case(const std::filesystem::path& folder_in)
 }
 
 std::filesystem::path Case::weights() const {
+    if (json.contains("file")) return folder / json.at("file").get<std::string>();
     const std::filesystem::path index = folder / "model.safetensors.index.json";
     return std::filesystem::exists(index) ? index : folder / "model.safetensors";
 }

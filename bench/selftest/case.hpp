@@ -86,6 +86,7 @@ std::vector<Result> run_umt5(const Case& c, const Settings& settings);
 std::vector<Result> run_vae(const Case& c, const Settings& settings);
 std::vector<Result> run_scaled_weights(const Case& c);
 std::vector<Result> run_integer_weights(const Case& c, const Settings& settings);
+std::vector<Result> run_gguf(const Case& c);
 std::vector<Result> run_scheduler(const Case& c);
 std::vector<Result> run_pipeline(const Case& c, const Settings& settings);
 std::vector<Result> run_quant_linear(const Case& c, const Settings& settings);

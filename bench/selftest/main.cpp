@@ -14,10 +14,13 @@ using namespace quantsparse::selftest;
 
 std::vector<Result> run_case(const Case& c, const Settings& settings) {
     const std::string kind = c.kind();
-    if (kind == "wan-dit" || kind == "wan-dit-quantised") return run_dit(c, settings);
+    if (kind == "wan-dit" || kind == "wan-dit-quantised" || kind == "gguf-wan-dit") {
+        return run_dit(c, settings);
+    }
+    if (kind == "gguf") return run_gguf(c);
     if (kind == "fp8-scaled") return run_scaled_weights(c);
     if (kind == "int8-convrot" || kind == "w4a8-int8") return run_integer_weights(c, settings);
-    if (kind == "umt5-encoder") return run_umt5(c, settings);
+    if (kind == "umt5-encoder" || kind == "gguf-umt5") return run_umt5(c, settings);
     if (kind == "wan-vae") return run_vae(c, settings);
     if (kind == "scheduler") return run_scheduler(c);
     if (kind == "pipeline") return run_pipeline(c, settings);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "quantsparse/error.hpp"
@@ -40,6 +41,22 @@ int pair_shift(int k) {
     return 8 * (k & 3) + 2 * (k >> 2 & 3);
 }
 
+/// NaN or infinity where the row holds either. Magnitudes order as their bits do, NaN above all;
+/// compilers vectorise the maximum of integers.
+float largest_magnitude(std::span<const float> row) {
+    std::int32_t largest = 0;
+    for (const float value : row) {
+        largest = std::max(largest, std::bit_cast<std::int32_t>(value) & 0x7FFFFFFF);
+    }
+    return std::bit_cast<float>(largest);
+}
+
+/// Of values below 2^22: where 1.5 * 2^23 is added, the last bit stands for 1.
+float round_half_to_even(float value) {
+    constexpr float kShift = 12582912.0f;
+    return (value + kShift) - kShift;
+}
+
 QuantizedWeight quantize(std::span<const float> values, int rows, int k, int bits, int lowest,
                          std::span<const float> gamma) {
     check_bits(bits);
@@ -55,14 +72,10 @@ QuantizedWeight quantize(std::span<const float> values, int rows, int k, int bit
     for (std::size_t row = 0; row < result.scale.size(); ++row) {
         const auto line =
             values.subspan(row * static_cast<std::size_t>(k), static_cast<std::size_t>(k));
-        float absmax = 0;
-        for (const float value : line) {
-            if (!std::isfinite(value)) {
-                throw Error(
-                    ErrorCode::non_finite,
-                    fmt::format("row {} of a matrix to quantise holds NaN or infinity", row));
-            }
-            absmax = std::max(absmax, std::fabs(value));
+        const float absmax = largest_magnitude(line);
+        if (!std::isfinite(absmax)) {
+            throw Error(ErrorCode::non_finite,
+                        fmt::format("row {} of a matrix to quantise holds NaN or infinity", row));
         }
         const float factor = gamma.empty() ? 1.0f : gamma[row];
         float scale = factor * absmax / static_cast<float>(qmax);
@@ -70,10 +83,11 @@ QuantizedWeight quantize(std::span<const float> values, int rows, int k, int bit
             scale = 1.0f;
         }
         result.scale[row] = scale;
+        std::int8_t* codes = result.codes.data() + row * static_cast<std::size_t>(k);
         for (std::size_t i = 0; i < line.size(); ++i) {
-            const float code = std::nearbyint(line[i] / scale);  // half to even by default
-            result.codes[row * static_cast<std::size_t>(k) + i] = static_cast<std::int8_t>(
-                std::clamp(code, static_cast<float>(lowest), static_cast<float>(qmax)));
+            const float code =
+                std::clamp(line[i] / scale, static_cast<float>(lowest), static_cast<float>(qmax));
+            codes[i] = static_cast<std::int8_t>(static_cast<int>(round_half_to_even(code)));
         }
     }
     return result;

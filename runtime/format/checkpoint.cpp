@@ -62,6 +62,11 @@ std::optional<std::string> find_prefix(const NetworkKind& kind,
 
 namespace {
 
+std::vector<std::int64_t> without_ones(std::vector<std::int64_t> shape) {
+    std::erase(shape, 1);
+    return shape;
+}
+
 /// For files without the marks, which are damaged or hold a part: the first usual prefix that a
 /// name begins with.
 std::string prefix_met(const NetworkKind& kind, const std::vector<std::string>& names) {
@@ -92,11 +97,29 @@ json stated_layers(const TensorSource& file) {
     return object["layers"];
 }
 
+/// GGUF files say what they are for, except those of stable-diffusion.cpp.
+void require_architecture(const TensorSource& file, const NetworkKind& kind) {
+    const auto said = file.metadata().find("general.architecture");
+    const auto& known = kind.gguf_architectures;
+    if (said == file.metadata().end() || known.empty() ||
+        std::find(known.begin(), known.end(), said->second) != known.end()) {
+        return;
+    }
+    throw Error(ErrorCode::unsupported,
+                fmt::format("'{}' holds a model of the architecture '{}' where '{}' is needed; "
+                            "give the file of the right network",
+                            file.path().string(), printable(said->second), known.front()));
+}
+
 }  // namespace
 
 Checkpoint::Checkpoint(const fs::path& path, std::vector<std::shared_ptr<const TensorSource>> files,
                        const NetworkKind& kind, std::optional<std::string> prefix)
     : path_(path), files_(std::move(files)) {
+    for (const auto& file : files_) {
+        require_architecture(*file, kind);
+        drops_ones_ = drops_ones_ || file->drops_ones();
+    }
     const std::vector<std::string> names = names_on_disk();
     const auto marked = prefix ? prefix : find_prefix(kind, names);
     recognised_ = marked.has_value();
@@ -116,7 +139,8 @@ Checkpoint::Checkpoint(const fs::path& path, std::vector<std::shared_ptr<const T
                 add(view, canonical_name(std::string_view(name).substr(prefix_.size())));
             }
         }
-        for (const auto& [module, object] : stated_layers(*file).items()) {
+        const json layers = stated_layers(*file);
+        for (const auto& [module, object] : layers.items()) {
             const bool prefixed = module.starts_with(prefix_);
             const auto weight = module.substr(prefixed ? prefix_.size() : 0) + ".weight";
             if (const auto canonical = canonical_name(weight)) {
@@ -198,7 +222,9 @@ const TensorView& Checkpoint::at(std::string_view canonical_name) const {
 const TensorView& Checkpoint::at(std::string_view canonical_name,
                                  const std::vector<std::int64_t>& shape) const {
     const auto& view = at(canonical_name);
-    if (view.shape != shape) {
+    const bool fits =
+        view.shape == shape || (drops_ones_ && without_ones(view.shape) == without_ones(shape));
+    if (!fits) {
         throw Error(ErrorCode::bad_file,
                     fmt::format("tensor '{}' of '{}' has shape {} where the configuration asks for "
                                 "{}; the configuration and the weights are of different models",

@@ -36,7 +36,8 @@ class Checkpoint {
     const TensorView* find(std::string_view canonical_name) const;
     /// Throws Error(bad_file) naming file and tensor.
     const TensorView& at(std::string_view canonical_name) const;
-    /// at() plus a shape check; the message gives both shapes.
+    /// at() plus a shape check; the message gives both shapes. Of files that drop them, dimensions
+    /// of one may be missing.
     const TensorView& at(std::string_view canonical_name,
                          const std::vector<std::int64_t>& shape) const;
     std::vector<std::string> names() const;  ///< canonical, sorted
@@ -62,12 +63,14 @@ class Checkpoint {
     void keep(std::shared_ptr<const TensorSource> file) { files_.push_back(std::move(file)); }
     void erase(const std::string& canonical_name) { tensors_.erase(canonical_name); }
     const std::filesystem::path& path() const { return path_; }
+    const std::vector<std::shared_ptr<const TensorSource>>& files() const { return files_; }
 
   private:
     void add(const TensorView& view, const std::optional<std::string>& canonical);
 
     std::filesystem::path path_;
     std::vector<std::shared_ptr<const TensorSource>> files_;  ///< keep the mappings alive
+    bool drops_ones_ = false;                                 ///< one of the files does
     std::map<std::string, TensorView, std::less<>> tensors_;
     bool recognised_ = false;
     std::string prefix_;  ///< of the network's tensors on disk

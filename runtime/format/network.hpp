@@ -88,6 +88,8 @@ struct NetworkKind {
     /// Keys of configurations, in every spelling, that describe() reads or that say nothing about
     /// what the network computes. Those that begin with "_" need no place here.
     std::vector<std::string> config_keys;
+    /// `general.architecture` of GGUF files that hold it; empty: any is taken.
+    std::vector<std::string> gguf_architectures = {};
     /// The description by a configuration in upstream's own or in diffusers' or Transformers'
     /// spelling. `checkpoint`: tells which optional parts are there; nullptr: none. Throws
     /// Error(bad_file) naming `where` and the field, Error(unsupported) for a relative of the

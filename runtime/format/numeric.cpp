@@ -7,12 +7,58 @@
 #include <cstring>
 #include <limits>
 
+#include "format/ggml_blocks.hpp"
 #include "format/tensor.hpp"
 #include "format/text.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::format {
 namespace {
+
+struct Type {
+    DType dtype;
+    std::string_view name;
+    ElementBlock block;
+};
+
+constexpr std::array<Type, 26> kTypes = {{
+    {DType::f64, "F64", {1, 8}},
+    {DType::f32, "F32", {1, 4}},
+    {DType::f16, "F16", {1, 2}},
+    {DType::bf16, "BF16", {1, 2}},
+    {DType::f8_e4m3, "F8_E4M3", {1, 1}},
+    {DType::f8_e5m2, "F8_E5M2", {1, 1}},
+    {DType::i64, "I64", {1, 8}},
+    {DType::i32, "I32", {1, 4}},
+    {DType::i16, "I16", {1, 2}},
+    {DType::i8, "I8", {1, 1}},
+    {DType::u8, "U8", {1, 1}},
+    {DType::u32, "U32", {1, 4}},
+    {DType::boolean, "BOOL", {1, 1}},
+    {DType::q4_0, "Q4_0", {32, 18}},  // gguf fact 48
+    {DType::q4_1, "Q4_1", {32, 20}},
+    {DType::q5_0, "Q5_0", {32, 22}},
+    {DType::q5_1, "Q5_1", {32, 24}},
+    {DType::q8_0, "Q8_0", {32, 34}},
+    {DType::q2_k, "Q2_K", {256, 84}},
+    {DType::q3_k, "Q3_K", {256, 110}},
+    {DType::q4_k, "Q4_K", {256, 144}},
+    {DType::q5_k, "Q5_K", {256, 176}},
+    {DType::q6_k, "Q6_K", {256, 210}},
+    {DType::iq4_nl, "IQ4_NL", {32, 18}},
+    {DType::iq4_xs, "IQ4_XS", {256, 136}},
+    {DType::other, "a type that is not read", {1, 1}},
+}};
+
+constexpr bool in_order() {
+    for (std::size_t i = 0; i < kTypes.size(); ++i) {
+        if (kTypes[i].dtype != static_cast<DType>(i)) {
+            return false;
+        }
+    }
+    return kTypes.back().dtype == DType::other;
+}
+static_assert(in_order());
 
 // Data in a file may lie at any address, so elements are copied out, never cast in place.
 template <typename T>
@@ -49,61 +95,11 @@ std::array<float, 256> f8_e4m3_values() {
 }  // namespace
 
 ElementBlock block_of(DType dtype) {
-    switch (dtype) {
-        case DType::f64:
-        case DType::i64:
-            return {1, 8};
-        case DType::f32:
-        case DType::i32:
-        case DType::u32:
-            return {1, 4};
-        case DType::f16:
-        case DType::bf16:
-        case DType::i16:
-            return {1, 2};
-        case DType::f8_e4m3:
-        case DType::f8_e5m2:
-        case DType::i8:
-        case DType::u8:
-        case DType::boolean:
-        case DType::other:
-            return {1, 1};
-    }
-    return {};
+    return kTypes.at(static_cast<std::size_t>(dtype)).block;
 }
 
 std::string_view name_of(DType dtype) {
-    switch (dtype) {
-        case DType::f64:
-            return "F64";
-        case DType::f32:
-            return "F32";
-        case DType::f16:
-            return "F16";
-        case DType::bf16:
-            return "BF16";
-        case DType::f8_e4m3:
-            return "F8_E4M3";
-        case DType::f8_e5m2:
-            return "F8_E5M2";
-        case DType::i64:
-            return "I64";
-        case DType::i32:
-            return "I32";
-        case DType::i16:
-            return "I16";
-        case DType::i8:
-            return "I8";
-        case DType::u8:
-            return "U8";
-        case DType::u32:
-            return "U32";
-        case DType::boolean:
-            return "BOOL";
-        case DType::other:
-            return "a type that is not read";
-    }
-    return "?";
+    return kTypes.at(static_cast<std::size_t>(dtype)).name;
 }
 
 std::int64_t TensorView::element_count() const {
@@ -139,6 +135,9 @@ void read_bytes(const TensorView& tensor, std::span<std::byte> out) {
 }
 
 bool is_floating(DType dtype) {
+    if (is_block_type(dtype)) {
+        return true;
+    }
     switch (dtype) {
         case DType::f64:
         case DType::f32:
@@ -217,6 +216,9 @@ void to_float(const TensorView& tensor, std::span<float> out) {
                 return float_from_half(static_cast<std::uint16_t>(v << 8));
             });
         default:
+            if (is_block_type(tensor.dtype)) {
+                return widen_blocks(tensor.dtype, tensor.bytes, out);
+            }
             throw Error(ErrorCode::bad_file,
                         fmt::format("tensor '{}' has dtype {} where floating point was expected",
                                     printable(tensor.name), name_of(tensor.dtype)));

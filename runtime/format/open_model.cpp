@@ -7,6 +7,7 @@
 #include "format/check_tensors.hpp"
 #include "format/encoded_weights.hpp"
 #include "format/file_kind.hpp"
+#include "format/gguf_tokenizer.hpp"
 #include "format/json_fields.hpp"
 #include "format/layouts.hpp"
 #include "format/mapped_file.hpp"
@@ -71,6 +72,9 @@ std::vector<std::byte> open_tokenizer(const TokenizerPart& part, const Layout& l
         return bytes;
     }
     const auto& encoder = *bundle.at(part.encoder).checkpoint;
+    if (auto bytes = gguf_tokenizer(encoder)) {
+        return std::move(*bytes);
+    }
     const auto* view = encoder.find(part.tensor);
     if (view == nullptr) {
         view = encoder.find_outside(part.tensor);

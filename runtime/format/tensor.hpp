@@ -25,6 +25,19 @@ enum class DType {
     u8,
     u32,
     boolean,
+    // ggml's blocks of 32 or 256 values with a scale of their own (ggml_blocks.hpp).
+    q4_0,
+    q4_1,
+    q5_0,
+    q5_1,
+    q8_0,
+    q2_k,
+    q3_k,
+    q4_k,
+    q5_k,
+    q6_k,
+    iq4_nl,
+    iq4_xs,
     other,  ///< of the format, and nothing here reads it
 };
 
@@ -35,7 +48,7 @@ struct ElementBlock {
     std::int64_t bytes = 1;
 };
 ElementBlock block_of(DType dtype);
-std::string_view name_of(DType dtype);  ///< the spelling of the safetensors header: "F32", "BF16"…
+std::string_view name_of(DType dtype);  ///< as the formats spell it: "F32", "BF16", "Q4_K"…
 
 /// Values that no file holds as they are: scaled, decoded from codes, merged with an adapter. They
 /// are computed whenever they are read, so that a model is open at once and lies in memory once.
@@ -65,7 +78,7 @@ struct TensorView {
     TensorView slice(std::int64_t first_element, std::int64_t count) const;
 };
 
-bool is_floating(DType dtype);
+bool is_floating(DType dtype);  ///< blocks are, too
 
 /// The tensor's elements as they are; `out` has byte_count() bytes.
 void read_bytes(const TensorView& tensor, std::span<std::byte> out);

@@ -2,6 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <array>
+#include <fstream>
+#include <span>
+
+#include "format/gguf.hpp"
 #include "format/safetensors.hpp"
 #include "format/text.hpp"
 #include "quantsparse/error.hpp"
@@ -23,6 +28,11 @@ const TensorView& TensorSource::at(std::string_view name) const {
 }
 
 std::shared_ptr<const TensorSource> open_tensor_source(const std::filesystem::path& path) {
+    std::array<char, 4> start{};
+    std::ifstream(path, std::ios::binary).read(start.data(), start.size());
+    if (begins_like_gguf(std::as_bytes(std::span(start)))) {
+        return std::make_shared<GgufFile>(path);
+    }
     return std::make_shared<SafetensorsFile>(path);
 }
 

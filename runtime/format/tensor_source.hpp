@@ -17,13 +17,15 @@ class TensorSource {
     virtual const std::map<std::string, std::string>& metadata() const = 0;
     /// By their names on disk; valid as long as the source lives.
     virtual const std::map<std::string, TensorView, std::less<>>& tensors() const = 0;
+    /// Whether shapes may lack dimensions of one that the network has (gguf fact 47).
+    virtual bool drops_ones() const { return false; }
 
     const TensorView* find(std::string_view name) const;
     /// Throws Error(bad_file) naming file and tensor.
     const TensorView& at(std::string_view name) const;
 };
 
-/// Opens a file of any format known. Throws Error(io|bad_file).
+/// Opens a file of any format known, by its first bytes. Throws Error(io|bad_file).
 std::shared_ptr<const TensorSource> open_tensor_source(const std::filesystem::path& path);
 
 }  // namespace quantsparse::format

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "format/model_file.hpp"
+#include "format/requantize.hpp"
 #include "format/tokenizer.hpp"
 #include "kernels/attention.hpp"
 #include "pipeline/checks.hpp"
@@ -45,13 +46,26 @@ ModelSummary summary_of(const format::ModelBundle& bundle, const pipeline::Recip
     return summary;
 }
 
+format::ModelBundle open(const ModelFiles& files, const PipelineOptions& options,
+                         const std::shared_ptr<format::RequantizationError>& error) {
+    format::ModelBundle bundle = format::open_model(files);
+    if (options.requantize) {
+        std::vector<std::string> roles;
+        for (const pipeline::Expert& expert : pipeline::recipe_of(bundle.architecture).experts) {
+            roles.push_back(expert.role);
+        }
+        format::requantize(bundle, roles, *options.requantize, error);
+    }
+    return bundle;
+}
+
 }  // namespace
 
 struct Generator::Impl {
     Impl(const ModelFiles& files, Device& device_in, const PipelineOptions& options_in)
         : device(device_in.internal()),
           options(options_in),
-          bundle(format::open_model(files)),
+          bundle(open(files, options, requantization_error)),
           recipe(pipeline::recipe_of(bundle.architecture)),
           geometry(format::clip_geometry(bundle.network(recipe.experts.front().role),
                                          bundle.network(recipe.vae))),
@@ -96,6 +110,8 @@ struct Generator::Impl {
 
     vulkan::Device& device;
     PipelineOptions options;
+    std::shared_ptr<format::RequantizationError> requantization_error =
+        std::make_shared<format::RequantizationError>();
     format::ModelBundle bundle;
     const pipeline::Recipe& recipe;
     format::ClipGeometry geometry;
@@ -275,6 +291,12 @@ bool Generation::denoise(const ExpertSteps& steps) {
         asked_guidance_scale_.value_or(expert.guidance_scale.value_or(*p_.guidance_scale));
     if (!denoiser.loaded() || !load_prompts(denoiser, guidance_scale)) return false;
     finish_stage("load");
+    if (model_.options.requantize && callbacks_.warning) {
+        callbacks_.warning(fmt::format(
+            "the transformer's weights were rounded to {} bits: they differ by {:.2f} % "
+            "(relative L2)",
+            *model_.options.requantize, 100 * model_.requantization_error->relative()));
+    }
     begin_stage("denoise");
     for (int i = 0; i < steps.schedule.steps(); ++i) {
         denoiser.begin_step(i);

@@ -12,7 +12,8 @@ namespace {
 const std::map<std::string, std::string> kOtherNames = {{"kind", "--attention"},
                                                         {"products", "--attention-arithmetic"},
                                                         {"granularity", "--mask-granularity"},
-                                                        {"selector", "--device"}};
+                                                        {"selector", "--device"},
+                                                        {"requantize", "--weights"}};
 
 }  // namespace
 

@@ -245,6 +245,8 @@ void CommandLine::add_device() {
     add("--memory-limit,--max-vram", texts_.memory_limit,
         "use no more than this, as 4G; the rest is streamed from host memory", "SIZE");
     choice("--storage", options_.pipeline.storage, "of weights that are not quantised");
+    add("--weights", options_.pipeline.requantize,
+        "8: round the transformer's weights to so many bits while loading", "BITS");
     flag("--validation", device.validation, "Khronos validation layers; a message is a failure");
 }
 

@@ -1,7 +1,7 @@
-// Feeds arbitrary bytes to the safetensors reader: it must either open the file and hand out
-// tensors that can be read to the last byte, or throw quantsparse::Error. Built alone with
+// Feeds arbitrary bytes to the readers of safetensors and GGUF: they must either open the file and
+// hand out tensors that can be read to the last byte, or throw quantsparse::Error. Built alone with
 //     clang++ -fsanitize=fuzzer,address,undefined
-// or linked into safetensors_mutation_test.cpp with any compiler.
+// or linked into the mutation tests with any compiler.
 #include "fuzz/safetensors_fuzzer.hpp"
 
 #include <unistd.h>
@@ -10,16 +10,22 @@
 #include <fstream>
 #include <string>
 
+#include "format/gguf_tokenizer.hpp"
 #include "format/model_bundle.hpp"
 #include "format/networks/registry.hpp"
-#include "format/safetensors.hpp"
 #include "quantsparse/error.hpp"
 
 namespace {
 
 using namespace quantsparse::format;
 
-void read_everything(const SafetensorsFile& file) {
+void read_everything(const TensorSource& file) {
+    if (const auto* gguf = dynamic_cast<const GgufFile*>(&file)) {
+        try {
+            gguf_tokenizer(*gguf);
+        } catch (const quantsparse::Error&) {
+        }
+    }
     for (const auto& [name, view] : file.tensors()) {
         try {
             to_float(view);
@@ -41,7 +47,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     std::ofstream(path, std::ios::binary | std::ios::trunc)
         .write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(size));
     try {
-        read_everything(SafetensorsFile(path));
+        read_everything(*open_tensor_source(path));
         for (const char* kind : {"wan-dit", "umt5", "wan-vae"}) {
             Checkpoint::open(path, network_kind(kind)).names();
         }

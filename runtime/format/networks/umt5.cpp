@@ -30,6 +30,33 @@ constexpr std::array<Rename, 10> kUmt5Block = {{
     {"layer.1.layer_norm.", "norm2."},
 }};
 
+// llama.cpp's names (gguf fact 52).
+constexpr std::array<Rename, 10> kGgufBlock = {{
+    {"attn_q.", "attn.q."},
+    {"attn_k.", "attn.k."},
+    {"attn_v.", "attn.v."},
+    {"attn_o.", "attn.o."},
+    {"attn_rel_b.", "pos_embedding.embedding."},
+    {"attn_norm.", "norm1."},
+    {"ffn_gate.", "ffn.gate.0."},
+    {"ffn_up.", "ffn.fc1."},
+    {"ffn_down.", "ffn.fc2."},
+    {"ffn_norm.", "norm2."},
+}};
+
+std::string from_gguf_umt5(std::string name) {
+    if (!rename_in_list(name, "enc.blk.", "blocks.", kGgufBlock)) {
+        replace_prefix(name, "token_embd.", "token_embedding.") ||
+            replace_prefix(name, "enc.output_norm.", "norm.");
+    }
+    return name;
+}
+
+/// Of a whole T5, of which the encoder is taken.
+bool is_gguf_decoder(std::string_view name) {
+    return name.starts_with("dec.") || name == "output.weight";
+}
+
 std::string from_transformers_umt5(std::string name) {
     if (!rename_in_list(name, "encoder.block.", "blocks.", kUmt5Block)) {
         replace_prefix(name, "shared.", "token_embedding.") ||
@@ -39,6 +66,13 @@ std::string from_transformers_umt5(std::string name) {
 }
 
 Renamer renamer(const std::vector<std::string>& names) {
+    if (std::any_of(names.begin(), names.end(),
+                    [](const std::string& name) { return name.starts_with("enc.blk."); })) {
+        return [](std::string_view name) {
+            return is_gguf_decoder(name) ? std::nullopt
+                                         : std::optional(from_gguf_umt5(std::string(name)));
+        };
+    }
     bool upstream = true;
     bool repeats_embedding = false;  // encoder.embed_tokens is a copy of shared
     for (const auto& name : names) {
@@ -175,8 +209,11 @@ NetworkKind umt5_kind() {
     NetworkKind kind;
     kind.name = "umt5";
     kind.prefixes = {"", "text_encoders.umt5xxl.transformer.", "text_encoder."};
-    kind.marks = {{"encoder.final_layer_norm.weight"}, {"token_embedding.weight", "norm.weight"}};
+    kind.marks = {{"encoder.final_layer_norm.weight"},
+                  {"token_embedding.weight", "norm.weight"},
+                  {"token_embd.weight", "enc.output_norm.weight"}};
     kind.harmless = {"spiece_model", "lm_head.", "decoder."};
+    kind.gguf_architectures = {"t5encoder", "t5"};  // gguf fact 52
     kind.config_keys = {
         "model_type", "feed_forward_proj", "shared_pos", "vocab_size", "vocab", "dim", "d_model",
         "num_heads", "dim_attn", "d_kv", "dim_ffn", "d_ff", "num_layers", "num_buckets",

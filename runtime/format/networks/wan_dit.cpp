@@ -252,6 +252,7 @@ NetworkKind wan_dit_kind() {
     kind.prefixes = {"", "model.diffusion_model.", "diffusion_model.", "transformer."};
     kind.marks = {{"patch_embedding.weight", "time_projection.1.bias"},
                   {"patch_embedding.weight", "condition_embedder.time_proj.bias"}};
+    kind.gguf_architectures = {"wan"};  // gguf fact 51
     kind.harmless = {"freqs", "rope."};
     kind.config_keys = {"model_type", "num_heads", "num_attention_heads", "dim",
                         "attention_head_dim", "ffn_dim", "num_layers", "in_dim", "in_channels",

@@ -79,6 +79,9 @@ void check(const GenerationParameters& parameters);
 
 struct PipelineOptions {
     Storage storage = Storage::fp32;
+    /// Rounds the transformers' weights to so many bits as they are loaded, without calibration:
+    /// 8. For models in floating point and in blocks of GGUF files.
+    std::optional<int> requantize = {};
     bool profile = false;  ///< collect timestamps per operation
 };
 
