@@ -15,6 +15,7 @@ using namespace quantsparse::selftest;
 std::vector<Result> run_case(const Case& c, const Settings& settings) {
     const std::string kind = c.kind();
     if (kind == "wan-dit") return run_dit(c, settings);
+    if (kind == "lora") return run_adapters(c, settings);
     if (kind == "umt5-encoder") return run_umt5(c, settings);
     if (kind == "wan-vae") return run_vae(c, settings);
     if (kind == "scheduler") return run_scheduler(c);
