@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "choice.hpp"
+#include "quantsparse/names.hpp"
 #include "quantsparse/version.hpp"
 
 namespace quantsparse {
@@ -79,6 +80,7 @@ std::string read_prompt(const std::string& path) {
 struct Texts {
     std::string size, seed, prompt_file, memory_limit, profile;
     std::optional<std::string> prompt;
+    std::vector<std::string> loras;
 };
 
 class CommandLine {
@@ -141,6 +143,12 @@ void CommandLine::add_content() {
     add("--prompt-file", texts_.prompt_file, "read the prompt from a file", "FILE");
     add("-n,--negative-prompt", options_.generation.conditioning.negative_prompt,
         "what it must not show", "TEXT");
+    add("--lora", texts_.loras,
+        "LoRA file, its strength (default 1), and which transformer of two it is for; may be given "
+        "several times",
+        "FILE[:N[:high|low]]")
+        ->allow_extra_args(false)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     add("-o,--output", options_.outputs,
         "where to: .mp4 .webm .gif .y4m .png, DIR/ for pictures, - for y4m to a pipe; may be given "
         "several times",
@@ -286,6 +294,9 @@ void CommandLine::finish() {
         const auto [width, height] = parse_picture_size(texts_.size);
         generation.width = width;
         generation.height = height;
+    }
+    for (const std::string& lora : texts_.loras) {
+        generation.conditioning.adapters.push_back(adapter_from(lora));
     }
     check(generation);
     check_output();

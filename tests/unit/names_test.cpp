@@ -10,8 +10,8 @@ template <typename Enum>
 class NamesTest : public testing::Test {};
 
 using Enums =
-    testing::Types<Sampler, Storage, Arithmetic, AttentionKind, AttentionProducts, MaskMode,
-                   MaskGranularity, Sink, SsarMode, SsarSpan, SsarGain, ResidualStorage>;
+    testing::Types<Sampler, Storage, AdapterTarget, Arithmetic, AttentionKind, AttentionProducts,
+                   MaskMode, MaskGranularity, Sink, SsarMode, SsarSpan, SsarGain, ResidualStorage>;
 TYPED_TEST_SUITE(NamesTest, Enums);
 
 TYPED_TEST(NamesTest, WordsAndValuesAreInverse) {

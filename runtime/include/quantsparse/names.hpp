@@ -28,6 +28,8 @@ std::span<const Word<Sampler>> words_of();
 template <>
 std::span<const Word<Storage>> words_of();
 template <>
+std::span<const Word<AdapterTarget>> words_of();
+template <>
 std::span<const Word<Arithmetic>> words_of();
 template <>
 std::span<const Word<AttentionKind>> words_of();
