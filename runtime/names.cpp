@@ -32,6 +32,13 @@ std::span<const Word<Storage>> words_of() {
 }
 
 template <>
+std::span<const Word<AdapterTarget>> words_of() {
+    static constexpr Word<AdapterTarget> kWords[] = {
+        {"both", AdapterTarget::both}, {"high", AdapterTarget::high}, {"low", AdapterTarget::low}};
+    return kWords;
+}
+
+template <>
 std::span<const Word<Arithmetic>> words_of() {
     static constexpr Word<Arithmetic> kWords[] = {{"auto", Arithmetic::automatic},
                                                   {"portable", Arithmetic::portable},

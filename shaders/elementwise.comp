@@ -4,6 +4,7 @@
 //   kOperation 2: out = a * b[channel] + c[channel], channel = (i / inner) % b_count  (VAE latents)
 //   kOperation 3: out = a                                                             (copy)
 //   kOperation 4: out = a - b
+//   kOperation 5: out = GELU(a), tanh form, as in epilogue.glsl
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "constants.glsl"
@@ -35,6 +36,9 @@ void main() {
         out_values[i] = a * b_values[channel] + c_values[channel];
     } else if (kOperation == 4) {
         out_values[i] = a - b_values[i];
+    } else if (kOperation == 5) {
+        const float e = exp(-2.0 * clamp(0.7978845608028654 * (a + 0.044715 * a * a * a), -15.0, 15.0));
+        out_values[i] = 0.5 * a * (1.0 + (1.0 - e) / (1.0 + e));
     } else {
         out_values[i] = a;
     }

@@ -5,6 +5,7 @@
 //   weights      words [K / codes_per_word, n_stride] (runtime/format/bit_packing.hpp):
 //                4 bits unsigned (+8), 6 bits unsigned (+32) in two planes, 8 bits signed
 //   out          fp32 [M, out_stride]
+//   lora_rows    with LORA: fp32 [M, rank]; their product with lora_up is added
 //
 // One invocation computes kRows rows by kFours fours of neighbouring columns, a work-group's width apart;
 // activation words are read at uniform addresses, weights coalesced. CPU drivers, where these reads and
@@ -87,6 +88,14 @@ void main() {
     }
 #endif
 
+#ifdef LORA
+    [[unroll]] for (uint f = 0; f < kFours; ++f) {
+        [[unroll]] for (uint r = 0; r < kRows; ++r) {
+            lora_outputs[f * kRows + r] = plain_product(total[f * kRows + r], min(row0 + r, p.m - 1), column4[f]);
+        }
+    }
+    write_with_lora(row0, first4);
+#else
     [[unroll]] for (uint f = 0; f < kFours; ++f) {
         const uint n4 = first4 + f * gl_WorkGroupSize.x;
         if (n4 < p.n4) {
@@ -96,4 +105,5 @@ void main() {
             }
         }
     }
+#endif
 }

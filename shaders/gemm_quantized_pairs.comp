@@ -62,6 +62,17 @@ void main() {
     }
 
     const int started_from = kNoBorrow * int(p.k8 / 2);
+#ifdef LORA
+    [[unroll]] for (uint f = 0; f < kFours; ++f) {
+        [[unroll]] for (uint r = 0; r < kRows; ++r) {
+            const ivec4 t = total[f * kRows + r];
+            const ivec2 lower = t.xz - (t.yw << 16) - started_from;
+            lora_outputs[f * kRows + r] =
+                plain_product(ivec4(lower.x, t.y, lower.y, t.w), min(row0 + r, p.m - 1), column4[f]);
+        }
+    }
+    write_with_lora(row0, first4);
+#else
     [[unroll]] for (uint f = 0; f < kFours; ++f) {
         const uint n4 = first4 + f * gl_WorkGroupSize.x;
         if (n4 < p.n4) {
@@ -72,4 +83,5 @@ void main() {
             }
         }
     }
+#endif
 }

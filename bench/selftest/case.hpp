@@ -82,6 +82,7 @@ class RunReport {
 
 // One runner per kind; each returns a line per run.
 std::vector<Result> run_dit(const Case& c, const Settings& settings);
+std::vector<Result> run_adapters(const Case& c, const Settings& settings);
 std::vector<Result> run_umt5(const Case& c, const Settings& settings);
 std::vector<Result> run_vae(const Case& c, const Settings& settings);
 std::vector<Result> run_scaled_weights(const Case& c);

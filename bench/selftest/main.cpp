@@ -21,6 +21,7 @@ std::vector<Result> run_case(const Case& c, const Settings& settings) {
     if (kind == "fp8-scaled") return run_scaled_weights(c);
     if (kind == "int8-convrot" || kind == "w4a8-int8") return run_integer_weights(c, settings);
     if (kind == "umt5-encoder" || kind == "gguf-umt5") return run_umt5(c, settings);
+    if (kind == "lora") return run_adapters(c, settings);
     if (kind == "wan-vae") return run_vae(c, settings);
     if (kind == "scheduler") return run_scheduler(c);
     if (kind == "pipeline") return run_pipeline(c, settings);

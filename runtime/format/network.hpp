@@ -104,6 +104,9 @@ struct NetworkKind {
     /// Made once per checkpoint, since the naming shows only in the whole list of names, which come
     /// without the prefix.
     Renamer (*renamer)(const std::vector<std::string>& names) = nullptr;
+    /// The canonical name of one tensor in diffusers' spelling, for files that hold too few names
+    /// to tell (adapters); nullptr: diffusers has no spelling of its own.
+    std::string (*from_diffusers)(std::string name) = nullptr;
 };
 
 /// All linears of a block with their full names, in order.

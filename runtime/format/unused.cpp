@@ -83,6 +83,22 @@ int highest_block(const std::set<std::string, std::less<>>& names, std::string_v
     return highest;
 }
 
+/// What a linear that is kept as codes has in the place of a weight (model_file.hpp).
+void add_packed(const Checkpoint& checkpoint, const Network& network,
+                std::set<std::string, std::less<>>& known) {
+    for (const auto& block : network.blocks) {
+        for (const auto& linear : linears_of(block)) {
+            if (checkpoint.find(linear.name + ".codes") == nullptr) {
+                continue;
+            }
+            for (const char* part : {".codes", ".scale", ".bias", ".channel_scale",
+                                     ".rotation_signs", ".rotation", ".activation_clip"}) {
+                known.insert(linear.name + part);
+            }
+        }
+    }
+}
+
 struct Unused {
     std::vector<std::string> values, blocks, weights, others;
 };
@@ -98,10 +114,7 @@ Unused unused_of(const Checkpoint& checkpoint, const std::set<std::string, std::
     const auto names = checkpoint.names_on_disk();
     const std::set<std::string, std::less<>> on_disk(names.begin(), names.end());
     for (const auto& name : checkpoint.names()) {
-        const auto dot = name.rfind('.');
-        const bool native =
-            dot != std::string::npos && checkpoint.native(name.substr(0, dot)) != nullptr;
-        if (known.contains(name) || native || is_harmless(name, kind)) {
+        if (known.contains(name) || is_harmless(name, kind)) {
             continue;
         }
         if (is_average(name, on_disk)) {
@@ -133,6 +146,7 @@ void check_unused_tensors(const Checkpoint& checkpoint, const Network& network,
     for (const auto& tensor : network.tensors) {
         known.insert(tensor.name);
     }
+    add_packed(checkpoint, network, known);
     const Unused unused = unused_of(checkpoint, known, kind);
     if (!unused.values.empty()) {
         refuse(checkpoint,

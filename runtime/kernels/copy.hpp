@@ -24,6 +24,8 @@ void add_repeated(Program& program, const std::string& name, Tensor a, Tensor b,
                   int count,
                   int b_count);  ///< out[i] = a[i] + b[i % b_count]
 void apply_silu(Program& program, const std::string& name, Tensor a, Tensor out, int count);
+/// In place; the padding stays zero.
+void apply_gelu(Program& program, const std::string& name, const Matrix& m);
 /// out[i] = a[i] * factor[c] + offset[c], c = (i / inner) % channels
 void scale_channels(Program& program, const std::string& name, Tensor a, Tensor factor,
                     Tensor offset, Tensor out, int count, int channels, int inner);

@@ -12,7 +12,8 @@ enum class Operation : std::uint32_t {
     silu = 1,
     scale_channels = 2,
     copy = 3,
-    subtract = 4
+    subtract = 4,
+    gelu_tanh = 5
 };
 
 void elementwise(Program& program, const std::string& name, Operation operation, program::Binding a,
@@ -54,6 +55,10 @@ void apply_silu(Program& program, const std::string& name, Tensor a, Tensor out,
     elementwise(program, name, Operation::silu, program::read(a), program::unused(a),
                 program::unused(a), program::write(out),
                 {.count = u32(count), .b_count = 1, .inner = 1});
+}
+
+void apply_gelu(Program& program, const std::string& name, const Matrix& m) {
+    on_rows(program, name, Operation::gelu_tanh, m, nullptr, m);
 }
 
 void scale_channels(Program& program, const std::string& name, Tensor a, Tensor factor,

@@ -20,6 +20,7 @@ struct GemmCall {
     bool texels = false;       ///< the device reads both operands faster as texels
     bool accumulators = false;
     bool bias = false;
+    bool lora = false;  ///< a low-rank product is added
     const Epilogue& epilogue;
 
     std::uint32_t columns4() const { return ceil_div(u32(columns), 4); }

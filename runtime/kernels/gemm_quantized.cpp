@@ -1,6 +1,9 @@
 #include <algorithm>
 #include <shaders/gemm_quantized.hpp>
+#include <shaders/gemm_quantized_lora_push.hpp>
+#include <shaders/gemm_quantized_push.hpp>
 
+#include "kernels/copy.hpp"
 #include "kernels/gemm.hpp"
 #include "kernels/loads.hpp"
 #include "kernels/matmul_shape.hpp"
@@ -18,30 +21,45 @@ bool fits_pairs(int weight_bits, int activation_bits) {
     return weight_bits == 4 || (weight_bits == 6 && activation_bits <= 6);
 }
 
-ShaderId pairs_shader(int bits, bool texels) {
-    if (bits == 4) {
-        return texels ? ShaderId::gemm_quantized_pairs_w4_texels
-                      : ShaderId::gemm_quantized_pairs_w4;
-    }
-    return texels ? ShaderId::gemm_quantized_pairs_w6_texels : ShaderId::gemm_quantized_pairs_w6;
+ShaderId pairs_shader(int bits, bool texels, bool lora) {
+    constexpr ShaderId kShaders[2][2][2] = {
+        {{ShaderId::gemm_quantized_pairs_w4, ShaderId::gemm_quantized_pairs_w4_lora},
+         {ShaderId::gemm_quantized_pairs_w4_texels, ShaderId::gemm_quantized_pairs_w4_texels_lora}},
+        {{ShaderId::gemm_quantized_pairs_w6, ShaderId::gemm_quantized_pairs_w6_lora},
+         {ShaderId::gemm_quantized_pairs_w6_texels,
+          ShaderId::gemm_quantized_pairs_w6_texels_lora}}};
+    return kShaders[bits == 4 ? 0 : 1][texels][lora];
 }
 
-ShaderId gemm_shader(int bits, bool dot, bool texels) {
+/// By dot, texels, LoRA.
+using Variants = ShaderId[2][2][2];
+// Not through texels: where they are faster, pairs are, too.
+constexpr Variants kFourBits = {
+    {{ShaderId::gemm_quantized_w4_portable, ShaderId::gemm_quantized_w4_portable_lora},
+     {ShaderId::gemm_quantized_w4_portable, ShaderId::gemm_quantized_w4_portable_lora}},
+    {{ShaderId::gemm_quantized_w4_dot, ShaderId::gemm_quantized_w4_dot_lora},
+     {ShaderId::gemm_quantized_w4_dot, ShaderId::gemm_quantized_w4_dot_lora}}};
+constexpr Variants kSixBits = {
+    {{ShaderId::gemm_quantized_w6_portable, ShaderId::gemm_quantized_w6_portable_lora},
+     {ShaderId::gemm_quantized_w6_portable_texels,
+      ShaderId::gemm_quantized_w6_portable_texels_lora}},
+    {{ShaderId::gemm_quantized_w6_dot, ShaderId::gemm_quantized_w6_dot_lora},
+     {ShaderId::gemm_quantized_w6_dot_texels, ShaderId::gemm_quantized_w6_dot_texels_lora}}};
+constexpr Variants kEightBits = {
+    {{ShaderId::gemm_quantized_w8_portable, ShaderId::gemm_quantized_w8_portable_lora},
+     {ShaderId::gemm_quantized_w8_portable_texels,
+      ShaderId::gemm_quantized_w8_portable_texels_lora}},
+    {{ShaderId::gemm_quantized_w8_dot, ShaderId::gemm_quantized_w8_dot_lora},
+     {ShaderId::gemm_quantized_w8_dot_texels, ShaderId::gemm_quantized_w8_dot_texels_lora}}};
+
+ShaderId gemm_shader(int bits, bool dot, bool texels, bool lora) {
     switch (bits) {
-        case 4:  // not through texels: where they are faster, pairs are, too
-            return dot ? ShaderId::gemm_quantized_w4_dot : ShaderId::gemm_quantized_w4_portable;
+        case 4:
+            return kFourBits[dot][texels][lora];
         case 6:
-            if (texels) {
-                return dot ? ShaderId::gemm_quantized_w6_dot_texels
-                           : ShaderId::gemm_quantized_w6_portable_texels;
-            }
-            return dot ? ShaderId::gemm_quantized_w6_dot : ShaderId::gemm_quantized_w6_portable;
+            return kSixBits[dot][texels][lora];
         case 8:
-            if (texels) {
-                return dot ? ShaderId::gemm_quantized_w8_dot_texels
-                           : ShaderId::gemm_quantized_w8_portable_texels;
-            }
-            return dot ? ShaderId::gemm_quantized_w8_dot : ShaderId::gemm_quantized_w8_portable;
+            return kEightBits[dot][texels][lora];
         default:
             throw Error(ErrorCode::unsupported, "weights must have 4, 6 or 8 bits");
     }
@@ -95,7 +113,7 @@ std::optional<GemmPass> gemm_quantized_pairs(const program::Limits& limits, cons
     }
     MatmulShape tile = tile_for(limits, call.all_rows);
     tile.rows = std::min(tile.rows, 8u);
-    return pass_of(pairs_shader(call.weight_bits, call.texels), call, tile,
+    return pass_of(pairs_shader(call.weight_bits, call.texels, call.lora), call, tile,
                    fours_for(call.columns4(), tile.lanes, 4), call.texels);
 }
 
@@ -103,7 +121,7 @@ GemmPass gemm_quantized(const program::Limits& limits, const GemmCall& call) {
     const MatmulShape tile = tile_for(limits, call.all_rows);
     const bool texels =
         call.texels && call.weight_bits != 4;  // where they are faster, so are pairs
-    return pass_of(gemm_shader(call.weight_bits, limits.uses_dot(), texels), call, tile,
+    return pass_of(gemm_shader(call.weight_bits, limits.uses_dot(), texels, call.lora), call, tile,
                    limits.runs_on_cpu ? fours_for(call.columns4(), tile.lanes, 2) : 1, texels);
 }
 
@@ -121,27 +139,55 @@ QuantizedWeight add_quantized_weight(Program& program, const std::string& name, 
     return weight;
 }
 
-void matmul(Program& program, const std::string& name, const QuantizedRows& a,
-            const QuantizedWeight& weight, const Matrix& out, const Epilogue& epilogue,
-            bool accumulators) {
+namespace {
+
+using shaders::gemm_quantized_push::Push;
+using LoraPush = shaders::gemm_quantized_lora_push::Push;
+
+/// The push constants of the variants that add a low-rank product: the others', and more.
+LoraPush with_lora(const Push& push, const LoraProduct& lora) {
+    return {.m = push.m,
+            .k8 = push.k8,
+            .n4 = push.n4,
+            .x_stride4 = push.x_stride4,
+            .n_stride4 = push.n_stride4,
+            .out_stride4 = push.out_stride4,
+            .factor_stride4 = push.factor_stride4,
+            .residual_stride4 = push.residual_stride4,
+            .gate_offset4 = push.gate_offset4,
+            .high_plane4 = push.high_plane4,
+            .rank4 = u32(lora.rank / 4),
+            .lora_stride4 = stride4(&lora.rows),
+            .lora_first4 = u32(lora.first / 4)};
+}
+
+/// `lora`: nullptr, or what the kernel itself is to add.
+void multiply(Program& program, const std::string& name, const QuantizedRows& a,
+              const QuantizedWeight& weight, const LoraProduct* lora, const Matrix& out,
+              const Epilogue& epilogue, bool accumulators) {
     using program::read;
     const int k_padded = round_up(a.k, kKAlignment);
     const std::uint64_t word_bytes = static_cast<std::uint64_t>(k_padded);
-    const int chunk = rows_per_dispatch(program, widest_row(word_bytes, out, epilogue), a.rows);
+    const std::uint64_t widest = std::max(word_bytes, lora ? lora->rows.row_bytes() : 0);
+    const int chunk = rows_per_dispatch(program, widest_row(widest, out, epilogue), a.rows);
     for (int first = 0; first < a.rows; first += chunk) {
         const int rows = std::min(chunk, a.rows - first);
         const std::uint64_t f = static_cast<std::uint64_t>(first);
         const std::uint64_t c = static_cast<std::uint64_t>(rows);
         const program::Binding input = read(a.words, f * word_bytes, c * word_bytes);
         const program::Binding codes = read(weight.words);
+        // Of the LoRA; without one the operands again, which changes nothing.
+        const program::Binding down = lora ? read_rows(lora->rows, first, rows) : input;
+        const program::Binding up = lora ? read(lora->up.panels.front().tensor) : codes;
         const GemmCall call{.rows = rows,
                             .all_rows = a.rows,
                             .columns = weight.n,
                             .weight_bits = weight.bits,
                             .activation_bits = a.bits,
-                            .texels = loads(program, {input, codes}).texels,
+                            .texels = loads(program, {input, codes, down, up}).texels,
                             .accumulators = accumulators,
                             .bias = weight.bias.valid(),
+                            .lora = lora != nullptr,
                             .epilogue = epilogue};
         const GemmPass pass = pass_for(program.limits(), call);
         const Loads load{pass.texels};
@@ -150,20 +196,71 @@ void matmul(Program& program, const std::string& name, const QuantizedRows& a,
         bindings.insert(bindings.end(), {read(a.scales, f * 4, c * 4),
                                          read(a.row_sums, f * 4, c * 4), read(weight.scale)});
         const std::uint32_t n4 = call.columns4();
-        program.dispatch(name, pass.shader, pass.constants, bindings,
-                         shaders::gemm_quantized::Push{
-                             .m = u32(rows),
-                             .k8 = u32(k_padded / 8),
-                             .n4 = n4,
-                             .x_stride4 = u32(k_padded / 16),
-                             .n_stride4 = n4,
-                             .out_stride4 = stride4(&out),
-                             .factor_stride4 = stride4(epilogue.factor),
-                             .residual_stride4 = stride4(epilogue.residual),
-                             .gate_offset4 = u32(epilogue.gate_offset / 4),
-                             .high_plane4 = u32(k_padded / 8) * n4,
-                         },
-                         pass.groups(call), 2.0 * rows * weight.n * weight.k);
+        const Push push{
+            .m = u32(rows),
+            .k8 = u32(k_padded / 8),
+            .n4 = n4,
+            .x_stride4 = u32(k_padded / 16),
+            .n_stride4 = n4,
+            .out_stride4 = stride4(&out),
+            .factor_stride4 = stride4(epilogue.factor),
+            .residual_stride4 = stride4(epilogue.residual),
+            .gate_offset4 = u32(epilogue.gate_offset / 4),
+            .high_plane4 = u32(k_padded / 8) * n4,
+        };
+        const double products = 2.0 * rows * weight.n * weight.k;
+        if (!lora) {
+            program.dispatch(name, pass.shader, pass.constants, bindings, push, pass.groups(call),
+                             products);
+            continue;
+        }
+        bindings.insert(bindings.end(), {load(down), load(up)});
+        program.dispatch(name, pass.shader, pass.constants, bindings, with_lora(push, *lora),
+                         pass.groups(call), products + 2.0 * rows * weight.n * lora->rank);
+    }
+}
+
+}  // namespace
+
+bool spread_up(const program::Limits& limits) {
+    return limits.arithmetic == Arithmetic::matrix;
+}
+
+void matmul(Program& program, const std::string& name, const QuantizedRows& a,
+            const QuantizedWeight& weight, const Matrix& out, const Epilogue& epilogue,
+            bool accumulators) {
+    multiply(program, name, a, weight, nullptr, out, epilogue, accumulators);
+}
+
+void matmul(Program& program, const std::string& name, const QuantizedRows& a,
+            const QuantizedWeight& weight, const LoraProduct& lora, const Matrix& out,
+            const Epilogue& epilogue) {
+    if (lora.rank == 0) {
+        return multiply(program, name, a, weight, nullptr, out, epilogue, false);
+    }
+    if (!spread_up(program.limits())) {
+        if (lora.up.panels.size() != 1) {
+            throw Error(
+                ErrorCode::unsupported,
+                "a LoRA of this rank does not fit one binding of the device: put it in when "
+                "the model is calibrated",
+                "adapters");
+        }
+        return multiply(program, name, a, weight, &lora, out, epilogue, false);
+    }
+    // The gate multiplies both products; an activation waits for their sum.
+    Epilogue plain = epilogue, added = epilogue;
+    plain.activation = added.activation = Activation::none;
+    added.residual = &out;
+    multiply(program, name, a, weight, nullptr, out, plain, false);
+    matmul(program, name + ".lora", lora.rows, lora.up, out, added);
+    if (epilogue.activation != Activation::none) {
+        if (epilogue.activation != Activation::gelu_tanh || epilogue.factor || epilogue.residual ||
+            epilogue.gate.valid()) {
+            throw Error(ErrorCode::unsupported,
+                        "a LoRA with this epilogue is not made on matrix units");
+        }
+        apply_gelu(program, name + ".gelu", out);
     }
 }
 

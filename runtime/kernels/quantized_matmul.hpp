@@ -51,4 +51,21 @@ void matmul(Program& program, const std::string& name, const QuantizedRows& a,
             const QuantizedWeight& weight, const Matrix& out, const Epilogue& epilogue = {},
             bool accumulators = false);
 
+/// What a LoRA adds to a product of codes: columns first .. first + rank - 1 of `rows`, times `up`.
+struct LoraProduct {
+    Matrix rows;     ///< fp32 [m, ranks of all linears that read the same input]
+    int first = 0;   ///< a multiple of 4
+    int rank = 0;    ///< a multiple of 4; 0: nothing is added
+    FloatWeight up;  ///< [n, rank], or with spread_up() [n, columns of `rows`]
+};
+
+/// Whether `up` must have a row for each column of `rows`, zeros beside the linear's own: products
+/// on matrix units don't add it themselves, a product of floats does.
+bool spread_up(const program::Limits& limits);
+
+/// out = epilogue(product of codes + LoRA's); the epilogue has an activation or none of the rest.
+void matmul(Program& program, const std::string& name, const QuantizedRows& a,
+            const QuantizedWeight& weight, const LoraProduct& lora, const Matrix& out,
+            const Epilogue& epilogue);
+
 }  // namespace quantsparse::kernels

@@ -31,6 +31,7 @@ struct LatentShape {
 struct DenoisingOptions {
     format::Quantization quantization;
     InputTransforms transforms;  ///< of the quantised linears
+    LoraRanks lora_ranks;        ///< of adapters on them
     LatentShape latent;          ///< height and width are multiples of the patch
     int branches = 1;            ///< 2 with classifier-free guidance: conditional, then not
     bool half = false;           ///< float weights stored as halves

@@ -193,7 +193,7 @@ void WanDit::declare_weights(const format::Network& network) {
                                     [dim = c.head_dim(), positions](const WeightSource&) {
                                         return make_rope_table(dim, positions);
                                     });
-    BlockLinears linears(weights_, options_.quantization, options_.transforms);
+    BlockLinears linears(weights_, options_.quantization, options_.transforms, options_.lora_ranks);
     std::vector<std::string> tables;
     for (int i = 0; i < layers_; ++i) {
         const format::NetworkBlock& block = network.blocks.at(static_cast<std::size_t>(i));

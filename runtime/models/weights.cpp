@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "format/adapter_merge.hpp"
 #include "format/bit_packing.hpp"
 #include "format/model_file.hpp"
 #include "quantsparse/error.hpp"
@@ -127,6 +128,18 @@ InputTransforms input_transforms_of(const format::Component& transformer) {
     return transforms;
 }
 
+LoraRanks lora_ranks_of(const format::Component& transformer) {
+    LoraRanks ranks;
+    if (!transformer.checkpoint) return ranks;
+    for (const format::NetworkBlock& block : transformer.network.blocks) {
+        for (const format::LinearSpec& linear : linears_of(block)) {
+            const auto* down = transformer.checkpoint->find(linear.name + format::kLoraDown);
+            if (down) ranks[linear.name] = static_cast<int>(down->shape.front());
+        }
+    }
+    return ranks;
+}
+
 kernels::FloatWeight WeightSet::linear(const std::string& name, int n, int k, bool bias,
                                        int row_groups) {
     const int length = n / row_groups;
@@ -181,6 +194,49 @@ kernels::QuantizedWeight WeightSet::quantized(const std::string& name, int n, in
         if (bias) {
             write_floats(executor, weight.bias,
                          pad_groups(load_values(source, name + ".bias", {n}), 1));
+        }
+    });
+    return weight;
+}
+
+kernels::FloatWeight WeightSet::lora_down(const std::vector<std::pair<std::string, int>>& ranks,
+                                          int k) {
+    int rows = 0;
+    for (const auto& [name, rank] : ranks) rows += round_up(rank, 4);
+    const kernels::FloatWeight weight = kernels::add_float_weight(
+        program_, ranks.front().first + format::kLoraDown, rows, k, half_, false);
+    uploads_.push_back([=](program::Executor& executor, const WeightSource& source) {
+        std::vector<float> stacked;
+        for (const auto& [name, rank] : ranks) {
+            if (!rank) continue;
+            auto values = load_values(source, name + format::kLoraDown, {rank, k});
+            values.resize(static_cast<std::size_t>(round_up(rank, 4)) * static_cast<std::size_t>(k),
+                          0.0f);
+            stacked.insert(stacked.end(), values.begin(), values.end());
+        }
+        for (const auto& panel : weight.panels) {
+            write_matrix_panel(executor, panel, stacked, k, rows, rows, weight.half);
+        }
+    });
+    return weight;
+}
+
+kernels::FloatWeight WeightSet::lora_up(const std::string& name, int n, int rank, int first,
+                                        int columns) {
+    // Of kernels that read it themselves it must be in fp32; on matrix units it is like any weight.
+    const bool half = half_ && kernels::spread_up(program_.limits());
+    const kernels::FloatWeight weight =
+        kernels::add_float_weight(program_, name + format::kLoraUp, n, columns, half, false);
+    uploads_.push_back([=](program::Executor& executor, const WeightSource& source) {
+        const auto values = load_values(source, name + format::kLoraUp, {n, rank});
+        std::vector<float> spread(static_cast<std::size_t>(n) * static_cast<std::size_t>(columns),
+                                  0.0f);
+        for (int row = 0; row < n; ++row) {
+            std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(row) * rank, rank,
+                        spread.begin() + static_cast<std::ptrdiff_t>(row) * columns + first);
+        }
+        for (const auto& panel : weight.panels) {
+            write_matrix_panel(executor, panel, spread, columns, n, n, weight.half);
         }
     });
     return weight;
@@ -333,11 +389,41 @@ std::vector<Linear> BlockLinears::declare(const format::NetworkBlock& block,
         }
         linears.push_back(std::move(linear));
     }
+    if (bits.quantized()) declare_lora(linears);
     return linears;
 }
 
+void BlockLinears::declare_lora(std::vector<Linear>& linears) {
+    std::vector<std::pair<std::string, int>> ranks;
+    int columns = 0;
+    for (Linear& linear : linears) {
+        const auto found = lora_ranks_.find(linear.name);
+        const int rank = found == lora_ranks_.end() ? 0 : found->second;
+        ranks.emplace_back(linear.name, rank);
+        linear.lora.first = columns;
+        linear.lora.rank = round_up(rank, 4);
+        columns += linear.lora.rank;
+    }
+    if (columns == 0) return;
+    const auto down = weights_.lora_down(ranks, linears.front().k);
+    const bool spread = kernels::spread_up(weights_.program().limits());
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+        Linear& linear = linears[i];
+        linear.lora_down = down;
+        if (linear.lora.rank == 0) continue;
+        linear.lora.up =
+            weights_.lora_up(linear.name, linear.n, ranks[i].second, spread ? linear.lora.first : 0,
+                             spread ? columns : linear.lora.rank);
+    }
+}
+
 LinearInput prepare_input(Program& program, const Linear& linear, const Matrix& input) {
-    LinearInput prepared{input, std::nullopt};
+    LinearInput prepared{input, std::nullopt, std::nullopt};
+    if (linear.lora_down) {
+        prepared.lora = kernels::add_matrix(program, "lora", input.rows, linear.lora_down->n);
+        kernels::matmul(program, linear.name + format::kLoraDown, input, *linear.lora_down,
+                        *prepared.lora);
+    }
     if (linear.quantized) {
         prepared.rows = kernels::quantize_rows(program, linear.name + ".quantize", input,
                                                linear.transform, linear.activation_bits);
@@ -347,7 +433,11 @@ LinearInput prepare_input(Program& program, const Linear& linear, const Matrix& 
 
 void apply(Program& program, const std::string& name, const Linear& linear,
            const LinearInput& input, const Matrix& out, const kernels::Epilogue& epilogue) {
-    if (linear.quantized) {
+    if (linear.quantized && input.lora) {
+        kernels::LoraProduct lora = linear.lora;
+        lora.rows = *input.lora;
+        kernels::matmul(program, name, *input.rows, *linear.quantized, lora, out, epilogue);
+    } else if (linear.quantized) {
         kernels::matmul(program, name, *input.rows, *linear.quantized, out, epilogue);
     } else {
         kernels::matmul(program, name, input.matrix, linear.weight, out, epilogue);

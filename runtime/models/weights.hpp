@@ -42,6 +42,11 @@ struct InputTransforms {
 /// component without weights.
 InputTransforms input_transforms_of(const format::Component& transformer);
 
+/// Ranks of the low-rank matrices that adapters have put beside quantised linears
+/// (format/adapter_merge.hpp), by the linears' full names.
+using LoraRanks = std::map<std::string, int>;
+LoraRanks lora_ranks_of(const format::Component& transformer);
+
 class WeightSet {
   public:
     /// `half`: float matrices are kept as halves on the device.
@@ -52,6 +57,11 @@ class WeightSet {
     kernels::FloatWeight linear(const std::string& name, int n, int k, bool bias,
                                 int row_groups = 1);
     kernels::QuantizedWeight quantized(const std::string& name, int n, int k, int bits, bool bias);
+    /// `down` of linears that read the same rows, one below the other; each rank is rounded up
+    /// to 4.
+    kernels::FloatWeight lora_down(const std::vector<std::pair<std::string, int>>& ranks, int k);
+    /// `up` [n, rank] in columns `first` on of [n, columns], zeros beside them.
+    kernels::FloatWeight lora_up(const std::string& name, int n, int rank, int first, int columns);
     /// Channel scale, rotation and clipping of `<name>`'s input, as far as the file has them.
     /// `hadamard`: LinearBits::hadamard.
     kernels::InputTransform input_transform(const std::string& name, int k,
@@ -93,28 +103,39 @@ struct Linear {
     kernels::FloatWeight weight;
     kernels::InputTransform transform;
     int activation_bits = 8;
+    /// Of adapters on a quantised group: what the float input is multiplied by, all linears' alike,
+    /// and what becomes of the product (whose rows prepare_input() makes).
+    std::optional<kernels::FloatWeight> lora_down;
+    kernels::LoraProduct lora;
 };
 
 /// Declares the linears of a transformer's blocks as a model keeps them.
 class BlockLinears {
   public:
     BlockLinears(WeightSet& weights, const format::Quantization& quantization,
-                 const InputTransforms& transforms)
-        : weights_(weights), quantization_(quantization), transforms_(transforms) {}
+                 const InputTransforms& transforms, const LoraRanks& lora_ranks = {})
+        : weights_(weights),
+          quantization_(quantization),
+          transforms_(transforms),
+          lora_ranks_(lora_ranks) {}
 
     /// Those of a group, in the description's order; they share the first one's input transform.
     std::vector<Linear> declare(const format::NetworkBlock& block, std::string_view group);
 
   private:
+    void declare_lora(std::vector<Linear>& linears);
+
     WeightSet& weights_;
     format::Quantization quantization_;
     InputTransforms transforms_;
+    LoraRanks lora_ranks_;
 };
 
-/// The input of one or several linears: quantised once when they are.
+/// The input of one or several linears: quantised once when they are, and multiplied by `down`.
 struct LinearInput {
     Matrix matrix;
     std::optional<kernels::QuantizedRows> rows;
+    std::optional<Matrix> lora;
 };
 LinearInput prepare_input(Program& program, const Linear& linear, const Matrix& input);
 void apply(Program& program, const std::string& name, const Linear& linear,

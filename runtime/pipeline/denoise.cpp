@@ -13,7 +13,10 @@ models::DenoisingOptions denoising_options(const format::Component& transformer,
                                            const attention::StepSchedule* schedule) {
     models::DenoisingOptions options;
     options.quantization = quantization;
-    if (quantization.quantized()) options.transforms = models::input_transforms_of(transformer);
+    if (quantization.quantized()) {
+        options.transforms = models::input_transforms_of(transformer);
+        options.lora_ranks = models::lora_ranks_of(transformer);
+    }
     options.latent = latent;
     options.branches = branches;
     options.half = half;

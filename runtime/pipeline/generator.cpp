@@ -6,6 +6,7 @@
 #include "format/requantize.hpp"
 #include "format/tokenizer.hpp"
 #include "kernels/attention.hpp"
+#include "pipeline/adapters.hpp"
 #include "pipeline/checks.hpp"
 #include "pipeline/denoise.hpp"
 #include "pipeline/encode.hpp"
@@ -13,6 +14,7 @@
 #include "pipeline/planning.hpp"
 #include "pipeline/progress.hpp"
 #include "pipeline/steps.hpp"
+#include "pipeline/training_hints.hpp"
 #include "quantsparse/error.hpp"
 #include "sampling/noise.hpp"
 
@@ -21,6 +23,7 @@ namespace quantsparse {
 using pipeline::Between;
 using pipeline::ExpertSteps;
 using pipeline::LatentShape;
+using AdaptedModel = std::shared_ptr<const format::ModelBundle>;
 
 namespace {
 
@@ -84,8 +87,13 @@ struct Generator::Impl {
         }
         return p;
     }
-    std::vector<ExpertSteps> steps(const GenerationParameters& p) const {
-        return pipeline::steps_of(p, recipe, bundle);
+    /// As the clip's adapters change it.
+    AdaptedModel adapted(const GenerationParameters& p,
+                         const std::function<void(const std::string&)>& warn = {}) const {
+        return pipeline::adapted_model(bundle, recipe, p.conditioning.adapters, warn);
+    }
+    std::vector<ExpertSteps> steps(const GenerationParameters& p, const AdaptedModel& model) const {
+        return pipeline::steps_of(p, recipe, *model);
     }
     LatentShape latent_shape(const GenerationParameters& p) const {
         const auto [channels, frames, height, width] =
@@ -99,13 +107,14 @@ struct Generator::Impl {
     }
     /// Of the transformer whose steps these are.
     models::DenoisingOptions denoising_options(const GenerationParameters& p,
-                                               const ExpertSteps& steps) const {
-        return pipeline::denoising_options(bundle.at(recipe.experts[steps.expert].role),
+                                               const ExpertSteps& steps,
+                                               const AdaptedModel& model) const {
+        return pipeline::denoising_options(model->at(recipe.experts[steps.expert].role),
                                            bundle.quantization, latent_shape(p), branches(p),
                                            options.storage == Storage::half, &steps.schedule);
     }
-    pipeline::StagesPlan plan(const GenerationParameters& p,
-                              const std::vector<ExpertSteps>& steps) const;
+    pipeline::StagesPlan plan(const GenerationParameters& p, const std::vector<ExpertSteps>& steps,
+                              const AdaptedModel& model) const;
     pipeline::StageOptions stage_options(const char* stage);
 
     vulkan::Device& device;
@@ -123,12 +132,15 @@ struct Generator::Impl {
 };
 
 pipeline::StagesPlan Generator::Impl::plan(const GenerationParameters& p,
-                                           const std::vector<ExpertSteps>& steps) const {
+                                           const std::vector<ExpertSteps>& steps,
+                                           const AdaptedModel& model) const {
     // An expert without steps of its own is planned as the first one runs.
     std::vector<models::DenoisingOptions> of_experts(recipe.experts.size(),
-                                                     denoising_options(p, steps.front()));
-    for (const ExpertSteps& part : steps) of_experts[part.expert] = denoising_options(p, part);
-    return pipeline::plan_stages(pipeline::device_limits(device), bundle, of_experts,
+                                                     denoising_options(p, steps.front(), model));
+    for (const ExpertSteps& part : steps) {
+        of_experts[part.expert] = denoising_options(p, part, model);
+    }
+    return pipeline::plan_stages(pipeline::device_limits(device), *model, of_experts,
                                  device.memory_budget());
 }
 
@@ -156,8 +168,9 @@ class Generation {
           p_(model.resolve(parameters)),
           asked_guidance_scale_(parameters.guidance_scale),
           callbacks_(callbacks),
-          steps_(model.steps(p_)),
-          stages_(model.plan(p_, steps_)),
+          adapted_(model.adapted(p_, callbacks.warning)),
+          steps_(model.steps(p_, adapted_)),
+          stages_(model.plan(p_, steps_, adapted_)),
           shape_(model.latent_shape(p_)),
           branches_(model.branches(p_)),
           reporter_(callbacks),
@@ -191,6 +204,7 @@ class Generation {
     const GenerationParameters p_;  ///< resolved
     const std::optional<double> asked_guidance_scale_;
     const GenerationCallbacks& callbacks_;
+    const AdaptedModel adapted_;
     const std::vector<ExpertSteps> steps_;
     const pipeline::StagesPlan stages_;
     const LatentShape shape_;
@@ -223,9 +237,10 @@ std::optional<Video> Generation::run() {
     return decode();
 }
 
-/// What has no effect without guidance.
+/// What differs from what adapters were trained for, and what has no effect without guidance.
 void Generation::warn() const {
     if (!callbacks_.warning) return;
+    for (const std::string& line : pipeline::training_hints(p_)) callbacks_.warning(line);
     if (model_.recipe.guidance == pipeline::Guidance::embedded || branches_ == 2) return;
     if (*p_.guidance_scale < 1) {
         callbacks_.warning(
@@ -282,8 +297,8 @@ bool Generation::denoise() {
 bool Generation::denoise(const ExpertSteps& steps) {
     const pipeline::Expert& expert = model_.recipe.experts[steps.expert];
     begin_stage("load");
-    pipeline::Denoiser denoiser(model_.device, model_.bundle.at(expert.role),
-                                model_.denoising_options(p_, steps),
+    pipeline::Denoiser denoiser(model_.device, adapted_->at(expert.role),
+                                model_.denoising_options(p_, steps, adapted_),
                                 model_.stage_options("denoise"), &steps.schedule,
                                 stages_.residency.at(steps.expert), reporter_.between());
     // What was asked for, else the transformer's own, else the model's.
@@ -441,7 +456,8 @@ GenerationParameters Generator::resolve(const GenerationParameters& parameters) 
 StepCounts Generator::step_counts(const GenerationParameters& parameters) const {
     using attention::StepKind;
     StepCounts counts;
-    for (const ExpertSteps& steps : impl_->steps(impl_->resolve(parameters))) {
+    const GenerationParameters p = impl_->resolve(parameters);
+    for (const ExpertSteps& steps : impl_->steps(p, impl_->adapted(p))) {
         counts.dense += steps.schedule.count(StepKind::dense);
         counts.refresh += steps.schedule.count(StepKind::refresh);
         counts.sparse += steps.schedule.count(StepKind::sparse);
@@ -451,7 +467,8 @@ StepCounts Generator::step_counts(const GenerationParameters& parameters) const 
 }
 MemoryPlan Generator::plan(const GenerationParameters& parameters) const {
     const GenerationParameters p = impl_->resolve(parameters);
-    return impl_->plan(p, impl_->steps(p)).memory;
+    const AdaptedModel model = impl_->adapted(p);
+    return impl_->plan(p, impl_->steps(p, model), model).memory;
 }
 std::optional<Video> Generator::generate(const GenerationParameters& parameters,
                                          const GenerationCallbacks& callbacks) {

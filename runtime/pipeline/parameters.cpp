@@ -17,6 +17,7 @@ constexpr int kMaxSteps = 1000;
 constexpr double kMaxGuidance = 100;
 constexpr double kMaxShift = 1000;
 constexpr double kMaxStepCache = 100;
+constexpr double kMaxStrength = 100;
 
 [[noreturn]] void fail(const char* field, const std::string& message) {
     throw Error(ErrorCode::invalid_argument, message, field);
@@ -58,7 +59,6 @@ void check_conditioning(const Conditioning& conditioning) {
     };
     refuse(conditioning.image.has_value(), "image", "image to begin with");
     refuse(conditioning.last_image.has_value(), "last_image", "image to end with");
-    refuse(!conditioning.adapters.empty(), "adapters", "adapters");
 }
 
 }  // namespace
@@ -96,6 +96,14 @@ void check(const GenerationParameters& p) {
         fail("step_cache",
              fmt::format("{} makes no sense: choose 0 (off) or a little more, for example 0.08",
                          p.step_cache));
+    }
+    for (const Adapter& adapter : p.conditioning.adapters) {
+        if (!(std::abs(adapter.strength) <= kMaxStrength)) {
+            fail("adapters",
+                 fmt::format("a strength of {} for '{}' makes no sense: choose -{} to {}, usually "
+                             "0.5 to 1",
+                             adapter.strength, adapter.file.string(), kMaxStrength, kMaxStrength));
+        }
     }
     check(p.attention);
 }

@@ -9,7 +9,8 @@ namespace quantsparse::video {
 namespace {
 
 /// The others are called as their fields, with hyphens.
-const std::map<std::string, std::string> kOtherNames = {{"kind", "--attention"},
+const std::map<std::string, std::string> kOtherNames = {{"adapters", "--lora"},
+                                                        {"kind", "--attention"},
                                                         {"products", "--attention-arithmetic"},
                                                         {"granularity", "--mask-granularity"},
                                                         {"selector", "--device"},

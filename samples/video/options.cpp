@@ -10,6 +10,7 @@
 
 #include "choice.hpp"
 #include "prompt_text.hpp"
+#include "quantsparse/names.hpp"
 #include "quantsparse/version.hpp"
 #include "values.hpp"
 
@@ -84,6 +85,7 @@ struct Texts {
     std::map<std::string, std::string> parts;  ///< files by role
     std::string size, fps, seed, sigmas, timesteps, prompt_file, memory_limit, profile;
     std::optional<std::string> prompt;
+    std::vector<std::string> loras;
 };
 
 class CommandLine {
@@ -150,6 +152,12 @@ void CommandLine::add_content() {
     add("--prompt-file", texts_.prompt_file, "read the prompt from a file", "FILE");
     add("-n,--negative-prompt", options_.generation.conditioning.negative_prompt,
         "what it must not show", "TEXT");
+    add("--lora", texts_.loras,
+        "LoRA file, its strength (default 1), and which transformer of two it is for; may be given "
+        "several times",
+        "FILE[:N[:high|low]]")
+        ->allow_extra_args(false)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     add("-o,--output", options_.outputs,
         "where to: .mp4 .webm .gif .y4m .png, DIR/ for pictures, - for y4m to a pipe; may be given "
         "several times",
@@ -308,6 +316,9 @@ void CommandLine::finish() {
     }
     if (given("--sigmas")) generation.sigmas = parse_numbers(texts_.sigmas, "sigmas");
     if (given("--timesteps")) generation.timesteps = parse_numbers(texts_.timesteps, "timesteps");
+    for (const std::string& lora : texts_.loras) {
+        generation.conditioning.adapters.push_back(adapter_from(lora));
+    }
     check(generation);
     check_output();
     if (given("--fps")) options_.fps = parse_frame_rate(texts_.fps);

@@ -71,6 +71,16 @@ std::string sampling_line(const GenerationParameters& p) {
            fmt::format(", guidance scale {:g}, {} noise\n", *p.guidance_scale, word_of(p.rng));
 }
 
+Json adapters_record(const std::vector<Adapter>& adapters) {
+    Json list = Json::array();
+    for (const Adapter& adapter : adapters) {
+        Json record = {{"file", adapter.file.filename().string()}, {"strength", adapter.strength}};
+        if (adapter.target != AdapterTarget::both) record["target"] = word_of(adapter.target);
+        list.push_back(record);
+    }
+    return list;
+}
+
 // One line about head types: how often they changed tells what freezing them costs.
 std::string attention_line(const std::vector<AttentionLayer>& layers) {
     std::size_t heads = 0, temporal = 0, flips = 0, refused = 0, non_finite = 0;
@@ -136,6 +146,12 @@ std::string plan_table(const MemoryPlan& plan, const StepCounts& steps,
     std::string text =
         fmt::format("{}x{}, {} frames, {} steps: {}\n", *parameters.width, *parameters.height,
                     *parameters.frames, *parameters.steps, kinds);
+    for (const Adapter& adapter : parameters.conditioning.adapters) {
+        text += fmt::format("LoRA {}, strength {:g}{}\n", adapter.file.string(), adapter.strength,
+                            adapter.target == AdapterTarget::both
+                                ? ""
+                                : fmt::format(", {} noise", word_of(adapter.target)));
+    }
     text += sampling_line(parameters) + '\n';
     text += fmt::format("{:<14}{:>12}{:>13}{:>12}{:>12}{:>12}{:>12}{:>17}{:>12}\n", "stage",
                         "weights", "activations", "residuals", "staging", "total", "host",
@@ -175,6 +191,7 @@ std::string plan_json(const MemoryPlan& plan, const StepCounts& steps,
     return dump({{"width", *parameters.width},
                  {"height", *parameters.height},
                  {"frames", *parameters.frames},
+                 {"adapters", adapters_record(parameters.conditioning.adapters)},
                  {"steps",
                   {{"dense", steps.dense},
                    {"refresh", steps.refresh},
@@ -262,6 +279,7 @@ std::string generation_record(const GenerationParameters& parameters, const Mode
                               const std::string& model_name) {
     Json record = {{"prompt", parameters.conditioning.prompt},
                    {"negative_prompt", parameters.conditioning.negative_prompt},
+                   {"adapters", adapters_record(parameters.conditioning.adapters)},
                    {"model", model_name},
                    {"architecture", model.architecture},
                    {"quantization", model.quantization},

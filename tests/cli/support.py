@@ -69,6 +69,18 @@ def write_safetensors(path: Path, header: dict, data: bytes) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
+def write_lora(path: Path, tensors: dict[str, tuple[list[int], list[float]]],
+               metadata: dict[str, str] | None = None) -> None:
+    """Shapes and values by name, in F32."""
+    header, data = {"__metadata__": metadata} if metadata else {}, b""
+    for name, (shape, values) in tensors.items():
+        piece = struct.pack(f"<{len(values)}f", *values)
+        header[name] = {"dtype": "F32", "shape": shape,
+                        "data_offsets": [len(data), len(data) + len(piece)]}
+        data += piece
+    write_safetensors(path, header, data)
+
+
 def copy_model(folder: Path) -> Path:
     """A copy of the bundled model that a test may damage; returns the transformer's file."""
     copy = folder / "input-model"

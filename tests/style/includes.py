@@ -30,15 +30,18 @@ RULES = {
     "runtime/models": [*BELOW_MODELS, ALL_PUBLIC],
     "runtime/pipeline": [*BELOW_PIPELINE, ALL_PUBLIC],
     "runtime": [ALL_PUBLIC],
-    "calib": ["runtime/format", "runtime/sampling", "attention/band.hpp", "pipeline/recipes.hpp",
-              "quantsparse/error.hpp", "quantsparse/version.hpp"],
+    "calib": ["runtime/format", "runtime/sampling", "attention/band.hpp", "pipeline/adapters.hpp",
+              "pipeline/recipes.hpp", "quantsparse/adapter.hpp", "quantsparse/error.hpp",
+              "quantsparse/version.hpp"],
     "samples": [ALL_PUBLIC],
     "bench": [*BELOW_PIPELINE, "runtime/pipeline", "samples", ALL_PUBLIC],
 }
 # What the calibrator shares needs no other header of its folder.
 BAND = ["attention/band.hpp", "quantsparse/attention.hpp"]
 RECIPES = ["pipeline/recipes.hpp", "quantsparse/error.hpp"]
+ADAPTERS = ["pipeline/adapters.hpp", "runtime/format", "quantsparse/adapter.hpp", *RECIPES]
 STAND_ALONE = {"runtime/attention/band.hpp": BAND, "runtime/attention/band.cpp": BAND,
+               "runtime/pipeline/adapters.hpp": ADAPTERS, "runtime/pipeline/adapters.cpp": ADAPTERS,
                "runtime/pipeline/recipes.hpp": RECIPES, "runtime/pipeline/recipes.cpp": RECIPES}
 
 # Headers of libraries: the folders that may include them.

@@ -94,7 +94,8 @@ class ToyTransformer final : public models::DenoisingNetwork {
         time_in_ = weights_.linear("time_in", c_.width, c_.frequencies + 4, true);
         time_out_ = weights_.linear("time_out", kVectors * c_.width, c_.width, true, kVectors);
         img_out_ = weights_.linear("img_out", features, c_.width, true);
-        models::BlockLinears linears(weights_, options_.quantization, options_.transforms);
+        models::BlockLinears linears(weights_, options_.quantization, options_.transforms,
+                                     options_.lora_ranks);
         std::vector<std::string> tables;
         for (const format::NetworkBlock& block : network.blocks) {
             const Program::Grouping grouping(

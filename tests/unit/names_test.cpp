@@ -9,9 +9,9 @@ namespace {
 template <typename Enum>
 class NamesTest : public testing::Test {};
 
-using Enums =
-    testing::Types<Sampler, Rng, FewSteps, Storage, Arithmetic, AttentionKind, AttentionProducts,
-                   MaskMode, MaskGranularity, Sink, SsarMode, SsarSpan, SsarGain, ResidualStorage>;
+using Enums = testing::Types<Sampler, Rng, FewSteps, Storage, AdapterTarget, Arithmetic,
+                             AttentionKind, AttentionProducts, MaskMode, MaskGranularity, Sink,
+                             SsarMode, SsarSpan, SsarGain, ResidualStorage>;
 TYPED_TEST_SUITE(NamesTest, Enums);
 
 TYPED_TEST(NamesTest, WordsAndValuesAreInverse) {

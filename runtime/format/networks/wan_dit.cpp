@@ -266,6 +266,7 @@ NetworkKind wan_dit_kind() {
         return config_json(network.config_as<WanDitConfig>());
     };
     kind.renamer = renamer;
+    kind.from_diffusers = from_diffusers_transformer;
     return kind;
 }
 

@@ -32,6 +32,8 @@ std::span<const Word<FewSteps>> words_of();
 template <>
 std::span<const Word<Storage>> words_of();
 template <>
+std::span<const Word<AdapterTarget>> words_of();
+template <>
 std::span<const Word<Arithmetic>> words_of();
 template <>
 std::span<const Word<AttentionKind>> words_of();

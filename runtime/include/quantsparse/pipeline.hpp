@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "quantsparse/adapter.hpp"
 #include "quantsparse/attention.hpp"
 #include "quantsparse/device.hpp"
 #include "quantsparse/model_files.hpp"
@@ -24,12 +25,6 @@ struct Picture {
     int width = 0;
     int height = 0;
     std::vector<std::uint8_t> rgb;
-};
-
-/// A small file that changes a model, and how strongly.
-struct Adapter {
-    std::filesystem::path file;
-    double strength = 1;
 };
 
 /// What a clip is made from. A model that can't take one of these refuses it by name.
