@@ -14,10 +14,12 @@
 #include "calib/convert_pth.hpp"
 #include "calib/linear_algebra.hpp"
 #include "calib/progress.hpp"
+#include "calib/record.hpp"
 #include "calib/registry.hpp"
 #include "calib/write_model.hpp"
 #include "format/safetensors.hpp"
 #include "format/text.hpp"
+#include "pipeline/adapters.hpp"
 #include "quantsparse/error.hpp"
 #include "quantsparse/version.hpp"
 
@@ -86,6 +88,11 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
     for (const auto& [role, component] : model.components) {
         networks[role] = file_identity(component.checkpoint->path());
     }
+    json adapters = json::array();
+    for (const auto& adapter : options.adapters) {
+        adapters.push_back(
+            {file_identity(adapter.file), adapter.strength, static_cast<int>(adapter.target)});
+    }
     json group_bits;
     for (const auto& [group, bits] : options.group_bits) {
         group_bits[group] = {bits.weights, bits.activations};
@@ -94,6 +101,7 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
                 {"method", settings},
                 {"samples", {training_count(options), clip_count(options)}},
                 {"networks", networks},
+                {"adapters", adapters},
                 {"weight_bits", options.weight_bits},
                 {"activation_bits", options.activation_bits},
                 {"group_bits", group_bits},
@@ -104,85 +112,6 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
                 {"prompts", choose_prompts(options)}}
         // Prompts that are no UTF-8 are refused by the tokenizer, with a better message.
         .dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
-/// What stays in floating point of a transformer: what is in no block, and the blocks' own tensors.
-json high_precision_of(const format::Network& network) {
-    std::vector<std::string> names;
-    for (const auto& tensor : network.tensors) {
-        const bool in_block =
-            std::any_of(network.blocks.begin(), network.blocks.end(),
-                        [&](const auto& block) { return tensor.name.starts_with(block.prefix); });
-        const auto name = tensor.name.substr(0, tensor.name.find('.'));
-        if (!in_block && std::find(names.begin(), names.end(), name) == names.end()) {
-            names.push_back(name);
-        }
-    }
-    names.insert(names.end(), {"norms", "biases", "modulation"});
-    return names;
-}
-
-json block_record(const BlockReport& report, std::span<const LinearReport> reports) {
-    json linears = json::array();
-    double noise = 0;
-    for (const auto& linear : reports) {
-        linears.push_back({{"name", linear.name},
-                           {"weight_snr_db", std::round(linear.weight_snr_db * 100) / 100},
-                           {"output_snr_db", std::round(linear.output_snr_db * 100) / 100},
-                           {"alpha", std::round(linear.alpha * 10) / 10},
-                           {"mean_gamma", std::round(linear.mean_gamma * 1000) / 1000}});
-        noise += std::pow(10.0, -linear.output_snr_db / 10.0) / static_cast<double>(reports.size());
-    }
-    return {{"loss", noise},  // mean over the linears of |error|^2 / |output|^2
-            {"own_error", report.errors.own},
-            {"prefix_error", report.errors.prefix},
-            {"map_error", report.errors.full_map},
-            {"linears", linears}};
-}
-
-/// The calibration as the model file records it.
-std::string quantization_record(const CalibrationOptions& options, const format::Network& network,
-                                const ClipSize& size, const CalibrationSummary& summary,
-                                double seconds) {
-    const bool quantizes = quantization_of(options).quantized();
-    json record = {{"weight_bits", options.weight_bits},
-                   {"activation_bits", options.activation_bits},
-                   {"method", quantizes ? options.preset : "none"},
-                   {"tool", fmt::format("quantsparse-calibrate {}", kVersion)}};
-    if (!quantizes) {
-        return record.dump();
-    }
-    for (const auto& [group, bits] : options.group_bits) {
-        record["groups"][group] = {{"weight_bits", bits.weights},
-                                   {"activation_bits", bits.activations}};
-    }
-    record["granularity"] = {{"weights", "symmetric, per output channel"},
-                             {"activations", "symmetric, per token, dynamic"}};
-    const auto method = method_of(options);
-    record["rotation"] = name_of(method.rotation);
-    record["smoothing"] = name_of(method.scale);
-    record["bias_correction"] = method.correct_bias;
-    record["distillation"] = name_of(method.distill);
-    record["high_precision"] = high_precision_of(network);
-    json blocks = json::array();
-    std::span<const LinearReport> reports(summary.reports);
-    for (const auto& block : summary.blocks) {
-        blocks.push_back(block_record(block, reports.first(block.linears)));
-        reports = reports.subspan(block.linears);
-    }
-    record["calibration"] = {
-        {"samples", method.learns ? training_count(options) : clip_count(options)},
-        {"steps", options.steps},
-        {"epochs", method.learns ? options.learning.epochs : 0},
-        {"seed", options.seed},
-        {"width", size.width},
-        {"height", size.height},
-        {"frames", size.frames},
-        {"tokens", size.tokens},
-        {"prompts", choose_prompts(options)},
-        {"seconds", std::round(seconds)},
-        {"blocks", blocks}};
-    return record.dump();
 }
 
 /// The networks in floating point, whatever the source was. Converts .pth files on the way.
@@ -200,7 +129,12 @@ format::ModelBundle open_source(const CalibrationOptions& options, bool show_pro
                     fmt::format("'{}' is quantised already ({}); calibrate from the original model",
                                 options.model.string(), model.quantization.name()));
     }
-    return model;
+    const auto adapted = pipeline::adapted_model(
+        model, pipeline::recipe_of(model.architecture), options.adapters,
+        [](const std::string& line) {
+            fmt::print(stderr, "quantsparse-calibrate: warning: {}\n", line);
+        });
+    return *adapted;
 }
 
 /// Finds out now, not after an hour, that the output can't be written.
@@ -273,6 +207,12 @@ void check_options(const CalibrationOptions& options) {
         check_bits(bits);
     }
     check_range("--samples", options.samples, 0, 1000);
+    for (const auto& adapter : options.adapters) {
+        if (!(std::fabs(adapter.strength) <= 100)) {
+            refuse(fmt::format("--lora '{}' has the strength {}; give -100 to 100",
+                               adapter.file.string(), adapter.strength));
+        }
+    }
     if (method.learns) {
         const auto& learning = options.learning;
         check_range("--epochs", learning.epochs, 1, 10000);

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cstdio>
 #include <fstream>
+#include <iterator>
 #include <map>
 
 #include "calib/calibrate.hpp"
@@ -27,6 +28,8 @@ constexpr const char* kExamples =
     "  quantsparse-calibrate --model Wan2.1-T2V-1.3B-Diffusers --output wan-1.3b-w4a8.safetensors\n"
     "  quantsparse-calibrate --model Wan2.1-T2V-1.3B --weights 6 --activations 6 "
     "--output wan-w6a6.safetensors\n"
+    "  quantsparse-calibrate --model Wan2.1-T2V-1.3B --lora style.safetensors:0.8 "
+    "--output wan-style.safetensors\n"
     "  quantsparse-calibrate --model Wan2.1-T2V-1.3B --convert-only\n"
     "An interrupted run goes on where it stopped when the same command is given again.\n"
     "Exit codes: 0 done, 1 failed or cancelled, 2 wrong usage.";
@@ -224,6 +227,19 @@ void add_method_options(CLI::App& app, calib::CalibrationOptions& options) {
         "a learned factor of 0.7 to 1 on the activations' scale (default: on below 8 bits)");
 }
 
+void add_lora_option(CLI::App& app, calib::CalibrationOptions& options) {
+    app.add_option_function<std::vector<std::string>>(
+           "--lora",
+           [&options](const std::vector<std::string>& texts) {
+               std::transform(texts.begin(), texts.end(), std::back_inserter(options.adapters),
+                              adapter_from);
+           },
+           "LoRA file that becomes part of the weights before they are quantised, its strength "
+           "(default 1), and which transformer of two it is for; may be given several times")
+        ->type_name("FILE[:N[:high|low]]")
+        ->allow_extra_args(false);
+}
+
 /// Activations where nobody says.
 int usual_activation_bits(int weight_bits) {
     return weight_bits == 16 ? 16 : weight_bits == 6 ? 6 : 8;
@@ -263,6 +279,7 @@ int run(int argc, char** argv) {
                    "diffusers folder, original Wan2.1 folder, or 16-bit model file")
         ->required();
     app.add_option("-o,--output", options.output, "the model file to write");
+    add_lora_option(app, options);
     app.add_option("--preset", options.preset, preset_help())->capture_default_str();
     app.add_option("--weights", options.weight_bits, "bits of the weights: 4, 6, 8, 16")
         ->capture_default_str();

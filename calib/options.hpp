@@ -9,6 +9,7 @@
 
 #include "calib/method.hpp"
 #include "format/model_bundle.hpp"
+#include "quantsparse/adapter.hpp"
 
 namespace quantsparse::calib {
 
@@ -16,6 +17,7 @@ struct CalibrationOptions {
     std::filesystem::path model;           ///< diffusers folder, original folder
     std::filesystem::path output;          ///< the model file to write
     std::filesystem::path work_directory;  ///< empty: "<output>.partial"
+    std::vector<Adapter> adapters;         ///< that become part of the weights first
     std::string preset = "fast";
     int weight_bits = 4;      ///< 4, 6, 8, or 16: nothing is quantised
     int activation_bits = 8;  ///< 8, 6, or 16 together with 16-bit weights

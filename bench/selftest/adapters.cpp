@@ -11,10 +11,10 @@
 namespace quantsparse::selftest {
 namespace {
 
-/// What the transformer predicts for the case's one input.
-std::vector<float> forward(const Case& c, const Settings& settings,
+/// What the transformer predicts for the inputs named `input`.
+std::vector<float> forward(const Case& c, const Settings& settings, const std::string& input,
                            const format::Component& transformer, std::size_t count) {
-    const auto latent = c.shape("r0.in.latent");
+    const auto latent = c.shape(input + "latent");
     program::Program program(pipeline::device_limits(*settings.device));
     models::DenoisingOptions options;
     options.latent = {latent[0], latent[1], latent[2], latent[3]};
@@ -23,10 +23,10 @@ std::vector<float> forward(const Case& c, const Settings& settings,
         models::denoising_kind(transformer.network).make(program, transformer.network, options);
     program::Executor executor(*settings.device, program, false, settings.force_staging);
     dit->weights().upload(executor, {transformer.checkpoint.get(), 0});
-    dit->write(executor, "context", c.floats("r0.in.context"));
+    dit->write(executor, "context", c.floats(input + "context"));
     executor.run(dit->prompt_phase(0));
-    dit->write(executor, "latent", c.floats("r0.in.latent"));
-    dit->write(executor, "timestep", c.floats("r0.in.timestep"));
+    dit->write(executor, "latent", c.floats(input + "latent"));
+    dit->write(executor, "timestep", c.floats(input + "timestep"));
     executor.run(dit->step_phase(0));
     return executor.read_values<float>(dit->prediction(0), count);
 }
@@ -58,8 +58,9 @@ void compare_weights(const Case& c, const nlohmann::json& run, const format::Com
 }
 
 /// The names that the reference ignores, and no others.
-void compare_unused(const Case& c, const std::string& layout, const format::AdapterFile& file,
-                    const format::Network& network, RunReport& report) {
+void compare_unused(const Case& c, const format::AdapterFile& file, const format::Network& network,
+                    RunReport& report) {
+    const std::string layout = file.path().stem().string();
     std::vector<std::string> ignored;
     const auto& layouts = c.json.at("layouts");
     if (layouts.contains(layout) && layouts.at(layout).contains("ignored")) {
@@ -68,6 +69,23 @@ void compare_unused(const Case& c, const std::string& layout, const format::Adap
     std::sort(ignored.begin(), ignored.end());
     report.require(file.changes_for(network).unused == ignored,
                    "other tensors are left out than the reference leaves out");
+}
+
+/// One file, a list of files, or none, each with a strength.
+std::vector<format::AppliedAdapter> adapters_of(const Case& c, const nlohmann::json& run) {
+    std::vector<format::AppliedAdapter> adapters;
+    const auto& files = run.at("file");
+    const auto& strengths = run.at("strength");
+    const auto add = [&](const nlohmann::json& file, const nlohmann::json& strength) {
+        adapters.push_back(
+            {std::make_shared<format::AdapterFile>(c.folder / file.get<std::string>()),
+             strength.get<double>()});
+    };
+    if (files.is_string()) add(files, strengths);
+    for (std::size_t i = 0; files.is_array() && i < files.size(); ++i) {
+        add(files[i], strengths.is_array() ? strengths.at(i) : strengths);
+    }
+    return adapters;
 }
 
 }  // namespace
@@ -82,15 +100,20 @@ std::vector<Result> run_adapters(const Case& c, const Settings& settings) {
         const std::string id = run.at("id").get<std::string>();
         RunReport report(c.name + "/" + id, settings.tolerance(c.json.at("tolerance")));
         format::Component transformer = base;
-        if (run.at("file").is_string()) {
-            const auto file =
-                std::make_shared<format::AdapterFile>(c.folder / run.at("file").get<std::string>());
-            transformer = format::apply_adapters(base, {{file, run.at("strength").get<double>()}});
+        const auto adapters = adapters_of(c, run);
+        if (!adapters.empty()) {
+            transformer = format::apply_adapters(base, adapters);
             compare_weights(c, run, transformer, report);
-            compare_unused(c, file->path().stem().string(), *file, base.network, report);
+            for (const auto& adapter : adapters) {
+                compare_unused(c, *adapter.file, base.network, report);
+            }
         }
+        // Runs without inputs of their own have the first one's.
+        const std::string first = c.json.at("runs").front().at("id").get<std::string>();
+        const std::string input = (c.has(id + ".in.latent") ? id : first) + ".in.";
         const auto reference = c.floats(id + ".out.velocity");
-        report.output("velocity", forward(c, settings, transformer, reference.size()), reference);
+        report.output("velocity", forward(c, settings, input, transformer, reference.size()),
+                      reference);
         results.push_back(report.result());
     }
     return results;

@@ -8,8 +8,10 @@
 
 #include <filesystem>
 #include <fstream>
+#include <stdexcept>
 #include <string>
 
+#include "format/adapter.hpp"
 #include "format/gguf_tokenizer.hpp"
 #include "format/model_bundle.hpp"
 #include "format/networks/registry.hpp"
@@ -39,6 +41,25 @@ void read_everything(const TensorSource& file) {
     }
 }
 
+/// As an adapter of a network that has the modules of the seeds.
+void merge(const std::filesystem::path& path) {
+    Network network;
+    network.kind = "wan-dit";
+    network.tensors = {{"a.weight", {4, 4}}, {"a.bias", {4}}, {"a.modulation", {1, 4}}};
+    const AdapterFile file(path);
+    for (const ExpertPlace expert : {ExpertPlace{0, 1}, ExpertPlace{1, 2}}) {
+        for (const auto& [name, change] : file.changes_for(network, expert).tensors) {
+            for (const auto& term : change.low_rank) {
+                if (to_float(term.up).size() != static_cast<std::size_t>(4 * term.rank()) ||
+                    to_float(term.down).size() != static_cast<std::size_t>(4 * term.rank())) {
+                    throw std::logic_error("a pair that does not fit has been accepted");
+                }
+            }
+            for (const auto& term : change.differences) to_float(term.values);
+        }
+    }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -51,6 +72,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         for (const char* kind : {"wan-dit", "umt5", "wan-vae"}) {
             Checkpoint::open(path, network_kind(kind)).names();
         }
+    } catch (const quantsparse::Error&) {
+    }
+    try {
+        merge(path);
     } catch (const quantsparse::Error&) {
     }
     try {

@@ -25,6 +25,13 @@ std::vector<std::string> seeds() {
         safetensors_bytes(R"({"decoder.up_blocks.0.resnets.0.conv1.weight":)"
                           R"({"dtype":"F8_E4M3","shape":[64],"data_offsets":[0,64]}})",
                           data),
+        safetensors_bytes(
+            R"({"__metadata__":{"lora_adapter_metadata":"{\"transformer.lora_alpha\":2}"},)"
+            R"("transformer.a.lora_A.weight":{"dtype":"F16","shape":[2,4],"data_offsets":[0,16]},)"
+            R"("transformer.a.lora_B.weight":{"dtype":"F16","shape":[4,2],"data_offsets":[16,32]},)"
+            R"("transformer.a.alpha":{"dtype":"F32","shape":[],"data_offsets":[32,36]},)"
+            R"("transformer.a.diff_m":{"dtype":"F16","shape":[4],"data_offsets":[36,44]}})",
+            data.substr(0, 44)),
         safetensors_bytes(R"({"encoder.block.0.layer.0.SelfAttention.q.weight":)"
                           R"({"dtype":"I64","shape":[2,2,2],"data_offsets":[0,64]}})",
                           data)};

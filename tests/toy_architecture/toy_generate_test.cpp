@@ -119,5 +119,53 @@ TEST_F(ToyGeneration, MakesAClipDenseAndSparse) {
     }
 }
 
+/// A LoRA of rank 3 for the first linear of each block's groups.
+fs::path write_lora() {
+    const fs::path path = kFolder / "lora.safetensors";
+    const auto model = format::open_model(kFolder / "model");
+    format::SafetensorsWriter writer(path);
+    std::vector<std::pair<std::string, std::vector<float>>> tensors;
+    std::uint32_t seed = 1;
+    for (const auto& block : model.network("transformer").blocks) {
+        for (const auto& group : block.groups) {
+            const auto linear = format::linears_of(block, group).front();
+            const auto add = [&](const char* part, int rows, int columns) {
+                const std::string name = "diffusion_model." + linear.name + part;
+                writer.declare(name, format::DType::f32, {rows, columns});
+                tensors.emplace_back(
+                    name, format::test::test_values(static_cast<std::size_t>(rows * columns),
+                                                    seed++, 0.3f));
+            };
+            add(".lora_down.weight", 3, linear.in_features);
+            add(".lora_up.weight", linear.out_features, 3);
+        }
+    }
+    for (const auto& [name, values] : tensors) writer.write(name, format::test::bytes_of(values));
+    writer.finish();
+    return path;
+}
+
+TEST_F(ToyGeneration, LoraChangesTheClipItIsGivenForAndNoOther) {
+    GenerationParameters with_lora = parameters();
+    with_lora.conditioning.adapters = {{write_lora(), 0.5, AdapterTarget::both}};
+    std::vector<float> changed[2];
+    for (const bool quantized : {false, true}) {
+        Generator generator(quantized ? kQuantized : kFolder / "model", *device_);
+        const auto plain = generator.generate(parameters())->latents;
+        changed[quantized] = generator.generate(with_lora)->latents;
+        EXPECT_GT(relative_difference(changed[quantized], plain), 0.05);
+        with_lora.conditioning.adapters.front().strength = 0.25;
+        EXPECT_NE(generator.generate(with_lora)->latents, changed[quantized]);
+        with_lora.conditioning.adapters.front().strength = 0.5;
+        EXPECT_EQ(generator.generate(with_lora)->latents, changed[quantized]);
+        EXPECT_EQ(generator.generate(parameters())->latents, plain);
+    }
+    // As a sum in the weights, and beside quantised ones.
+    EXPECT_LT(relative_difference(changed[1], changed[0]), 0.1);
+    with_lora.conditioning.adapters.front().target = AdapterTarget::high;
+    format::test::expect_error(ErrorCode::invalid_argument, {"one transformer"},
+                               [&] { video(kQuantized, with_lora); });
+}
+
 }  // namespace
 }  // namespace quantsparse::toy
