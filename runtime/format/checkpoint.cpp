@@ -87,6 +87,20 @@ std::vector<std::int64_t> without_ones(std::vector<std::int64_t> shape) {
     return shape;
 }
 
+/// The same values in the same order, as writers of GGUF leave shapes: without dimensions of one
+/// (gguf fact 47), or, for ggml's four dimensions, the two outermost of five as one.
+bool same_for_ggml(const std::vector<std::int64_t>& stored, std::vector<std::int64_t> wanted) {
+    if (without_ones(stored) == without_ones(wanted)) {
+        return true;
+    }
+    if (wanted.size() != 5) {
+        return false;
+    }
+    wanted[1] *= wanted[0];
+    wanted.erase(wanted.begin());
+    return stored == wanted;
+}
+
 /// The first of the kind's prefixes that a name begins with; empty: the file holds nothing else.
 std::string prefix_of(const NetworkKind& kind, const std::vector<std::string>& names) {
     for (const auto& prefix : kind.prefixes) {
@@ -122,7 +136,7 @@ Checkpoint::Checkpoint(const fs::path& path, std::vector<std::shared_ptr<const T
     std::vector<std::string> names;
     for (const auto& file : files_) {
         require_architecture(*file, kind);
-        drops_ones_ = drops_ones_ || file->drops_ones();
+        of_ggml_ = of_ggml_ || file->has_ggml_shapes();
         for (const auto& [name, view] : file->tensors()) {
             names.push_back(name);
         }
@@ -189,8 +203,7 @@ const TensorView& Checkpoint::at(std::string_view canonical_name) const {
 const TensorView& Checkpoint::at(std::string_view canonical_name,
                                  const std::vector<std::int64_t>& shape) const {
     const auto& view = at(canonical_name);
-    const bool fits =
-        view.shape == shape || (drops_ones_ && without_ones(view.shape) == without_ones(shape));
+    const bool fits = view.shape == shape || (of_ggml_ && same_for_ggml(view.shape, shape));
     if (!fits) {
         throw Error(ErrorCode::bad_file,
                     fmt::format("tensor '{}' of '{}' has shape {} where the configuration asks for "
