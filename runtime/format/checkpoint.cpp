@@ -67,6 +67,20 @@ std::vector<std::int64_t> without_ones(std::vector<std::int64_t> shape) {
     return shape;
 }
 
+/// The same values in the same order, as writers of GGUF leave shapes: without dimensions of one
+/// (gguf fact 47), or, for ggml's four dimensions, the two outermost of five as one.
+bool same_for_ggml(const std::vector<std::int64_t>& stored, std::vector<std::int64_t> wanted) {
+    if (without_ones(stored) == without_ones(wanted)) {
+        return true;
+    }
+    if (wanted.size() != 5) {
+        return false;
+    }
+    wanted[1] *= wanted[0];
+    wanted.erase(wanted.begin());
+    return stored == wanted;
+}
+
 /// For files without the marks, which are damaged or hold a part: the first usual prefix that a
 /// name begins with.
 std::string prefix_met(const NetworkKind& kind, const std::vector<std::string>& names) {
@@ -118,7 +132,7 @@ Checkpoint::Checkpoint(const fs::path& path, std::vector<std::shared_ptr<const T
     : path_(path), files_(std::move(files)) {
     for (const auto& file : files_) {
         require_architecture(*file, kind);
-        drops_ones_ = drops_ones_ || file->drops_ones();
+        of_ggml_ = of_ggml_ || file->has_ggml_shapes();
     }
     const std::vector<std::string> names = names_on_disk();
     const auto marked = prefix ? prefix : find_prefix(kind, names);
@@ -222,8 +236,7 @@ const TensorView& Checkpoint::at(std::string_view canonical_name) const {
 const TensorView& Checkpoint::at(std::string_view canonical_name,
                                  const std::vector<std::int64_t>& shape) const {
     const auto& view = at(canonical_name);
-    const bool fits =
-        view.shape == shape || (drops_ones_ && without_ones(view.shape) == without_ones(shape));
+    const bool fits = view.shape == shape || (of_ggml_ && same_for_ggml(view.shape, shape));
     if (!fits) {
         throw Error(ErrorCode::bad_file,
                     fmt::format("tensor '{}' of '{}' has shape {} where the configuration asks for "

@@ -36,8 +36,8 @@ class Checkpoint {
     const TensorView* find(std::string_view canonical_name) const;
     /// Throws Error(bad_file) naming file and tensor.
     const TensorView& at(std::string_view canonical_name) const;
-    /// at() plus a shape check; the message gives both shapes. Of files that drop them, dimensions
-    /// of one may be missing.
+    /// at() plus a shape check; the message gives both shapes. In GGUF files dimensions of one may
+    /// be missing, and the two outermost of five be one.
     const TensorView& at(std::string_view canonical_name,
                          const std::vector<std::int64_t>& shape) const;
     std::vector<std::string> names() const;  ///< canonical, sorted
@@ -70,7 +70,7 @@ class Checkpoint {
 
     std::filesystem::path path_;
     std::vector<std::shared_ptr<const TensorSource>> files_;  ///< keep the mappings alive
-    bool drops_ones_ = false;                                 ///< one of the files does
+    bool of_ggml_ = false;                                    ///< one of the files has its shapes
     std::map<std::string, TensorView, std::less<>> tensors_;
     bool recognised_ = false;
     std::string prefix_;  ///< of the network's tensors on disk

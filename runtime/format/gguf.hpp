@@ -40,7 +40,7 @@ class GgufFile final : public TensorSource {
     /// Strings as they are, numbers as text, booleans as "true" and "false"; no arrays.
     const std::map<std::string, std::string>& metadata() const override;
     const std::map<std::string, TensorView, std::less<>>& tensors() const override;
-    bool drops_ones() const override { return true; }
+    bool has_ggml_shapes() const override { return true; }
 
     /// Of the metadata; nullptr when there's none of the name.
     const GgufArray* array(std::string_view key) const;

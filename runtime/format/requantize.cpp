@@ -48,11 +48,9 @@ std::array<double, 2> squares(std::span<const float> values, std::span<const std
 /// A linear whose weight is floating point in the file and in codes for everybody else.
 class PackedLinear {
   public:
-    PackedLinear(TensorView weight, std::shared_ptr<RequantizationError> error)
-        : weight_(std::move(weight)),
-          rows_(static_cast<int>(weight_.shape.at(0))),
-          width_(static_cast<int>(weight_.shape.at(1))),
-          error_(std::move(error)) {}
+    /// `weight`: [rows, width], whatever its own shape.
+    PackedLinear(TensorView weight, int rows, int width, std::shared_ptr<RequantizationError> error)
+        : weight_(std::move(weight)), rows_(rows), width_(width), error_(std::move(error)) {}
 
     std::vector<std::int64_t> codes_shape() const {
         return format::codes_shape(rows_, width_, kBits);
@@ -208,7 +206,8 @@ Component requantize(const Component& component, int weight_bits,
         for (const auto& spec : linears_of(block)) {
             const std::string weight = spec.name + ".weight";
             const auto linear = std::make_shared<const PackedLinear>(
-                checkpoint->at(weight, {spec.out_features, spec.in_features}), error);
+                checkpoint->at(weight, {spec.out_features, spec.in_features}), spec.out_features,
+                spec.in_features, error);
             const auto put = [&](const char* part, DType dtype, std::vector<std::int64_t> shape,
                                  std::shared_ptr<const ComputedTensor> values) {
                 checkpoint->put({spec.name + part, dtype, std::move(shape), {}, std::move(values)});

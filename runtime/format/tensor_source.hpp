@@ -17,8 +17,8 @@ class TensorSource {
     virtual const std::map<std::string, std::string>& metadata() const = 0;
     /// By their names on disk; valid as long as the source lives.
     virtual const std::map<std::string, TensorView, std::less<>>& tensors() const = 0;
-    /// Whether shapes may lack dimensions of one that the network has (gguf fact 47).
-    virtual bool drops_ones() const { return false; }
+    /// Whether shapes are ggml's, which has four dimensions and leaves out those of one.
+    virtual bool has_ggml_shapes() const { return false; }
 
     const TensorView* find(std::string_view name) const;
     /// Throws Error(bad_file) naming file and tensor.

@@ -72,11 +72,8 @@ struct Generator::Impl {
           recipe(pipeline::recipe_of(bundle.architecture)),
           geometry(format::clip_geometry(bundle.network(recipe.experts.front().role),
                                          bundle.network(recipe.vae))),
-          summary(summary_of(bundle, recipe)) {
-        for (const pipeline::TextInput& text : recipe.texts) {
-            tokenizers.emplace_back(bundle.tokenizer(text.tokenizer));
-        }
-    }
+          tokenizers(recipe.texts.size()),
+          summary(summary_of(bundle, recipe)) {}
 
     GenerationParameters resolve(const GenerationParameters& parameters) const {
         GenerationParameters p = pipeline::resolve(parameters, bundle.defaults, geometry);
@@ -94,6 +91,12 @@ struct Generator::Impl {
     }
     std::vector<ExpertSteps> steps(const GenerationParameters& p, const AdaptedModel& model) const {
         return pipeline::steps_of(p, recipe, *model);
+    }
+    /// Read when it is first needed: a vocabulary of 256,000 takes longer than all the rest.
+    const format::Tokenizer& tokenizer(std::size_t text) {
+        auto& tokenizer = tokenizers[text];
+        if (!tokenizer) tokenizer.emplace(bundle.tokenizer(recipe.texts[text].tokenizer));
+        return *tokenizer;
     }
     LatentShape latent_shape(const GenerationParameters& p) const {
         const auto [channels, frames, height, width] =
@@ -124,7 +127,7 @@ struct Generator::Impl {
     format::ModelBundle bundle;
     const pipeline::Recipe& recipe;
     format::ClipGeometry geometry;
-    std::vector<format::Tokenizer> tokenizers;  ///< of the recipe's texts
+    std::vector<std::optional<format::Tokenizer>> tokenizers;  ///< of the recipe's texts
     ModelSummary summary;
     std::vector<OperationTime> profile;
     std::vector<StageTime> stage_times;
@@ -273,7 +276,7 @@ bool Generation::encode_text(std::size_t text, int branch) {
     const int most = model_.bundle.network(model_.recipe.experts.front().role).geometry.text_tokens;
     const std::string& prompt =
         branch == 0 ? p_.conditioning.prompt : p_.conditioning.negative_prompt;
-    const format::TokenIds tokens = model_.tokenizers[text].encode(prompt, most);
+    const format::TokenIds tokens = model_.tokenizer(text).encode(prompt, most);
     if (tokens.truncated && callbacks_.warning) {
         callbacks_.warning(fmt::format("the {} is longer than {} tokens: the rest was cut off",
                                        branch == 0 ? "prompt" : "negative prompt", most));

@@ -205,6 +205,41 @@ TEST_F(GgufReader, OnesMayBeMissingInGgufFilesOnly) {
     });
 }
 
+TEST_F(GgufReader, TwoOutermostOfFiveDimensionsMayBeOne) {
+    const auto open = [&](std::vector<std::uint64_t> extents) {
+        return Checkpoint::open(write(GgufBuilder()
+                                          .tensor("patch_embedding.weight", std::move(extents),
+                                                  kF32, std::string(960, '\0'))
+                                          .bytes()),
+                                network_kind("wan-dit"));
+    };
+    const std::vector<std::int64_t> wanted = {15, 4, 1, 2, 2};
+    EXPECT_NO_THROW(open({2, 2, 1, 4, 15}).at("patch_embedding.weight", wanted));
+    EXPECT_NO_THROW(open({2, 2, 1, 60}).at("patch_embedding.weight", wanted));
+    expect_error(ErrorCode::bad_file, {"[60, 4]"}, [&] {
+        open({4, 60}).at("patch_embedding.weight", wanted);
+    });
+}
+
+TEST_F(GgufReader, TransformerIsInferredFromShapes) {
+    if (golden_root().empty()) {
+        GTEST_SKIP() << "no reference cases";
+    }
+    const auto& kind = network_kind("wan-dit");
+    const auto checkpoint = Checkpoint::open(golden_root() / "gguf-wan-dit" / "model.gguf", kind);
+    const auto config = kind.infer(checkpoint);
+    for (const auto& [field, value] : {std::pair{"dim", 256},
+                                       {"ffn_dim", 256},
+                                       {"num_heads", 2},
+                                       {"num_layers", 1},
+                                       {"text_dim", 64},
+                                       {"freq_dim", 32},
+                                       {"in_dim", 16},
+                                       {"out_dim", 16}}) {
+        EXPECT_EQ(config.at(field), value) << field;
+    }
+}
+
 TEST_F(GgufReader, OtherArchitecturesAreNamed) {
     const auto open = [&](const char* architecture, const char* kind) {
         GgufBuilder builder;

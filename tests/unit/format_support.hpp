@@ -171,7 +171,7 @@ struct TinyModel {
 
     /// A diffusers folder; `tokenizer` is whatever bytes the test wants there.
     void write_diffusers_folder(const std::filesystem::path& folder,
-                                const std::string& tokenizer = "not a real tokenizer") const {
+                                const std::string& tokenizer = "\x01 no real tokenizer") const {
         write_text(folder / "model_index.json",
                    R"({"_class_name": "WanPipeline", "native_width": 64, "native_height": 48,)"
                    R"( "native_frames": 9, "steps": 8, "guidance_scale": 4.0, "fps": 8})");

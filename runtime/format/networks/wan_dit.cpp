@@ -204,11 +204,15 @@ json config_json(const WanDitConfig& config) {
 
 json infer(const Checkpoint& checkpoint) {
     WanDitConfig config;
-    config.dim = dimension(checkpoint, "patch_embedding.weight", 0);
-    config.in_dim = dimension(checkpoint, "patch_embedding.weight", 1);
+    config.dim = dimension(checkpoint, "patch_embedding.bias", 0);
+    // stable-diffusion.cpp makes one dimension of the outputs and inputs: ggml has but four.
+    const bool folded = checkpoint.at("patch_embedding.weight").shape.size() == 4;
+    config.in_dim = folded ? dimension(checkpoint, "patch_embedding.weight", 0) / config.dim
+                           : dimension(checkpoint, "patch_embedding.weight", 1);
     int patch = 1;
     for (std::size_t axis = 0; axis < 3; ++axis) {
-        config.patch_size[axis] = dimension(checkpoint, "patch_embedding.weight", axis + 2);
+        config.patch_size[axis] =
+            dimension(checkpoint, "patch_embedding.weight", axis + (folded ? 1 : 2));
         patch *= config.patch_size[axis];
     }
     config.out_dim = dimension(checkpoint, "head.head.weight", 0) / patch;
