@@ -114,12 +114,12 @@ class DistillStage:
     rank: int = 16
     lr: float = 2e-3
     trajectories: dict[str, Geometry] = field(default_factory=lambda: {g.name: g for g in (
-        Geometry(9, 96, 768, 48, 24), Geometry(17, 128, 192, 16, 8), Geometry(33, 192, 48, 4, 2))})
+        Geometry(9, 96, 768, 48, 12), Geometry(17, 128, 192, 16, 4), Geometry(33, 192, 48, 4, 2))})
     rollouts: dict[str, Geometry] = field(default_factory=lambda: {g.name: g for g in (
-        Geometry(9, 96, 384, 48, 24), Geometry(17, 128, 96, 16, 8), Geometry(33, 192, 24, 4, 2))})
+        Geometry(9, 96, 192, 48, 12), Geometry(17, 128, 48, 16, 4), Geometry(33, 192, 12, 4, 2))})
     phases: tuple[Phase, ...] = (
-        Phase(400, {"9x96": 1.0}),
-        Phase(500, {"9x96": 0.3, "17x128": 0.3, "33x192": 0.4}),
-        Phase(400, {"9x96": 0.2, "17x128": 0.3, "33x192": 0.5}, decay=True))
+        Phase(350, {"9x96": 1.0}),
+        Phase(200, {"9x96": 0.3, "17x128": 0.4, "33x192": 0.3}),
+        Phase(200, {"9x96": 0.2, "17x128": 0.4, "33x192": 0.4}, decay=True))
     own_states: float = 0.5    # share of the rollouts in the last phase
     save_every: int = 25

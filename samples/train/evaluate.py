@@ -23,6 +23,7 @@ import lora
 from bundle import Bundle
 from captions import plain_caption
 from checker import check
+from pictures import film_strip, sheet, write_png
 from sample import decode, sample
 from scores import Scores, sentence
 from world import Scene, random_scene, render
@@ -89,9 +90,12 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--save", type=Path, metavar="FOLDER",
                    help="one for each setting: clips as .npy, uint8 [F, H, W, 3]; a stopped run goes on")
     p.add_argument("--against", type=Path, metavar="FOLDER", help="PSNR to the clips saved there, too")
+    p.add_argument("--sheet", type=Path, metavar="FILE", help="film strips as .png; with --against those clips above")
     a = p.parse_args()
     if a.frames % 4 != 1 or a.size % 16:
         p.error("frames must be 1 + 4 n, size a multiple of 16")
+    if a.against and not (a.against / f"{a.prompts - 1:03d}.npy").exists():
+        p.error(f"'{a.against}' does not hold {a.prompts} clips: make them with --save first")
     a.steps = a.steps or (4 if a.lora else 20)
     a.guidance = (1.0 if a.lora else 4.0) if a.guidance is None else a.guidance
     return a
@@ -115,18 +119,23 @@ def main() -> int:
     scenes = test_scenes(a.prompts, a.level, a.frames)
     scores = Scores()
     start = time.monotonic()
-    lines, distances = [], []
+    lines, distances, strips = [], [], []
     for i, (s, clip) in enumerate(zip(scenes, make_clips(b, scenes, a, device))):
         v = check(clip.astype(np.float32) / 255)
         scores.add(s, v)
         lines.append(f"{plain_caption(s)} -> {sentence(v)}")
+        pair = [np.load(a.against / f"{i:03d}.npy"), clip] if a.against else [clip]
         if a.against:
-            distances.append(decibels(clip, np.load(a.against / f"{i:03d}.npy")))
+            distances.append(decibels(*pair))
+        if a.sheet:
+            strips.append(sheet([film_strip(c) for c in pair], columns=1, gap=0))
     print(f"{scores.clips} held-out prompts, {a.frames}x{a.size}x{a.size}, {a.steps} Euler steps, guidance "
           f"{a.guidance:g}, seed {a.seed}{', ' + a.lora.name if a.lora else ''}: {scores.line()} "
           f"({time.monotonic() - start:.0f} s)")
     if distances:
         print(f"to the clips in {a.against.name}: {np.mean(distances):.1f} dB mean, {min(distances):.1f} dB least")
+    if strips:
+        write_png(a.sheet, sheet(strips))
     print(scores.tables())
     print()
     print("\n".join(lines))
