@@ -119,7 +119,7 @@ class DistillStage:
         Geometry(9, 96, 192, 48, 12), Geometry(17, 128, 48, 16, 4), Geometry(33, 192, 12, 4, 2))})
     phases: tuple[Phase, ...] = (
         Phase(350, {"9x96": 1.0}),
-        Phase(200, {"9x96": 0.3, "17x128": 0.4, "33x192": 0.3}),
-        Phase(200, {"9x96": 0.2, "17x128": 0.4, "33x192": 0.4}, decay=True))
+        Phase(200, {"9x96": 0.3, "17x128": 0.4, "33x192": 0.3}, 0.4),
+        Phase(120, {"9x96": 0.2, "17x128": 0.4, "33x192": 0.4}, 0.4, decay=True))
     own_states: float = 0.5    # share of the rollouts in the last phase
     save_every: int = 25
