@@ -91,6 +91,7 @@ def arguments() -> argparse.Namespace:
                    help="one for each setting: clips as .npy, uint8 [F, H, W, 3]; a stopped run goes on")
     p.add_argument("--against", type=Path, metavar="FOLDER", help="PSNR to the clips saved there, too")
     p.add_argument("--sheet", type=Path, metavar="FILE", help="film strips as .png; with --against those clips above")
+    p.add_argument("--show", type=int, nargs="+", metavar="N", help="only these prompts on the sheet, counted from 0")
     a = p.parse_args()
     if a.frames % 4 != 1 or a.size % 16:
         p.error("frames must be 1 + 4 n, size a multiple of 16")
@@ -127,7 +128,7 @@ def main() -> int:
         pair = [np.load(a.against / f"{i:03d}.npy"), clip] if a.against else [clip]
         if a.against:
             distances.append(decibels(*pair))
-        if a.sheet:
+        if a.sheet and (not a.show or i in a.show):
             strips.append(sheet([film_strip(c) for c in pair], columns=1, gap=0))
     print(f"{scores.clips} held-out prompts, {a.frames}x{a.size}x{a.size}, {a.steps} Euler steps, guidance "
           f"{a.guidance:g}, seed {a.seed}{', ' + a.lora.name if a.lora else ''}: {scores.line()} "

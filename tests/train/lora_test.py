@@ -1,4 +1,4 @@
-"""The few-step LoRA of the bundled model: its file, what it changes, and the steps it was made for."""
+"""The few-step LoRA: what it learns from, the bundled model's file, what it changes, the steps it was made for."""
 import tempfile
 import unittest
 from copy import deepcopy
@@ -9,9 +9,10 @@ import torch
 
 from support import ROOT  # puts samples/train on the path
 import lora
+import segments
 import stfile
 from bundle import Bundle
-from config import FEW_STEPS
+from config import FEW_STEPS, DistillStage
 from sample import few_step_sigmas, sigmas
 
 MODEL = ROOT / "samples/models/shapes-tiny"
@@ -22,6 +23,35 @@ class Steps(unittest.TestCase):
     def test_are_four_steps_of_the_model_s_own_schedule(self):
         np.testing.assert_allclose(few_step_sigmas(), [1, 0.9, 0.75, 0.5, 0])
         np.testing.assert_allclose(few_step_sigmas(), sigmas(len(FEW_STEPS)))
+
+
+class Segments(unittest.TestCase):
+    """A teacher whose velocity is x + condition, 1 with the caption and 0 without: guidance 3 makes it x + 3."""
+
+    def make(self, student) -> tuple[torch.Tensor, torch.Tensor]:
+        yes, no = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
+        noise = torch.full((1, 16, 1, 2, 2), 0.5)
+        return segments.segments(lambda x, t, states: x + states.mean(dim=(1, 2))[:, None, None, None, None], student,
+                                 noise, yes, no, DistillStage(guidance=3.0))
+
+    def exact(self, x: torch.Tensor, a: float, b: float) -> torch.Tensor:
+        """Of dx / dsigma = x + 3."""
+        return (x + 3) * np.exp(b - a) - 3
+
+    def test_velocities_lead_to_where_guidance_leads(self):
+        x, v = self.make(None)
+        levels = few_step_sigmas()
+        for i, (a, b) in enumerate(zip(levels[:-1], levels[1:])):
+            end = x[:, i].float() + (b - a) * v[:, i].float()
+            torch.testing.assert_close(end, self.exact(x[:, i].float(), a, b), atol=4e-3, rtol=0)
+            if i + 1 < len(levels) - 1:
+                torch.testing.assert_close(end, x[:, i + 1].float(), atol=2e-3, rtol=0)
+
+    def test_rollouts_follow_the_student_and_correct_it(self):
+        x, v = self.make(lambda x, t, states: torch.zeros_like(x))  # a student that stays where it is
+        self.assertTrue((x == 0.5).all())
+        end = 0.5 + (few_step_sigmas()[3] - few_step_sigmas()[2]) * v[:, 2].float()
+        torch.testing.assert_close(end, self.exact(torch.full_like(end, 0.5), 0.75, 0.5), atol=4e-3, rtol=0)
 
 
 class BundledLora(unittest.TestCase):
