@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluate import Bundle
+from bundle import Bundle
 from noise import gaussian
 from pictures import read_frames
 from sample import sample

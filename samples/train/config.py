@@ -70,6 +70,11 @@ class Geometry:
     def name(self) -> str:
         return f"{self.frames}x{self.size}"
 
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of the latent."""
+        return 1 + (self.frames - 1) // 4, self.size // 8, self.size // 8
+
 
 GEOMETRIES = {g.name: g for g in (
     Geometry(9, 96, 8000, 100, 24), Geometry(17, 128, 600, 50, 8), Geometry(33, 192, 500, 20, 2))}
@@ -96,3 +101,25 @@ class DitStage:
     no_caption: float = 0.1    # share of captions replaced by the end token alone
     save_every: int = 50
     geometries: dict[str, Geometry] = field(default_factory=lambda: dict(GEOMETRIES))
+
+
+FEW_STEPS = (1000, 750, 500, 250)  # of 1000, before the shift of SHIFT: noise levels 1, 0.9, 0.75, 0.5
+
+
+@dataclass(frozen=True)
+class DistillStage:
+    """The few-step LoRA: first what guided trajectories show, then what guidance makes of the student's own states."""
+    guidance: float = 4.0      # of the teacher
+    substeps: int = 6          # of the teacher for each step of the student
+    rank: int = 16
+    lr: float = 2e-3
+    trajectories: dict[str, Geometry] = field(default_factory=lambda: {g.name: g for g in (
+        Geometry(9, 96, 768, 48, 12), Geometry(17, 128, 192, 16, 4), Geometry(33, 192, 48, 4, 2))})
+    rollouts: dict[str, Geometry] = field(default_factory=lambda: {g.name: g for g in (
+        Geometry(9, 96, 192, 48, 12), Geometry(17, 128, 48, 16, 4), Geometry(33, 192, 12, 4, 2))})
+    phases: tuple[Phase, ...] = (
+        Phase(350, {"9x96": 1.0}),
+        Phase(200, {"9x96": 0.3, "17x128": 0.4, "33x192": 0.3}, 0.4),
+        Phase(120, {"9x96": 0.2, "17x128": 0.4, "33x192": 0.4}, 0.4, decay=True))
+    own_states: float = 0.5    # share of the rollouts in the last phase
+    save_every: int = 25

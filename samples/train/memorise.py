@@ -18,10 +18,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import torch
 
+from bundle import fill
 from captions import plain_caption
 from checker import check
 from config import GEOMETRIES, DitStage, Phase, VaeConfig
-from evaluate import fill
 from latents import Shards, encode, statistics
 import names
 from nets.vae import Vae

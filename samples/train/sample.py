@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config import SHIFT
+from config import FEW_STEPS, SHIFT
 from nets.dit import Dit
 from nets.text import TextEncoder
 from nets.vae import Vae
@@ -15,8 +15,17 @@ from vocab import Tokenizer
 
 def sigmas(steps: int, shift: float = SHIFT) -> np.ndarray:
     """Noise levels [steps + 1], from 1 to 0."""
-    s = np.linspace(1.0, 0.0, steps + 1)
+    return shifted(np.linspace(1.0, 0.0, steps + 1), shift)
+
+
+def shifted(s: np.ndarray, shift: float = SHIFT) -> np.ndarray:
+    """Noise levels of evenly counted ones, both in 0..1."""
     return shift * s / (1 + (shift - 1) * s)
+
+
+def few_step_sigmas() -> np.ndarray:
+    """Noise levels [5] of the few-step LoRA, from 1 to 0."""
+    return shifted(np.array([*FEW_STEPS, 0]) / 1000)
 
 
 @torch.no_grad()

@@ -15,9 +15,9 @@ _DTYPES = {"F64": (torch.float64, 8), "F32": (torch.float32, 4), "F16": (torch.f
 _NAMES = {d: n for n, (d, _) in _DTYPES.items()}
 
 
-def write(tensors: dict[str, Tensor], path: Path) -> None:
+def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Writes tensors in name order; every one starts at a multiple of its element size."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
     for name in sorted(tensors):
         t = tensors[name]
@@ -33,6 +33,12 @@ def write(tensors: dict[str, Tensor], path: Path) -> None:
             t = tensors[name].detach().cpu().contiguous()
             f.write((t.view(torch.int16) if t.dtype == torch.bfloat16 else t).numpy().tobytes())
     os.replace(temp, path)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What the header says beside the tensors."""
+    with open(path, "rb") as f:
+        return json.loads(f.read(struct.unpack("<Q", f.read(8))[0])).get("__metadata__", {})
 
 
 def read(path: Path) -> dict[str, Tensor]:
