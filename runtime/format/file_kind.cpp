@@ -65,9 +65,10 @@ std::string text_kind(std::string_view text) {
         return kPage;
     }
     const auto shown = text.substr(begin, 48);
-    const bool readable = std::all_of(shown.begin(), shown.end(), [](unsigned char c) {
-        return c >= 0x20 || c == '\n' || c == '\r' || c == '\t';
-    });
+    const bool readable =
+        shown.size() >= 8 && std::all_of(shown.begin(), shown.end(), [](unsigned char c) {
+            return c >= 0x20 || c == '\n' || c == '\r' || c == '\t';
+        });
     return readable ? fmt::format(
                           "is text that begins with '{}', not the file itself: download it "
                           "again",

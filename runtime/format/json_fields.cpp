@@ -21,7 +21,7 @@ json parse_json_object(const std::string& text, const std::string& where) {
     json object = json::parse(text, nullptr, false);
     if (!object.is_object()) {
         const auto what = what_it_is(std::as_bytes(std::span(text)));
-        if (!what.empty() && object.is_discarded()) {
+        if (!what.empty() && !text.starts_with('{')) {
             throw Error(ErrorCode::bad_file, fmt::format("'{}' {}", where, what));
         }
         reject(where, "it is not a JSON object; the file is damaged");

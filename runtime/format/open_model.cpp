@@ -123,8 +123,8 @@ void check_bundle(ModelBundle& bundle, const fs::path& path) {
         const auto& checkpoint = *component.checkpoint;
         check_unused_tensors(checkpoint, component.network, network_kind(part.kind), part.title,
                              bundle.warnings);
+        check_tensors(checkpoint, part.title, component.network, bundle.quantization);
         check_zero_weights(checkpoint, component.network, part.title);
-        check_tensors(*component.checkpoint, part.title, component.network, bundle.quantization);
     }
 }
 

@@ -88,7 +88,8 @@ void add_packed(const Checkpoint& checkpoint, const Network& network,
                 std::set<std::string, std::less<>>& known) {
     for (const auto& block : network.blocks) {
         for (const auto& linear : linears_of(block)) {
-            if (checkpoint.find(linear.name + ".codes") == nullptr) {
+            if (checkpoint.find(linear.name + ".codes") == nullptr &&
+                checkpoint.find(linear.name + ".channel_scale") == nullptr) {
                 continue;
             }
             for (const char* part : {".codes", ".scale", ".bias", ".channel_scale",

@@ -20,7 +20,7 @@ BELOW_PIPELINE = [*BELOW_MODELS, "runtime/models", "runtime/sampling"]
 # Folder: what it may include beside itself. A folder, or the beginning of a header's name.
 RULES = {
     "runtime/include": [],
-    "runtime/format": ["quantsparse/error.hpp", "quantsparse/names.hpp", "quantsparse/sampler.hpp",
+    "runtime/format": ["quantsparse/error.hpp", "quantsparse/model_files.hpp", "quantsparse/names.hpp", "quantsparse/sampler.hpp",
                        "quantsparse/version.hpp"],
     "runtime/sampling": ["quantsparse/error.hpp", "quantsparse/sampler.hpp"],
     "runtime/vulkan": ["shaders", ALL_PUBLIC],
