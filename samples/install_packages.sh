@@ -19,8 +19,8 @@ packages=(
 )
 if [[ ${1:-} == --tests ]]; then
     # chromium brings SwiftShader, a second Vulkan driver and the poorest one to hold
-    packages+=(chromium clang-format ffmpeg python3-numpy python3-sentencepiece python3-torch
-        vulkan-validationlayers)
+    packages+=(chromium clang-format ffmpeg python3-numpy python3-pil python3-sentencepiece
+        python3-torch vulkan-validationlayers)
 fi
 
 missing=()

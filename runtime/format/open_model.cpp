@@ -36,7 +36,11 @@ void check_is_of_kind(const Checkpoint& checkpoint, const NetworkKind& kind, con
     if (kind.marks.empty() || checkpoint.recognised()) {
         return;
     }
-    const auto what = what_network(checkpoint.names_on_disk());
+    const auto names = checkpoint.names_on_disk();
+    const bool gguf = checkpoint.files().front()->has_ggml_shapes();
+    const auto what = !names.empty() ? what_network(names)
+                      : gguf         ? "is a GGUF file without tensors"
+                                     : "is a safetensors file without tensors";
     if (!what.empty()) {
         throw Error(ErrorCode::unsupported,
                     fmt::format("'{}' {}, where the {} is needed", checkpoint.path().string(), what,
