@@ -73,8 +73,8 @@ struct PartFlag {
     const char* description;
 };
 constexpr PartFlag kParts[] = {
-    {"--transformer,--diffusion-model", "transformer",
-     "transformer file, for the model's own or without -m"},
+    {"--transformer", "transformer", "transformer file, for the model's own or without -m"},
+    {"--diffusion-model", "transformer", "the same under stable-diffusion.cpp's name"},
     {"--text-encoder", "text_encoder", "text encoder file, alike"},
     {"--vae", "vae", "VAE file, alike"},
     {"--tokenizer", "tokenizer", "spiece.model, alike; ComfyUI's text encoders hold it"},
@@ -82,7 +82,7 @@ constexpr PartFlag kParts[] = {
 
 // What is read after parsing.
 struct Texts {
-    std::map<std::string, std::string> parts;  ///< files by role
+    std::map<std::string, std::string> parts;  ///< files by flag
     std::string size, fps, seed, sigmas, timesteps, prompt_file, memory_limit, profile;
     std::optional<std::string> prompt;
     std::vector<std::string> loras;
@@ -146,7 +146,7 @@ void CommandLine::add_content() {
     add("-m,--model", options_.model.model,
         "folder (diffusers, original, ComfyUI's models) or file with all networks", "PATH");
     for (const auto& [name, role, description] : kParts) {
-        add(name, texts_.parts[role], description, "PATH")->check(CLI::ExistingPath);
+        add(name, texts_.parts[name], description, "PATH")->check(CLI::ExistingPath);
     }
     add("-p,--prompt", texts_.prompt, "what the clip shows", "TEXT");
     add("--prompt-file", texts_.prompt_file, "read the prompt from a file", "FILE");
@@ -302,8 +302,8 @@ void CommandLine::check_output() const {
 void CommandLine::finish() {
     GenerationParameters& generation = options_.generation;
     if (options_.list_devices || options_.tune) return;
-    for (const auto& [role, path] : texts_.parts) {
-        if (!path.empty()) options_.model.parts[role] = path;
+    for (const auto& [name, role, description] : kParts) {
+        if (given(name)) options_.model.parts[role] = texts_.parts[name];
     }
     if (options_.model.model.empty() && options_.model.parts.empty()) {
         wrong_usage("no model: use -m PATH (a diffusers folder or a quantised model file)");
@@ -317,7 +317,11 @@ void CommandLine::finish() {
     if (given("--sigmas")) generation.sigmas = parse_numbers(texts_.sigmas, "sigmas");
     if (given("--timesteps")) generation.timesteps = parse_numbers(texts_.timesteps, "timesteps");
     for (const std::string& lora : texts_.loras) {
-        generation.conditioning.adapters.push_back(adapter_from(lora));
+        const Adapter adapter = adapter_from(lora);
+        if (!std::filesystem::exists(adapter.file)) {
+            wrong_usage(fmt::format("--lora: '{}' does not exist", adapter.file.string()));
+        }
+        generation.conditioning.adapters.push_back(adapter);
     }
     check(generation);
     check_output();
