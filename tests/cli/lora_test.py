@@ -86,7 +86,7 @@ class Lora(CliTest):
 
     def test_files_that_do_not_fit_are_refused(self) -> None:
         write_lora(self.folder / "input.safetensors", one_weight(1))
-        self.refused(1, ["nowhere.safetensors"], "--lora", "nowhere.safetensors")
+        self.refused(2, ["--lora", "nowhere.safetensors"], "--lora", "nowhere.safetensors")
         self.refused(2, ["--lora", "one transformer"], "--lora", "input.safetensors:1:high")
         self.refused(2, ["--lora", "strength"], "--lora", "input.safetensors:1000")
         self.refused(1, ["--lora", "no LoRA file"], "--lora",
