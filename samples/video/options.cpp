@@ -73,11 +73,11 @@ struct PartFlag {
     const char* description;
 };
 constexpr PartFlag kParts[] = {
-    {"--transformer", "transformer", "transformer file, for the model's own or without -m"},
-    {"--diffusion-model", "transformer", "the same under stable-diffusion.cpp's name"},
-    {"--text-encoder", "text_encoder", "text encoder file, alike"},
-    {"--vae", "vae", "VAE file, alike"},
-    {"--tokenizer", "tokenizer", "spiece.model, alike; ComfyUI's text encoders hold it"},
+    {"--transformer", "transformer", "its transformer, in the place of the model's or without -m"},
+    {"--diffusion-model", "transformer", "the same, as stable-diffusion.cpp calls it"},
+    {"--text-encoder", "text_encoder", "its text encoder"},
+    {"--vae", "vae", "its autoencoder"},
+    {"--tokenizer", "tokenizer", "its spiece.model; ComfyUI's and GGUF text encoders hold one"},
 };
 
 // What is read after parsing.
@@ -144,9 +144,9 @@ class CommandLine {
 void CommandLine::add_content() {
     group_ = "What to make";
     add("-m,--model", options_.model.model,
-        "folder (diffusers, original, ComfyUI's models) or file with all networks", "PATH");
+        "folder (diffusers, original, ComfyUI's models), or file of quantsparse-calibrate", "PATH");
     for (const auto& [name, role, description] : kParts) {
-        add(name, texts_.parts[name], description, "PATH")->check(CLI::ExistingPath);
+        add(name, texts_.parts[name], description, "PATH");
     }
     add("-p,--prompt", texts_.prompt, "what the clip shows", "TEXT");
     add("--prompt-file", texts_.prompt_file, "read the prompt from a file", "FILE");
@@ -303,7 +303,12 @@ void CommandLine::finish() {
     GenerationParameters& generation = options_.generation;
     if (options_.list_devices || options_.tune) return;
     for (const auto& [name, role, description] : kParts) {
-        if (given(name)) options_.model.parts[role] = texts_.parts[name];
+        if (!given(name)) continue;
+        const std::filesystem::path path = texts_.parts[name];
+        if (!std::filesystem::exists(path)) {
+            wrong_usage(fmt::format("{}: '{}' does not exist", name, path.string()));
+        }
+        options_.model.parts[role] = path;
     }
     if (options_.model.model.empty() && options_.model.parts.empty()) {
         wrong_usage("no model: use -m PATH (a diffusers folder or a quantised model file)");

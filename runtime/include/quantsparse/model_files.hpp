@@ -9,7 +9,7 @@ namespace quantsparse {
 
 struct ModelFiles {
     /// A folder (diffusers, an original release, ComfyUI's models folder, loose weights) or a file
-    /// (of quantsparse-calibrate, or with all networks in one); empty where `parts` names all.
+    /// of quantsparse-calibrate; empty where `parts` names all.
     std::filesystem::path model;
     /// Files that stand in the place of the model's own, or for it: "transformer", "text_encoder",
     /// "vae", "tokenizer".
