@@ -24,14 +24,22 @@ bool contains_any(std::string_view name, std::initializer_list<std::string_view>
     });
 }
 
+std::string_view last_part(std::string_view name) {
+    const auto dot = name.rfind('.');
+    return dot == std::string_view::npos ? name : name.substr(dot + 1);
+}
+
+bool is_part_of_an_adapter(std::string_view name) {
+    return contains_any(name, {"lora", "hada_w", "lokr_", "dora_", "oft_"}) ||
+           last_part(name).starts_with("diff");
+}
+
 /// What stands beside a weight in files of adapters and quantisers, and changes its value.
 bool is_part_of_a_value(std::string_view name) {
-    const auto dot = name.rfind('.');
-    const auto last = dot == std::string_view::npos ? name : name.substr(dot + 1);
-    return contains_any(name, {"lora", "hada_w", "lokr_", "dora_", "oft_", "quant_state"}) ||
+    const auto last = last_part(name);
+    return is_part_of_an_adapter(name) || contains_any(name, {"quant_state"}) ||
            contains_any(last, {"scale", "zero", "absmax", "smooth", "codebook", "quant", "SCB",
-                               "qweight", "g_idx", "proj_down", "proj_up"}) ||
-           last.starts_with("diff");
+                               "qweight", "g_idx", "proj_down", "proj_up"});
 }
 
 /// The average of weights that trainers save beside them.
@@ -131,7 +139,7 @@ Unused unused_of(const Checkpoint& checkpoint, const std::set<std::string, std::
         }
     }
     for (const auto& name : checkpoint.outside()) {
-        if (is_part_of_a_value(name) && contains_any(name, {"lora", "diff"})) {
+        if (is_part_of_an_adapter(name)) {
             unused.values.push_back(name);
         }
     }
