@@ -7,6 +7,7 @@
 
 #include "format/convrot.hpp"
 #include "format/encoded_weight.hpp"
+#include "format/file_kind.hpp"
 #include "format/json_fields.hpp"
 #include "format/text.hpp"
 #include "quantsparse/error.hpp"
@@ -53,6 +54,7 @@ class Reader {
     json comfy_object();
     void read_shape(EncodedWeight& encoded) const;
     void read_scale(EncodedWeight& encoded, TensorView scale, bool tiles) const;
+    void read_only_scale(EncodedWeight& encoded);
     void read_four_bits(EncodedWeight& encoded, const json& object);
     void read_rotation(EncodedWeight& encoded, const json& object) const;
 
@@ -129,6 +131,27 @@ void Reader::read_scale(EncodedWeight& encoded, TensorView scale, bool tiles) co
     }
     encoded.scale_columns = static_cast<int>(c);
     encoded.scale = std::move(scale);
+}
+
+/// Under whichever of its names; two of them would be two meanings.
+void Reader::read_only_scale(EncodedWeight& encoded) {
+    for (const char* suffix :
+         {".weight_scale", ".scale_weight", ".weight._scale", ".weight_scale_inv"}) {
+        auto scale = take(suffix);
+        if (!scale) {
+            continue;
+        }
+        if (!encoded.scale.name.empty()) {
+            reject(ErrorCode::unsupported,
+                   fmt::format("has two scales, '{}' and '{}', and which counts isn't clear",
+                               printable(encoded.scale.name), printable(scale->name)));
+        }
+        read_scale(encoded, std::move(*scale), std::string_view(suffix).ends_with("_inv"));
+    }
+    if (!encoded.scale.name.empty() && all_zero(encoded.weight.bytes)) {
+        reject(ErrorCode::bad_file,
+               "holds nothing but zeros; the download is incomplete, get the file again");
+    }
 }
 
 void Reader::read_four_bits(EncodedWeight& encoded, const json& object) {
@@ -208,14 +231,7 @@ std::shared_ptr<const EncodedWeight> Reader::read() {
         }
         read_four_bits(*encoded, object);
     } else {
-        for (const char* suffix : {".weight_scale", ".scale_weight", ".weight._scale"}) {
-            if (auto scale = take(suffix)) {
-                read_scale(*encoded, std::move(*scale), false);
-            }
-        }
-        if (auto scale = take(".weight_scale_inv")) {
-            read_scale(*encoded, std::move(*scale), true);
-        }
+        read_only_scale(*encoded);
         if (encoded->scale.name.empty()) {
             if (stated || encoded->weight.dtype == DType::i8) {
                 reject(ErrorCode::bad_file,

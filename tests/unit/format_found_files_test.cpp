@@ -93,6 +93,26 @@ TEST(ConvRot, IsTheRegularHadamardMatrixAndItsSylvesterForm) {
     EXPECT_FALSE(is_convrot_group(256, 320));
 }
 
+TEST(EncodedWeights, AreRefusedWhenTheyAreZeroOrHaveTwoScales) {
+    const TemporaryFolder folder;
+    const auto open = [&](char code, bool two) {
+        SafetensorsWriter writer(folder / "m.safetensors");
+        const std::string weight = "blocks.0.ffn.0.weight";
+        writer.declare(weight, DType::i8, {2, 4});
+        writer.declare("blocks.0.ffn.0.weight_scale", DType::f32, {2, 1});
+        if (two) writer.declare("blocks.0.ffn.0.scale_weight", DType::f32, {});
+        writer.write(weight, std::vector<std::byte>(8, static_cast<std::byte>(code)));
+        writer.write("blocks.0.ffn.0.weight_scale", test::bytes_of(std::vector<float>{1, 2}));
+        if (two) writer.write("blocks.0.ffn.0.scale_weight", test::bytes_of(std::vector<float>{3}));
+        writer.finish();
+        return Checkpoint::open(folder / "m.safetensors", network_kind("wan-dit"));
+    };
+    EXPECT_EQ(to_float(open(3, false).at("blocks.0.ffn.0.weight")),
+              (std::vector<float>{3, 3, 3, 3, 6, 6, 6, 6}));
+    expect_error(ErrorCode::bad_file, {"blocks.0.ffn.0", "zeros"}, [&] { open(0, false); });
+    expect_error(ErrorCode::unsupported, {"two scales", "scale_weight"}, [&] { open(3, true); });
+}
+
 class UnusedTest : public testing::Test {
   protected:
     /// Checks the tiny transformer with one more tensor; returns the warnings.
