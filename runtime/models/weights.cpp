@@ -7,6 +7,7 @@
 #include "format/adapter_merge.hpp"
 #include "format/bit_packing.hpp"
 #include "format/model_file.hpp"
+#include "models/matrix_upload.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::models {
@@ -56,56 +57,33 @@ void write_floats(program::Executor& executor, Tensor tensor, const std::vector<
     executor.write(tensor, std::as_bytes(std::span<const float>(values)));
 }
 
-void write_matrix_panel(program::Executor& executor, const kernels::FloatWeight::Panel& panel,
-                        const std::vector<float>& weight, int k, int length, int padded,
-                        bool half) {
-    // weight is [n, k] with n = groups of `length` rows; column c of the panel is row (c / padded)
-    // of groups, (c % padded) inside it, or padding.
-    const int columns = round_up(panel.columns, 4);
-    std::vector<float> transposed(static_cast<std::size_t>(k) * static_cast<std::size_t>(columns),
-                                  0.0f);
-    for (int c = 0; c < panel.columns; ++c) {
-        const int column = panel.first_column + c;
-        const int in_group = column % padded;
-        if (in_group >= length) continue;
-        const float* row =
-            weight.data() + static_cast<std::size_t>(column / padded * length + in_group) *
-                                static_cast<std::size_t>(k);
-        for (int i = 0; i < k; ++i) {
-            transposed[static_cast<std::size_t>(i) * static_cast<std::size_t>(columns) +
-                       static_cast<std::size_t>(c)] = row[i];
-        }
-    }
-    if (!half) return write_floats(executor, panel.tensor, transposed);
-    std::vector<std::uint16_t> halves(transposed.size());
-    for (std::size_t i = 0; i < halves.size(); ++i)
-        halves[i] = format::half_from_float(transposed[i]);
-    executor.write(panel.tensor, std::as_bytes(std::span<const std::uint16_t>(halves)));
-}
-
 std::int64_t product(const std::vector<std::int64_t>& shape) {
     std::int64_t count = 1;
     for (const std::int64_t extent : shape) count *= extent;
     return count;
 }
 
+/// The checkpoint's tensor, whose number of elements is the shape's.
+const format::TensorView& stored(const WeightSource& source, const std::string& name,
+                                 const std::vector<std::int64_t>& shape) {
+    const std::string resolved = resolve(name, source.layer);
+    const format::TensorView& tensor = source.checkpoint->at(resolved);
+    if (tensor.element_count() != product(shape)) {
+        throw Error(ErrorCode::bad_file, fmt::format("{}: tensor {} has {} values, {} are needed",
+                                                     source.checkpoint->path().string(), resolved,
+                                                     tensor.element_count(), product(shape)));
+    }
+    return tensor;
+}
+
 }  // namespace
 
 std::vector<float> load_values(const WeightSource& source, const std::string& name,
                                const std::vector<std::int64_t>& shape) {
-    const std::string resolved = resolve(name, source.layer);
+    if (source.checkpoint) return format::to_float(stored(source, name, shape));
     const std::int64_t count = product(shape);
-    if (!source.checkpoint) {
-        const double fan_in = shape.size() > 1 ? static_cast<double>(count / shape[0]) : 3.0;
-        return synthetic(resolved, static_cast<std::size_t>(count), fan_in);
-    }
-    const format::TensorView& tensor = source.checkpoint->at(resolved);
-    if (tensor.element_count() != count) {
-        throw Error(ErrorCode::bad_file, fmt::format("{}: tensor {} has {} values, {} are needed",
-                                                     source.checkpoint->path().string(), resolved,
-                                                     tensor.element_count(), count));
-    }
-    return format::to_float(tensor);
+    const double fan_in = shape.size() > 1 ? static_cast<double>(count / shape[0]) : 3.0;
+    return synthetic(resolve(name, source.layer), static_cast<std::size_t>(count), fan_in);
 }
 
 InputTransforms input_transforms_of(const format::Component& transformer) {
@@ -147,9 +125,12 @@ kernels::FloatWeight WeightSet::linear(const std::string& name, int n, int k, bo
     kernels::FloatWeight weight =
         kernels::add_float_weight(program_, name, padded * row_groups, k, half_, bias);
     uploads_.push_back([=](program::Executor& executor, const WeightSource& source) {
-        const auto values = load_values(source, name + ".weight", {n, k});
-        for (const auto& panel : weight.panels) {
-            write_matrix_panel(executor, panel, values, k, length, padded, weight.half);
+        if (source.checkpoint) {
+            const auto& tensor = stored(source, name + ".weight", {n, k});
+            write_matrix(executor, weight, rows_of(tensor, n, k), row_groups);
+        } else {
+            const auto values = load_values(source, name + ".weight", {n, k});
+            write_matrix(executor, weight, rows_of(std::span(values), n, k), row_groups);
         }
         if (bias) {
             write_floats(executor, weight.bias,
@@ -214,9 +195,7 @@ kernels::FloatWeight WeightSet::lora_down(const std::vector<std::pair<std::strin
                           0.0f);
             stacked.insert(stacked.end(), values.begin(), values.end());
         }
-        for (const auto& panel : weight.panels) {
-            write_matrix_panel(executor, panel, stacked, k, rows, rows, weight.half);
-        }
+        write_matrix(executor, weight, rows_of(std::span(std::as_const(stacked)), rows, k));
     });
     return weight;
 }
@@ -235,9 +214,7 @@ kernels::FloatWeight WeightSet::lora_up(const std::string& name, int n, int rank
             std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(row) * rank, rank,
                         spread.begin() + static_cast<std::ptrdiff_t>(row) * columns + first);
         }
-        for (const auto& panel : weight.panels) {
-            write_matrix_panel(executor, panel, spread, columns, n, n, weight.half);
-        }
+        write_matrix(executor, weight, rows_of(std::span(std::as_const(spread)), n, columns));
     });
     return weight;
 }
