@@ -56,7 +56,7 @@ struct NetworkGeometry {
     int space = 1, time = 1;  ///< autoencoder: pixels and frames of a latent cell
     int text_width = 0;   ///< transformer: of the text rows it takes; encoder: of those it gives
     int text_tokens = 0;  ///< transformer: the most text rows it takes
-    int heads = 0, head_dim = 0, width = 0;  ///< transformer: of a block
+    int width = 0;        ///< transformer: of a block
 };
 
 struct Network {

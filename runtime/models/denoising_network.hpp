@@ -43,9 +43,7 @@ struct DenoisingOptions {
 
 /// Something that the host writes before a phase runs.
 struct NetworkInput {
-    enum class Changes { per_prompt, per_step };
     std::string name;  ///< "latent", "timestep", "context" …
-    Changes changes = Changes::per_step;
     Tensor tensor;
     std::size_t most_values = 0;  ///< that it takes
     /// What is uploaded for the values given, for example the sinusoid of a timestep. Throws

@@ -146,7 +146,6 @@ bool WanDit::has_step(StepKind kind) const {
 
 void WanDit::declare_inputs() {
     const auto& c = config_;
-    using Changes = NetworkInput::Changes;
     context_ = add_matrix(program_, "context", c.text_len, c.text_dim, Lifetime::persistent);
     const int latent_floats =
         options_.latent.frames * options_.latent.height * options_.latent.width;
@@ -161,18 +160,13 @@ void WanDit::declare_inputs() {
                                          Lifetime::persistent));
     }
     // Padded with zeros before the text MLP; the padding is attended to (wan fact 8).
-    inputs_.push_back({"context", Changes::per_prompt, context_.tensor,
+    inputs_.push_back({"context", context_.tensor,
                        static_cast<std::size_t>(c.text_len * c.text_dim),
                        [c, stride = context_.stride](std::span<const float> values) {
                            return padded_rows(values, c.text_dim, stride, c.text_len);
                        }});
-    inputs_.push_back({"latent",
-                       Changes::per_step,
-                       latent_,
-                       static_cast<std::size_t>(c.in_dim * latent_floats),
-                       {}});
-    inputs_.push_back({"timestep", Changes::per_step, sinusoid_, 1,
-                       [dim = c.freq_dim](std::span<const float> values) {
+    inputs_.push_back({"latent", latent_, static_cast<std::size_t>(c.in_dim * latent_floats), {}});
+    inputs_.push_back({"timestep", sinusoid_, 1, [dim = c.freq_dim](std::span<const float> values) {
                            return time_sinusoid(dim, values.front());
                        }});
 }

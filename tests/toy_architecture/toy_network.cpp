@@ -79,8 +79,6 @@ Network describe_toy(const ToyConfig& c) {
     geometry.in_channels = geometry.out_channels = c.channels;
     geometry.text_width = c.text_width;
     geometry.text_tokens = c.text_tokens;
-    geometry.heads = c.heads;
-    geometry.head_dim = c.head_dim();
     geometry.width = c.width;
     format::TensorList list;
     const int features = c.channels * c.patch * c.patch;

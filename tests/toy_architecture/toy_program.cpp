@@ -114,7 +114,6 @@ class ToyTransformer final : public models::DenoisingNetwork {
     }
 
     void declare_inputs() {
-        using Changes = models::NetworkInput::Changes;
         const auto count = options_.latent.count();
         const auto add = [&](const char* name, std::size_t floats) {
             return program_.add(name, floats * 4, Lifetime::persistent);
@@ -127,19 +126,18 @@ class ToyTransformer final : public models::DenoisingNetwork {
         latent_ = add("latent", count);
         prediction_ = add("prediction", count);
         const std::size_t prompt = static_cast<std::size_t>(c_.text_tokens * c_.text_width);
-        inputs_ = {{"prompt_rows", Changes::per_prompt, prompt_.tensor, prompt,
+        inputs_ = {{"prompt_rows", prompt_.tensor, prompt,
                     [prompt](std::span<const float> values) {
                         std::vector<float> padded(values.begin(), values.end());
                         padded.resize(prompt, 0.0f);
                         return padded;
                     }},
-                   {"guidance", Changes::per_prompt, guidance_, 1,
+                   {"guidance", guidance_, 1,
                     [](std::span<const float> values) {
                         return std::vector<float>{values.front() * 0.1f, 0, 0, 0};
                     }},
-                   {"latent", Changes::per_step, latent_, count, {}},
-                   {"timestep", Changes::per_step, time_, 1,
-                    [n = c_.frequencies](std::span<const float> values) {
+                   {"latent", latent_, count, {}},
+                   {"timestep", time_, 1, [n = c_.frequencies](std::span<const float> values) {
                         return sinusoid(n, values.front());
                     }}};
     }

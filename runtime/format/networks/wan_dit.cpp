@@ -240,8 +240,6 @@ Network describe_wan_dit(const WanDitConfig& config) {
     geometry.out_channels = config.out_dim;
     geometry.text_width = config.text_dim;
     geometry.text_tokens = config.text_len;
-    geometry.heads = config.num_heads;
-    geometry.head_dim = config.head_dim();
     geometry.width = config.dim;
     for (int layer = 0; layer < config.num_layers; ++layer) {
         network.blocks.push_back({fmt::format("blocks.{}.", layer), groups_of(config)});
