@@ -16,6 +16,7 @@
 #include "quantsparse/version.hpp"
 #include "table4.hpp"
 #include "vae.hpp"
+#include "velocity/velocity.hpp"
 
 namespace {
 
@@ -36,6 +37,7 @@ constexpr const char* kExamples =
     "  quantsparse-bench kernels --only gemm --tokens 1024 --json kernels.json\n"
     "  quantsparse-bench kernels --only sparse --tokens 8192 --density 0.25\n"
     "  quantsparse-bench quality --table bench/quality/tables/paper.json --html report.html\n"
+    "  quantsparse-bench velocity --table bench/quality/tables/velocity.json --prompts 4\n"
     "  quantsparse-bench vae -m samples/models/shapes-tiny clips/000 clips/001\n"
     "  quantsparse-bench isa --family navi21 --json isa.json\n"
     "Exit codes: 0 done, 1 failed, 2 wrong usage.";
@@ -178,21 +180,25 @@ void add_kernel_options(CLI::App& app, bench::KernelOptions& options) {
     app.add_option("--json", options.json, "Write the results here, too");
 }
 
-void add_quality_options(CLI::App& app, bench::QualityOptions& options) {
+void add_table_options(CLI::App& app, bench::TableOptions& options) {
     app.add_option("--table", options.table, "What to compare (bench/quality/tables/*.json)")
         ->required();
     app.add_option("--work-dir", options.work_directory,
-                   "Clips, calibrated models and results; a stopped run goes on from there")
-        ->default_str("out/quality/<table>");
+                   "References, calibrated models and results; a stopped run goes on from there")
+        ->default_str("out/" + app.get_name() + "/<table>");
     app.add_option("--json", options.json, "Write the figures here");
     app.add_option("--html", options.html, "Write a self-contained report here");
-    app.add_option("--figures", options.figures, "Charts of bench/replay to put into the report");
     app.add_option("--only", options.only, "Title of a group; may be given several times");
     app.add_option("--prompts", options.prompts, "Only the first of the table's prompts")
         ->check(CLI::PositiveNumber);
     app.add_option("--device", options.device, "Device number, UUID or part of its name");
     app.add_flag("--report-only", options.report_only,
                  "Measure nothing; report what earlier runs have left");
+}
+
+void add_quality_options(CLI::App& app, bench::QualityOptions& options) {
+    add_table_options(app, options);
+    app.add_option("--figures", options.figures, "Charts of bench/replay to put into the report");
 }
 
 void add_single_kernel_options(CLI::App& app, bench::KernelOptions& options) {
@@ -250,6 +256,7 @@ struct AllOptions {
     bench::IsaOptions isa;
     bench::VaeOptions vae;
     bench::QualityOptions quality;
+    bench::TableOptions velocity;
 };
 
 bool run_model(const AllOptions& o) {
@@ -258,11 +265,13 @@ bool run_model(const AllOptions& o) {
     return true;
 }
 
-bool measure_quality(bench::QualityOptions options) {
+/// The options with a work directory of their own where none is given.
+template <typename Options>
+Options with_work_directory(Options options, const char* subcommand) {
     if (options.work_directory.empty()) {
-        options.work_directory = std::filesystem::path("out/quality") / options.table.stem();
+        options.work_directory = std::filesystem::path("out") / subcommand / options.table.stem();
     }
-    return bench::run_quality(options);
+    return options;
 }
 
 std::vector<Command> add_commands(CLI::App& app, AllOptions& o) {
@@ -309,8 +318,14 @@ std::vector<Command> add_commands(CLI::App& app, AllOptions& o) {
     add_quality_options(
         *add("quality",
              "PSNR, SSIM and prompt accuracy of many configurations, as a table and a report",
-             [&] { return measure_quality(o.quality); }),
+             [&] { return bench::run_quality(with_work_directory(o.quality, "quality")); }),
         o.quality);
+    add_table_options(
+        *add("velocity",
+             "SNR of the transformer's predictions on given latents, row by row of a table; no "
+             "autoencoder runs",
+             [&] { return bench::run_velocity(with_work_directory(o.velocity, "velocity")); }),
+        o.velocity);
     return commands;
 }
 

@@ -3,14 +3,12 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <string>
 
+#include "ordered_json.hpp"
 #include "quantsparse/device.hpp"
 
 namespace quantsparse::bench {
-
-using Json = nlohmann::ordered_json;
 
 std::string bytes_text(std::uint64_t bytes);  ///< "12.3 MiB"
 

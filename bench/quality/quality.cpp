@@ -2,15 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <array>
-#include <cstdio>
 #include <fstream>
 #include <iterator>
-#include <memory>
-#include <optional>
 
 #include "html_report.hpp"
-#include "interrupt.hpp"
+#include "quality/clip_result.hpp"
+#include "quality/run_table.hpp"
 #include "quality/runner.hpp"
 #include "quantsparse/error.hpp"
 #include "report.hpp"
@@ -19,25 +16,6 @@ namespace quantsparse::bench {
 namespace fs = std::filesystem;
 namespace {
 
-/// The commit this was built from, as git tells it where the program runs; "unknown" elsewhere.
-std::string current_commit() {
-    std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen("git rev-parse --short HEAD 2>/dev/null", "r"),
-                                               pclose);
-    std::array<char, 64> line{};
-    if (!pipe || !std::fgets(line.data(), line.size(), pipe.get())) return "unknown";
-    std::string text = line.data();
-    while (!text.empty() && text.back() == '\n') text.pop_back();
-    return text;
-}
-
-/// What repeats the measurement.
-std::string command_line(const QualityOptions& options) {
-    std::string command = "quantsparse-bench quality --table " + options.table.generic_string();
-    if (options.prompts > 0) command += fmt::format(" --prompts {}", options.prompts);
-    for (const std::string& group : options.only) command += fmt::format(" --only \"{}\"", group);
-    return command;
-}
-
 /// A row's figures over its prompts.
 struct RowSummary {
     Estimate psnr, ssim, gmsd, seconds;
@@ -45,20 +23,25 @@ struct RowSummary {
     double right = 0;     ///< share of clips with colour, background, shape and motion as asked
 };
 
-Estimate over(const std::vector<ClipResult>& clips, double ClipResult::*value) {
-    std::vector<double> values;
-    for (const ClipResult& clip : clips) values.push_back(clip.*value);
-    return estimate(values);
+std::map<int, double> over(const ResultsFile::OfRow& results, double ClipResult::*value) {
+    std::map<int, double> values;
+    for (const auto& [prompt, result] : results) values[prompt] = clip_result_of(result).*value;
+    return values;
 }
 
-RowSummary summarise(const std::vector<ClipResult>& clips, const std::vector<ClipResult>& first) {
-    RowSummary s{over(clips, &ClipResult::psnr),  over(clips, &ClipResult::ssim),
-                 over(clips, &ClipResult::gmsd),  over(clips, &ClipResult::seconds),
-                 paired_difference(clips, first), 0};
-    for (const ClipResult& clip : clips) {
+RowSummary summarise(const ResultsFile::OfRow& results, const ResultsFile::OfRow& first) {
+    const auto psnr = over(results, &ClipResult::psnr);
+    RowSummary s{estimate(psnr),
+                 estimate(over(results, &ClipResult::ssim)),
+                 estimate(over(results, &ClipResult::gmsd)),
+                 estimate(over(results, &ClipResult::seconds)),
+                 paired_difference(psnr, over(first, &ClipResult::psnr)),
+                 0};
+    for (const auto& [prompt, result] : results) {
+        const ClipResult clip = clip_result_of(result);
         s.right += clip.colour && clip.background && clip.shape && clip.motion;
     }
-    if (!clips.empty()) s.right /= static_cast<double>(clips.size());
+    if (!results.empty()) s.right /= static_cast<double>(results.size());
     return s;
 }
 
@@ -132,12 +115,7 @@ class Report {
     Report(const QualityTable& table, const QualityOptions& options, const ResultsFile& results,
            const std::string& device)
         : table_(table), options_(options), results_(results), html_(table.title) {
-        json_["title"] = table.title;
-        json_["device"] = device;
-        json_["commit"] = current_commit();
-        json_["command"] = command_line(options);
-        json_["settings"] = settings_text(table);
-        json_["prompts"] = table.prompts;
+        json_ = report_head("quality", table, options, device);
         for (const auto& [name, flags] : table.models) json_["models"][name] = joined(flags);
         html_.paragraph(
             fmt::format("{}; commit {}; {}; {} prompts. PSNR, SSIM and GMSD are against "
@@ -173,7 +151,7 @@ class Report {
         Json rows = Json::array();
         std::vector<std::vector<std::string>> cells;
         Series curve{"PSNR", {}, {}, {}};
-        const auto first = results_.of(group.rows.front().identity());
+        const auto& first = results_.of(group.rows.front().identity());
         for (const QualityRow& row : group.rows) {
             const RowSummary s = summarise(results_.of(row.identity()), first);
             rows.push_back(row_json(row, s));
@@ -208,27 +186,31 @@ class Report {
     Json json_;
 };
 
+/// A group that says how it is measured belongs to `velocity`.
+void require_clips(const QualityTable& table) {
+    for (const QualityGroup& group : table.groups) {
+        if (!group.measure.empty() || !group.settings.empty() || !group.against.empty()) {
+            throw Error(ErrorCode::bad_file,
+                        fmt::format("group '{}' is for `velocity`, not for `quality`: use that, or "
+                                    "take out measure, settings and against",
+                                    group.title));
+        }
+    }
+}
+
 }  // namespace
 
 bool run_quality(const QualityOptions& options) {
-    const QualityTable table = selected(read_quality_table(options.table), options);
-    fs::create_directories(options.work_directory);
-    ResultsFile results(options.work_directory / "results.jsonl", settings_text(table));
-    DeviceOptions device_options;
-    device_options.selector = options.device;
-    Device device(device_options);
-    video::watch_for_interrupts();
-    const bool complete =
-        options.report_only || measure(table, options.work_directory, device, results);
-    Report(table, options, results,
-           fmt::format("{}, {}, {} arithmetic", device.info().name, device.info().driver,
-                       arithmetic_name(device.arithmetic())))
-        .write();
-    if (!complete) {
-        fmt::print(stderr, "stopped; the same command goes on from '{}'\n",
-                   options.work_directory.string());
-    }
-    return complete;
+    TableRun run;
+    run.check = require_clips;
+    run.measure = [&](const QualityTable& table, Device& device, ResultsFile& results) {
+        return measure(table, options.work_directory, device, results);
+    };
+    run.report = [&](const QualityTable& table, const ResultsFile& results,
+                     const std::string& device) {
+        Report(table, options, results, device).write();
+    };
+    return run_table(options, run);
 }
 
 }  // namespace quantsparse::bench

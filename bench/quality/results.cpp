@@ -6,32 +6,14 @@
 #include <fstream>
 
 #include "quantsparse/error.hpp"
-#include "report.hpp"
 
 namespace quantsparse::bench {
 namespace {
 
-Json to_json(const ClipResult& r) {
-    return {{"row", r.row},       {"prompt", r.prompt},
-            {"psnr", r.psnr},     {"ssim", r.ssim},
-            {"gmsd", r.gmsd},     {"seconds", r.seconds},
-            {"colour", r.colour}, {"background", r.background},
-            {"shape", r.shape},   {"motion", r.motion}};
-}
-
-ClipResult from_json(const Json& json) {
-    ClipResult r;
-    r.row = json.at("row").get<std::string>();
-    r.prompt = json.at("prompt").get<int>();
-    r.psnr = json.at("psnr").get<double>();
-    r.ssim = json.at("ssim").get<double>();
-    r.gmsd = json.at("gmsd").get<double>();
-    r.seconds = json.at("seconds").get<double>();
-    r.colour = json.at("colour").get<bool>();
-    r.background = json.at("background").get<bool>();
-    r.shape = json.at("shape").get<bool>();
-    r.motion = json.at("motion").get<bool>();
-    return r;
+std::string line_of(const std::string& row, int prompt, const Json& result) {
+    Json json{{"row", row}, {"prompt", prompt}};
+    json.update(result);
+    return json.dump() + '\n';
 }
 
 }  // namespace
@@ -46,15 +28,18 @@ ResultsFile::ResultsFile(std::filesystem::path file, const std::string& settings
         same = head.is_object() && head.value("settings", "") == settings;
     }
     while (same && std::getline(in, line)) {
-        const Json json = Json::parse(line, nullptr, false);
+        Json json = Json::parse(line, nullptr, false);
         if (!json.is_object()) break;  // the line a stopped run was writing
-        const ClipResult r = from_json(json);
-        results_[r.row][r.prompt] = r;
+        const std::string row = json.at("row").get<std::string>();
+        const int prompt = json.at("prompt").get<int>();
+        json.erase("row");
+        json.erase("prompt");
+        results_[row][prompt] = std::move(json);
     }
     std::ofstream out(file_, std::ios::trunc);
     out << Json{{"settings", settings}}.dump() << '\n';
     for (const auto& [row, prompts] : results_) {
-        for (const auto& [prompt, result] : prompts) out << to_json(result).dump() << '\n';
+        for (const auto& [prompt, result] : prompts) out << line_of(row, prompt, result);
     }
     out.flush();
     if (!out) {
@@ -64,15 +49,10 @@ ResultsFile::ResultsFile(std::filesystem::path file, const std::string& settings
     }
 }
 
-bool ResultsFile::has(const std::string& row, int prompt) const {
-    const auto found = results_.find(row);
-    return found != results_.end() && found->second.count(prompt) > 0;
-}
-
-void ResultsFile::add(const ClipResult& result) {
-    results_[result.row][result.prompt] = result;
+void ResultsFile::add(const std::string& row, int prompt, const Json& result) {
+    results_[row][prompt] = result;
     std::ofstream out(file_, std::ios::app);
-    out << to_json(result).dump() << '\n';
+    out << line_of(row, prompt, result);
     out.flush();
     if (!out) {
         throw Error(ErrorCode::io,
@@ -80,12 +60,10 @@ void ResultsFile::add(const ClipResult& result) {
     }
 }
 
-std::vector<ClipResult> ResultsFile::of(const std::string& row) const {
-    std::vector<ClipResult> out;
+const ResultsFile::OfRow& ResultsFile::of(const std::string& row) const {
+    static const OfRow kNone;
     const auto found = results_.find(row);
-    if (found == results_.end()) return out;
-    for (const auto& [prompt, result] : found->second) out.push_back(result);
-    return out;
+    return found == results_.end() ? kNone : found->second;
 }
 
 Estimate estimate(const std::vector<double>& values) {
@@ -99,13 +77,17 @@ Estimate estimate(const std::vector<double>& values) {
     return e;
 }
 
-Estimate paired_difference(const std::vector<ClipResult>& a, const std::vector<ClipResult>& b) {
-    std::map<int, double> other;
-    for (const ClipResult& r : b) other[r.prompt] = r.psnr;
+Estimate estimate(const std::map<int, double>& values) {
+    std::vector<double> all;
+    for (const auto& [prompt, value] : values) all.push_back(value);
+    return estimate(all);
+}
+
+Estimate paired_difference(const std::map<int, double>& a, const std::map<int, double>& b) {
     std::vector<double> differences;
-    for (const ClipResult& r : a) {
-        const auto found = other.find(r.prompt);
-        if (found != other.end()) differences.push_back(r.psnr - found->second);
+    for (const auto& [prompt, value] : a) {
+        const auto found = b.find(prompt);
+        if (found != b.end()) differences.push_back(value - found->second);
     }
     return estimate(differences);
 }

@@ -1,20 +1,18 @@
 #include "quality/runner.hpp"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <fstream>
 #include <iterator>
 #include <optional>
 #include <set>
 
 #include "interrupt.hpp"
-#include "options.hpp"
 #include "picture_metrics.hpp"
+#include "quality/clip_result.hpp"
+#include "quality/counter.hpp"
+#include "quality/models.hpp"
 #include "quality/shape_checker.hpp"
 #include "quantsparse/error.hpp"
 #include "quantsparse/pipeline.hpp"
@@ -30,66 +28,6 @@ constexpr int kStripFrames = 6;
 /// The clip of the unquantised model that the others of a prompt are compared with.
 fs::path reference_file(const fs::path& work_directory, int prompt) {
     return work_directory / kReference / fmt::format("{:03d}.rgb", prompt);
-}
-
-/// A row's command line, read by the very parser of quantsparse-video.
-video::Options parse_flags(const QualityTable& table, const fs::path& model, const QualityRow& row,
-                           int prompt) {
-    std::vector<std::string> words = {
-        "quantsparse-video",
-        "-m",
-        model.string(),
-        "-o",
-        "-",
-        "-p",
-        table.prompts[static_cast<std::size_t>(prompt)],
-        "--seed",
-        std::to_string(table.first_seed + static_cast<std::uint64_t>(prompt))};
-    words.insert(words.end(), table.settings.begin(), table.settings.end());
-    words.insert(words.end(), row.flags.begin(), row.flags.end());
-    std::vector<char*> argv;
-    for (std::string& word : words) argv.push_back(word.data());
-    const video::ParseResult result =
-        video::parse_options(static_cast<int>(argv.size()), argv.data());
-    if (result.exit_code) {
-        throw Error(ErrorCode::invalid_argument,
-                    fmt::format("row '{}' has flags that quantsparse-video refuses: {}", row.name,
-                                joined(row.flags)));
-    }
-    return result.options;
-}
-
-/// Runs quantsparse-calibrate, which lies beside this program, unless its file is there already.
-fs::path calibrated_model(const QualityTable& table, const fs::path& work_directory,
-                          const std::string& name) {
-    if (name.empty()) return table.model;
-    const fs::path file = work_directory / (name + ".safetensors");
-    if (fs::exists(file)) return file;
-    const fs::path program =
-        fs::read_symlink("/proc/self/exe").parent_path() / "quantsparse-calibrate";
-    std::vector<std::string> words = {program.string(), "--model", table.model.string(), "--output",
-                                      file.string()};
-    const auto& flags = table.models.at(name);
-    words.insert(words.end(), flags.begin(), flags.end());
-    fmt::print(stderr, "calibrating {}: {}\n", name, joined(flags));
-    const fs::path log = work_directory / (name + ".log");
-    const pid_t child = fork();
-    if (child == 0) {
-        const int out = open(log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
-        dup2(out, STDOUT_FILENO);
-        dup2(out, STDERR_FILENO);
-        std::vector<char*> argv;
-        for (std::string& word : words) argv.push_back(word.data());
-        argv.push_back(nullptr);
-        execv(program.c_str(), argv.data());
-        _exit(127);
-    }
-    int status = 1;
-    if (child < 0 || waitpid(child, &status, 0) != child || status != 0) {
-        throw Error(ErrorCode::io,
-                    fmt::format("calibrating '{}' failed: see '{}'", name, log.string()));
-    }
-    return file;
 }
 
 void write_bytes(const fs::path& file, const std::vector<std::uint8_t>& bytes) {
@@ -159,25 +97,6 @@ ClipResult compare(const Video& clip, std::span<const std::uint8_t> reference,
     return r;
 }
 
-/// Clips done of all, with the time left, on standard error.
-class Counter {
-  public:
-    explicit Counter(int total) : total_(total) {}
-    void done(const std::string& row, const ClipResult& r) {
-        ++done_;
-        const double elapsed =
-            std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-        const int left = static_cast<int>(elapsed * (total_ - done_) / done_);
-        fmt::print(stderr, "{}/{} {} prompt {}: {:.2f} dB, {:.1f} s; {}:{:02d} left\n", done_,
-                   total_, row, r.prompt, r.psnr, r.seconds, left / 60, left % 60);
-    }
-
-  private:
-    int total_;
-    int done_ = 0;
-    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
-
 /// One row's missing clips.
 class RowRunner {
   public:
@@ -203,7 +122,7 @@ class RowRunner {
   private:
     bool run_prompt(const QualityRow& row, const std::string& identity, int prompt) {
         open(row.model);
-        const video::Options options = parse_flags(table_, model_, row, prompt);
+        const video::Options options = row_options(table_, model_, table_.settings, row, prompt);
         GenerationCallbacks callbacks;
         callbacks.progress = [](const Progress&) { return !video::interrupted(); };
         const std::optional<Video> clip = pipeline_->generate(options.generation, callbacks);
@@ -212,14 +131,13 @@ class RowRunner {
         if (identity == kReference) write_bytes(reference, clip->rgb);
         ClipResult result =
             compare(*clip, read_bytes(reference), table_.prompts[static_cast<std::size_t>(prompt)]);
-        result.row = identity;
-        result.prompt = prompt;
         for (const StageTime& stage : pipeline_->stage_times()) {
             if (stage.stage == "denoise") result.seconds = stage.seconds;
         }
         if (prompt < kStrips) write_strip(strip_file(work_directory_, identity, prompt), *clip);
-        results_.add(result);
-        counter_.done(row.name, result);
+        results_.add(identity, prompt, to_json(result));
+        counter_.done(row.name, prompt,
+                      fmt::format("{:.2f} dB, {:.1f} s", result.psnr, result.seconds));
         return true;
     }
 
@@ -255,28 +173,6 @@ std::vector<QualityRow> distinct_rows(const QualityTable& table) {
 }
 
 }  // namespace
-
-QualityTable selected(QualityTable table, const QualityOptions& options) {
-    if (options.prompts > 0 && options.prompts < static_cast<int>(table.prompts.size())) {
-        table.prompts.resize(static_cast<std::size_t>(options.prompts));
-    }
-    if (!options.only.empty()) {
-        std::erase_if(table.groups, [&](const QualityGroup& group) {
-            return std::find(options.only.begin(), options.only.end(), group.title) ==
-                   options.only.end();
-        });
-        if (table.groups.empty()) {
-            throw Error(ErrorCode::invalid_argument,
-                        fmt::format("the table has no group '{}'", options.only.front()));
-        }
-    }
-    return table;
-}
-
-std::string settings_text(const QualityTable& table) {
-    return fmt::format("{} {} seed {}", table.model.string(), joined(table.settings),
-                       table.first_seed);
-}
 
 fs::path strip_file(const fs::path& work_directory, const std::string& identity, int prompt) {
     std::string name = identity;

@@ -1,20 +1,14 @@
 // Generates the clips of a quality table and measures them; knows nothing of reports.
 #pragma once
 
-#include <functional>
+#include <filesystem>
+#include <string>
 
-#include "quality/quality.hpp"
 #include "quality/results.hpp"
 #include "quality/table.hpp"
 #include "quantsparse/device.hpp"
 
 namespace quantsparse::bench {
-
-/// The groups and prompts that the options leave of a table.
-QualityTable selected(QualityTable table, const QualityOptions& options);
-
-/// Everything that a stored result depends on apart from its row and prompt.
-std::string settings_text(const QualityTable& table);
 
 /// Where the film strip of a row's first prompts lies.
 std::filesystem::path strip_file(const std::filesystem::path& work_directory,

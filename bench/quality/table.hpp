@@ -1,14 +1,20 @@
-// A quality table: which configurations are compared, on which prompts, at what size. One JSON
-// file; bench/quality/tables/ holds ours.
+// A table of configurations that are compared: which ones, on which prompts, at what size. One JSON
+// file; bench/quality/tables/ holds ours. `quality` measures the clips, `velocity` what the
+// transformer predicts.
 //
 //   { "title": "...", "model": "samples/models/shapes-tiny",
-//     "settings": ["--size", "128x128", "--frames", "17", "--steps", "50"],   flags of
-//     quantsparse-video "prompts": ["...", ...], "first_seed": 100, prompt i has seed first_seed +
-//     i "models": {"w4a8": ["--preset", "full", "--weights", "4"]},             flags of
-//     quantsparse-calibrate "groups": [{"title": "Density", "expected": "falls slowly", "x":
-//     "density, %",
+//     // flags of quantsparse-video, those of the device too
+//     "settings": ["--size", "128x128", "--frames", "17", "--steps", "50"],
+//     // prompt i has seed first_seed + i
+//     "prompts": ["...", ...], "first_seed": 100,
+//     // flags of quantsparse-calibrate
+//     "models": {"w4a8": ["--preset", "full", "--weights", "4"]},
+//     "groups": [{"title": "Density", "expected": "falls slowly", "x": "density, %",
 //                 "rows": [{"name": "25 %", "x": 25, "model": "w4a8",
 //                           "flags": ["--attention", "sparse", "--density", "0.25"]}]}] }
+//
+// For `velocity` a group has more: "measure" (levels, path or latents), "settings" that are added
+// to the table's, and "against", the name of the row that the others are paired with.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +39,14 @@ struct QualityRow {
 struct QualityGroup {
     std::string title;
     std::string expected;
-    std::string x_label;  ///< with it the group is drawn as a curve
+    std::string x_label;                ///< with it the group is drawn as a curve
+    std::string measure;                ///< of `velocity`: "levels", "path", "latents" or not said
+    std::vector<std::string> settings;  ///< of `velocity`: flags beside the table's
+    std::string against;                ///< of `velocity`: a row's name; empty: the first
     std::vector<QualityRow> rows;
+
+    /// The row that differences are taken to.
+    const QualityRow& base() const;
 };
 
 struct QualityTable {
@@ -49,6 +61,25 @@ struct QualityTable {
 
 /// Throws Error(io) or Error(bad_file) with the file's name and what is wrong.
 QualityTable read_quality_table(const std::filesystem::path& file);
+
+/// What a run measures of a table, and where everything lies.
+struct TableOptions {
+    std::filesystem::path table;
+    std::filesystem::path
+        work_directory;          ///< references, calibrated models, results; kept for the next run
+    std::filesystem::path json;  ///< empty: not written
+    std::filesystem::path html;
+    std::vector<std::string> only;  ///< titles of groups; empty: all
+    int prompts = 0;                ///< 0: all of the table's
+    std::string device;
+    bool report_only = false;  ///< nothing is measured, the report is made from what there is
+};
+
+/// The groups and prompts that the options leave of a table.
+QualityTable selected(QualityTable table, const TableOptions& options);
+
+/// Everything that a stored result depends on apart from its row and prompt.
+std::string settings_text(const QualityTable& table);
 
 std::string joined(const std::vector<std::string>& words);
 

@@ -58,7 +58,7 @@ int band_beside_text(const TokenGrid& grid, int sink, double density, MaskMode m
 SparseSelfAttention::SparseSelfAttention(Program& program, const Shape& shape,
                                          const AttentionParameters& parameters, int layers,
                                          int branches, const std::vector<StepKind>& kinds)
-    : program_(program), shape_(shape), parameters_(parameters), layers_(layers) {
+    : program_(program), shape_(shape), parameters_(parameters) {
     const bool refreshes = contains(kinds, StepKind::refresh);
     if (!contains(kinds, StepKind::sparse) && !refreshes) return;
     const int tokens = shape.grid.tokens();
@@ -78,7 +78,7 @@ SparseSelfAttention::SparseSelfAttention(Program& program, const Shape& shape,
                                        tokens, shape.heads, shape.head_dim},
             parameters.dense_layers, layers, branches);
     }
-    for (int i = 0; i < layers * branches; ++i) {
+    for (int i = 0; i < layers; ++i) {
         head_types_.push_back(program.add(fmt::format("head_types.{}", i),
                                           static_cast<std::uint64_t>(shape.heads) * 4,
                                           program::Lifetime::persistent));
@@ -149,26 +149,27 @@ Matrix SparseSelfAttention::build_sparse(int layer, int branch, bool refresh,
     const Matrix out = first(results);
 
     kernels::TokenOrder order;
-    order.head_types = head_types_[static_cast<std::size_t>(branch * layers_ + layer)];
+    order.head_types = head_types_[static_cast<std::size_t>(layer)];
     order.frames = grid.frames;
     order.tokens_per_frame = grid.places;
     order.text_in_front = grid.text_in_front;
     order.first_frame_apart = parameters_.sink == Sink::frame0;
     // Types belong to the residuals, so they are decided when those are: at a refresh. Without
-    // refreshes every step decides anew.
-    const bool decides = refresh || parameters_.ssar == SsarMode::off;
+    // refreshes every step decides anew. The branch with the prompt runs first and decides for
+    // both: guidance amplifies errors that differ between the branches, not those they share.
+    const bool decides = branch == 0 && (refresh || parameters_.ssar == SsarMode::off);
+    const bool unordered = decides || (refresh && !one_pass);
+    if (unordered) split(operands, heads, {}, false);
     if (decides) {
-        split(operands, heads, {}, false);
         profile_heads(program_, "self_attn.profile", heads.q, heads.k, heads.v, dense.scale,
                       blocks_list_, order);
-        if (refresh && !one_pass) {
-            kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out,
-                               dense);
-        }
+    }
+    if (refresh && !one_pass) {
+        kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, dense);
     }
     if (refresh && !residuals_) return out;
 
-    split(operands, heads, order, decides);
+    split(operands, heads, order, unordered);
     kernels::AttentionOptions sparse = dense;
     sparse.blocks = &blocks_list_;
     sparse.order = order;

@@ -70,11 +70,10 @@ class SparseSelfAttention {
     Program& program_;
     Shape shape_;
     AttentionParameters parameters_;
-    int layers_;
     attention::BlockMask mask_;
     kernels::BlockList blocks_list_;
     kernels::BlockList complete_list_;  ///< of refreshes that compute both results in one pass
-    std::vector<Tensor> head_types_;    ///< uint32 [heads] for [branch, layer]
+    std::vector<Tensor> head_types_;    ///< uint32 [heads] of a layer, for all branches
     std::unique_ptr<attention::ResidualState> residuals_;
 };
 

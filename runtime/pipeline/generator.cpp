@@ -10,6 +10,7 @@
 #include "pipeline/checks.hpp"
 #include "pipeline/denoise.hpp"
 #include "pipeline/encode.hpp"
+#include "pipeline/model_summary.hpp"
 #include "pipeline/parameters.hpp"
 #include "pipeline/planning.hpp"
 #include "pipeline/progress.hpp"
@@ -26,28 +27,6 @@ using pipeline::LatentShape;
 using AdaptedModel = std::shared_ptr<const format::ModelBundle>;
 
 namespace {
-
-ModelSummary summary_of(const format::ModelBundle& bundle, const pipeline::Recipe& recipe) {
-    ModelSummary summary;
-    summary.architecture = bundle.architecture;
-    summary.quantization = bundle.quantization.name();
-    summary.warnings = bundle.warnings;
-    for (const pipeline::Expert& expert : recipe.experts) {
-        const format::LinearBytes bytes = format::linear_bytes(bundle.at(expert.role));
-        summary.transformer_linear_bytes += bytes.stored;
-        summary.transformer_linear_bf16_bytes += bytes.bf16;
-    }
-    const format::GenerationDefaults& defaults = bundle.defaults;
-    summary.native_width = defaults.native_width;
-    summary.native_height = defaults.native_height;
-    summary.native_frames = defaults.native_frames;
-    summary.fps = defaults.fps;
-    summary.default_steps = defaults.steps;
-    summary.default_guidance_scale = defaults.guidance_scale;
-    summary.default_flow_shift = defaults.flow_shift;
-    summary.default_sampler = defaults.sampler;
-    return summary;
-}
 
 format::ModelBundle open(const ModelFiles& files, const PipelineOptions& options,
                          const std::shared_ptr<format::RequantizationError>& error) {
@@ -73,7 +52,7 @@ struct Generator::Impl {
           geometry(format::clip_geometry(bundle.network(recipe.experts.front().role),
                                          bundle.network(recipe.vae))),
           tokenizers(recipe.texts.size()),
-          summary(summary_of(bundle, recipe)) {}
+          summary(pipeline::summary_of(bundle, recipe)) {}
 
     GenerationParameters resolve(const GenerationParameters& parameters) const {
         GenerationParameters p = pipeline::resolve(parameters, bundle.defaults, geometry);
@@ -193,6 +172,7 @@ class Generation {
     bool predict(pipeline::Denoiser& denoiser, int branch, int step, std::vector<float>& out);
     bool preview(int steps_done);
     std::optional<Video> decode();
+    Video with_latents(Video video);
 
     std::optional<pipeline::VaeTile> tile_for_previews() const;
     void begin_stage(const char* stage) {
@@ -237,7 +217,7 @@ std::optional<Video> Generation::run() {
     sampler_->start(latent_);
     preview_tile_ = tile_for_previews();
     if (!denoise()) return std::nullopt;
-    return decode();
+    return callbacks_.decode ? decode() : with_latents({});
 }
 
 /// What differs from what adapters were trained for, and what has no effect without guidance.
@@ -342,6 +322,7 @@ bool Generation::load_prompts(pipeline::Denoiser& denoiser, double guidance_scal
 }
 
 bool Generation::step(pipeline::Denoiser& denoiser, int step, double guidance_scale) {
+    if (callbacks_.before_step && !callbacks_.before_step(step, latent_)) return true;
     std::vector<std::vector<float>> predictions(static_cast<std::size_t>(branches_));
     for (int b = 0; b < branches_; ++b) {
         if (!predict(denoiser, b, step, predictions[static_cast<std::size_t>(b)])) return false;
@@ -350,6 +331,7 @@ bool Generation::step(pipeline::Denoiser& denoiser, int step, double guidance_sc
         sampling::apply_guidance(predictions[0], predictions[1],
                                  static_cast<float>(guidance_scale));
     }
+    if (callbacks_.predicted) callbacks_.predicted(step, predictions[0]);
     sampler_->step(latent_, predictions[0]);
     if (!reporter_.report(step + 1, *p_.steps, (step + 1.0) / *p_.steps)) return false;
     return preview(step + 1);
@@ -438,9 +420,13 @@ std::optional<Video> Generation::decode() {
     video.frames = decoded.frames;
     video.fps = model_.bundle.defaults.fps;
     video.rgb = pipeline::to_rgb8(decoded);
+    pipeline::require_picture(video);
+    return with_latents(std::move(video));
+}
+
+Video Generation::with_latents(Video video) {
     video.latents = std::move(latent_);
     video.latent_shape = {shape_.channels, shape_.frames, shape_.height, shape_.width};
-    pipeline::require_picture(video);
     return video;
 }
 

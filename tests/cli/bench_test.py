@@ -76,6 +76,52 @@ class BenchTest(CliTest):
         self.assertGreater(out["mean_db"], 20)
         self.assertIn("dB mean", text)
 
+    def velocity(self, groups: list[dict], *arguments):
+        """A run of a table with two prompts of six steps; the work directory stays between runs."""
+        table = self.folder / "table.json"
+        table.write_text(json.dumps({
+            "title": "test", "model": str(MODEL), "settings": ["--size", "96x96", "--frames", "9", "--steps", "6"],
+            "prompts": ["a red circle moves left on a black background", "a blue star grows on a white background"],
+            "groups": groups}))
+        return self.bench("velocity", "--table", table, "--work-dir", self.folder / "work", "--json",
+                          self.folder / "out.json", "--html", self.folder / "out.html", *arguments)
+
+    def test_velocities_of_rows_against_the_dense_run(self):
+        static = ["--attention", "sparse", "--density", "0.3", "--ssar", "off", "--dense-steps", "0"]
+        ssar = ["--attention", "sparse", "--density", "0.3", "--ssar", "first", "--refresh-interval", "2"]
+        groups = [{"title": "masks", "against": "dense",
+                   "rows": [{"name": "static", "flags": static}, {"name": "dense"}]},
+                  {"title": "residuals", "measure": "path",
+                   "rows": [{"name": "static", "flags": static}, {"name": "first", "flags": ssar}]},
+                  {"title": "clips", "measure": "latents",
+                   "rows": [{"name": "static", "flags": static}, {"name": "dense"}]}]
+        first = self.velocity(groups)
+        self.assert_done(first)
+        masks, residuals, clips = json.loads((self.folder / "out.json").read_text())["groups"]
+        static_row, dense = masks["rows"]
+        self.assertEqual(dense["snr_db"]["mean"], 120)
+        self.assertLess(static_row["snr_db"]["mean"], 40)
+        self.assertAlmostEqual(static_row["difference_db"]["mean"], static_row["snr_db"]["mean"] - 120)
+        self.assertEqual((static_row["prompts"], static_row["dense_layers"]), (2, 1))
+        self.assertLess(static_row["pairs"], dense["pairs"])
+        self.assertEqual(residuals["rows"][1]["steps"], [0, 1, 2, 3, 4, 5])
+        self.assertGreater(residuals["rows"][1]["difference_db"]["mean"], 3)
+        self.assertEqual(clips["rows"][1]["snr_db"]["mean"], 120)
+        self.assertIn("levels", (self.folder / "out.html").read_text())
+
+        again = self.velocity(groups)
+        self.assert_done(again)
+        self.assertEqual((again.stdout, again.stderr), (first.stdout, b""), "nothing is measured twice")
+
+    def test_velocities_that_could_not_be_compared_are_refused(self):
+        for measure, flags, word in (("levels", ["--attention", "sparse"], "path"),
+                                     ("path", ["--sampler", "euler"], "sampler")):
+            result = self.velocity([{"title": "g", "measure": measure, "rows": [{"name": "row", "flags": flags}]}])
+            self.assertNotEqual(result.returncode, 0)
+            self.assertIn(word, result.stderr.decode().splitlines()[-1])
+            quality = self.bench("quality", "--table", self.folder / "table.json", "--work-dir", self.folder / "clips")
+            self.assertIn("velocity", quality.stderr.decode())
+
     def test_wrong_usage(self):
         empty = self.folder / "input-empty"
         empty.mkdir()

@@ -2,6 +2,7 @@
 // its refresh a sparse step must give what dense attention gives, since nothing but the mask has
 // changed: that ties together the order of tokens, head types, block lists, state and correction.
 #include <fmt/format.h>
+#include <algorithm>
 #include <cmath>
 
 #include "pipeline/denoise.hpp"
@@ -130,6 +131,53 @@ TEST_F(SparseDitTest, StaticSparsityIsDenseWhereEverythingIsListed) {
     parameters.density = 0.3;
     const attention::StepSchedule some(parameters, std::vector<float>(2, 0.5f));
     EXPECT_GT(distance(run(&some, {0})[0], dense_[0]), 2e-2);
+}
+
+TEST_F(SparseDitTest, TheBranchWithThePromptDecidesTheTypesOfBothBranches) {
+    struct Run {
+        std::vector<AttentionLayer> layers;
+        std::uint64_t profiling = 0;  ///< dispatches
+    };
+    const attention::StepSchedule schedule(sparse(SsarMode::first, ResidualStorage::half),
+                                           std::vector<float>(4, 0.5f));
+    const auto other_context = random(6, transformer().network.geometry.text_width);
+    const auto run_branches = [&](int branches) {
+        Run result;
+        pipeline::StageOptions options;
+        options.profile = [&](const std::vector<program::OperationProfile>& operations) {
+            for (const auto& operation : operations) {
+                if (operation.name.find("self_attn.profile") != std::string::npos) {
+                    result.profiling += operation.calls;
+                }
+            }
+        };
+        pipeline::Denoiser denoiser(
+            device().internal(), transformer(),
+            pipeline::denoising_options(transformer(), {}, shape(), branches, false, &schedule),
+            options, &schedule);
+        for (int branch = 0; branch < branches; ++branch) {
+            denoiser.write("context", branch == 0 ? context_ : other_context);
+            denoiser.set_prompt(branch);
+        }
+        for (int step = 0; step < 4; ++step) {
+            denoiser.begin_step(step);
+            for (int branch = 0; branch < branches; ++branch) {
+                denoiser.predict(branch, latents_[step < 2 ? 0 : 1], step < 2 ? 800 : 600);
+            }
+        }
+        result.layers = denoiser.attention_layers();
+        return result;
+    };
+    const Run one = run_branches(1), two = run_branches(2);
+    EXPECT_GT(one.profiling, 0u);
+    EXPECT_EQ(two.profiling, one.profiling);
+    ASSERT_EQ(two.layers.size(), 2 * one.layers.size());
+    for (const AttentionLayer& layer : two.layers) {
+        const auto alone = std::find_if(one.layers.begin(), one.layers.end(),
+                                        [&](const auto& l) { return l.layer == layer.layer; });
+        EXPECT_EQ(layer.head_types, alone->head_types) << layer.layer << ", " << layer.branch;
+        EXPECT_EQ(layer.flips, alone->flips) << layer.layer << ", " << layer.branch;
+    }
 }
 
 TEST_F(SparseDitTest, AReusedStepAddsWhatTheBlocksLastAdded) {

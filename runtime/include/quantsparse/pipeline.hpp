@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -130,6 +131,14 @@ struct GenerationCallbacks {
     /// Called every `preview_interval` steps with the first frame as the clip is heading.
     std::function<void(const Picture&, int step)> preview;
     int preview_interval = 0;
+    /// Called before each step with its latent [z, f, h, w], which may be changed; returning false
+    /// leaves the step out: nothing is predicted and the latent stays. For measurements on given
+    /// latents.
+    std::function<bool(int step, std::span<float> latent)> before_step;
+    /// Called with what the transformer predicts of that latent (of a flow: the velocity), guidance
+    /// applied.
+    std::function<void(int step, std::span<const float> prediction)> predicted;
+    bool decode = true;  ///< false: no autoencoder runs, and the clip has latents alone
     /// Called once, before anything is allocated.
     std::function<void(const MemoryPlan&)> plan;
     /// Called with one line about something that was done differently from what was asked, for

@@ -1,0 +1,49 @@
+#include "velocity/row_facts.hpp"
+
+#include <algorithm>
+
+#include "attention/band.hpp"
+#include "format/clip_geometry.hpp"
+#include "format/model_bundle.hpp"
+#include "pipeline/recipes.hpp"
+
+namespace quantsparse::bench {
+namespace {
+
+/// Pairs that the mask shows, of all.
+double mask_density(const AttentionParameters& attention, int tokens, int places) {
+    const int sink = attention.sink == Sink::none ? 0 : places;
+    const int band = attention::band_width(tokens, sink, attention.density, attention.mask);
+    return static_cast<double>(attention::count_pairs(tokens, band, sink)) /
+           (static_cast<double>(tokens) * tokens);
+}
+
+}  // namespace
+
+RowFacts row_facts(const std::filesystem::path& model, const Generator& generator,
+                   const GenerationParameters& parameters) {
+    const GenerationParameters p = generator.resolve(parameters);
+    const format::ModelBundle bundle = format::open_model(model);
+    const pipeline::Recipe& recipe = pipeline::recipe_of(bundle.architecture);
+    const format::Network& transformer = bundle.network(recipe.experts.front().role);
+    RowFacts facts;
+    facts.layers = static_cast<int>(transformer.blocks.size());
+    facts.dense_layers = facts.layers;
+    const StepCounts steps = generator.step_counts(parameters);
+    const double all = steps.dense + steps.refresh + steps.sparse + steps.reused;
+    double sparse = 1;
+    if (p.attention.kind == AttentionKind::sparse) {
+        const auto geometry = format::clip_geometry(transformer, bundle.network(recipe.vae));
+        const auto latent = geometry.latent(*p.width, *p.height, *p.frames);
+        const int tokens = geometry.tokens(latent);
+        facts.dense_layers = std::min(p.attention.dense_layers, facts.layers);
+        const double density =
+            mask_density(p.attention, tokens, tokens / (latent[1] / geometry.patch[0]));
+        sparse = (facts.dense_layers + (facts.layers - facts.dense_layers) * density) /
+                 std::max(1, facts.layers);
+    }
+    facts.pairs = (steps.dense + steps.refresh + steps.sparse * sparse) / all;
+    return facts;
+}
+
+}  // namespace quantsparse::bench

@@ -1,0 +1,20 @@
+// What a row computes of self-attention, to be told beside its figures.
+#pragma once
+
+#include <filesystem>
+
+#include "quantsparse/pipeline.hpp"
+
+namespace quantsparse::bench {
+
+struct RowFacts {
+    int layers = 0;
+    int dense_layers = 0;  ///< whose attention is dense in every step
+    double pairs = 1;  ///< share of dense attention's query-key pairs, over all steps and layers
+};
+
+/// Of one clip. Refreshes count as dense steps, reused steps as none.
+RowFacts row_facts(const std::filesystem::path& model, const Generator& generator,
+                   const GenerationParameters& parameters);
+
+}  // namespace quantsparse::bench
