@@ -84,10 +84,16 @@ class Generate(CliTest):
                       ["--ssar", "third", "--residual", "half"], ["--ssar", "svd"],
                       ["--residual", "lowrank", "--ssar-rank", "4"],
                       ["--ssar-span", "adjacent", "--ssar-gain", "sigma"],
-                      ["--sink", "frame0"], ["--mask-granularity", "block"]):
+                      ["--sink", "frame0"], ["--mask-granularity", "block"],
+                      ["--mask", "topk", "--ssar", "off"], ["--mask", "topk", "--ssar", "first"]):
             self.clip(*long, "-o", "a.y4m", "--attention", "sparse", "--block-size", "32", *extra)
             clips.add((self.folder / "a.y4m").read_bytes())
-        self.assertEqual(len(clips), 10)
+        self.assertEqual(len(clips), 12)
+        for extra in (["--density", "1"], ["--top-p", "1"]):
+            self.clip(*long, "-o", "chosen/", "--attention", "sparse", "--mask", "topk", "--ssar",
+                      "off", *extra)
+            result = self.run_tool(COMPARE, "dense", "chosen", "--min-psnr", "90")
+            self.assertEqual(result.returncode, 0, result.stdout)
 
     def test_attention_in_8_bits(self) -> None:
         """Another arithmetic, nearly the same clip, in refreshes and between them."""
