@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "attention/block_mask.hpp"
+#include "attention/block_rule.hpp"
 #include "attention/step_schedule.hpp"
 #include "kernels/attention.hpp"
+#include "kernels/block_choice.hpp"
 #include "kernels/head_profile.hpp"
 #include "kernels/quantized_matmul.hpp"
 #include "kernels/residual.hpp"
@@ -273,6 +275,47 @@ KernelCase attention_path(int tokens, int heads, int head_dim, double density, i
     return c;
 }
 
+/// All of what attention costs under lists that the device makes for each head.
+KernelCase chosen_path(int tokens, int heads, int head_dim, double density, int block) {
+    tokens = tokens / 8 * 8;  // as those of the path that it is measured beside
+    const kernels::BlockRule rule =
+        attention::make_block_rule({tokens, 0, tokens, tokens / 8}, block, density, 0);
+    KernelCase c;
+    c.kind = "chosen";
+    c.name = fmt::format("{:.0f} % chosen attention path {} heads x {}, {} tokens", 100 * density,
+                         heads, head_dim, tokens);
+    c.operations = 4.0 * tokens * tokens * heads * head_dim * rule.density();
+    c.bytes = 28.0 * tokens * heads * head_dim;
+    c.dense = std::make_shared<KernelCase>(
+        attention_path(tokens, heads, head_dim, 1, block, AttentionProducts::full));
+    c.block_density = rule.density();
+    c.build = [=](Program& program) {
+        std::vector<kernels::HeadMatrix> operands;
+        for (const std::string matrix : {"q", "k", "v"}) {
+            const Matrix rows = kernels::add_matrix(program, matrix, tokens, heads * head_dim,
+                                                    Lifetime::persistent);
+            operands.push_back(
+                kernels::add_head_matrix(program, matrix + "_heads", heads, tokens, head_dim));
+            kernels::split_heads(program, "split", rows, operands.back());
+        }
+        const Matrix out =
+            kernels::add_matrix(program, "out", tokens, heads * head_dim, Lifetime::persistent);
+        kernels::AttentionOptions options;
+        options.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+        const program::Tensor choice = program.add("choice", rule.choice_bytes(heads));
+        const program::Tensor sight =
+            program.add("sight", kernels::sight_bytes(rule), Lifetime::persistent);
+        kernels::choose_blocks(program, "choose", operands[0], operands[1], options.scale, rule,
+                               choice);
+        const kernels::BlockList list =
+            kernels::list_blocks(program, "list", choice, heads, rule, sight);
+        options.blocks = &list;
+        kernels::attention(program, "attention", operands[0], operands[1], operands[2], out,
+                           options);
+    };
+    return c;
+}
+
 /// Attention at a refresh: under the mask and over all keys in one pass.
 KernelCase refresh_attention(int tokens, int heads, int head_dim, double density, int block,
                              AttentionProducts products) {
@@ -343,6 +386,7 @@ std::vector<KernelCase> kernel_cases(const std::vector<int>& tokens, double dens
         cases.push_back(dense_attention(m, 3, 64, AttentionProducts::full));
         cases.push_back(
             attention_path(m, path_heads, 128, density, block, AttentionProducts::full));
+        cases.push_back(chosen_path(m, path_heads, 128, density, block));
         if (limits.arithmetic != Arithmetic::matrix) {  // matrix units have no such kernel
             cases.push_back(
                 refresh_attention(m, path_heads, 128, density, block, AttentionProducts::full));

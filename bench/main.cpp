@@ -205,7 +205,7 @@ void add_single_kernel_options(CLI::App& app, bench::KernelOptions& options) {
     add_kernel_options(app, options);
     app.add_option("--only", options.only, "Only these kinds")
         ->check(CLI::IsMember(
-            {"gemm", "quantize", "norm", "residual", "attention", "sparse", "refresh"}));
+            {"gemm", "quantize", "norm", "residual", "attention", "sparse", "chosen", "refresh"}));
     app.add_flag("--int8", options.codes,
                  "Attention in 8 bits (--attention-arithmetic int8-qk, int8) beside it, too");
     app.add_option("--tokens", options.tokens, "Rows of the activations")

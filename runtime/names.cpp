@@ -68,7 +68,8 @@ std::span<const Word<AttentionProducts>> words_of() {
 
 template <>
 std::span<const Word<MaskMode>> words_of() {
-    static constexpr Word<MaskMode> kWords[] = {{"exact", MaskMode::exact}, {"svg", MaskMode::svg}};
+    static constexpr Word<MaskMode> kWords[] = {
+        {"exact", MaskMode::exact}, {"svg", MaskMode::svg}, {"topk", MaskMode::topk}};
     return kWords;
 }
 

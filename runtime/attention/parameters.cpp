@@ -19,6 +19,15 @@ void check(const AttentionParameters& a) {
         fail("block_size",
              fmt::format("blocks of {} tokens can't be run: choose 32, 64 or 128", block));
     }
+    if (!(a.top_p >= 0 && a.top_p <= 1)) {
+        fail("top_p",
+             fmt::format("a share of {} of the softmax makes no sense: choose 0 to 1", a.top_p));
+    }
+    if (a.top_p > 0 && a.mask != MaskMode::topk) {
+        fail("top_p",
+             "only the mask topk chooses blocks by their share of the softmax: leave this "
+             "out or choose that mask");
+    }
     if (a.ssar_rank < 1 || a.ssar_rank > attention::kMaxRank) {
         fail("ssar_rank",
              fmt::format("rank {} can't be run: choose 1 to {}", a.ssar_rank, attention::kMaxRank));
@@ -41,6 +50,12 @@ void check(const AttentionParameters& a) {
     if (a.residual == ResidualStorage::low_rank && higher) {
         fail("residual",
              "low-rank residuals hold no history: use the correction first or svd with them");
+    }
+    if (a.kind == AttentionKind::sparse && a.mask == MaskMode::topk &&
+        (higher || a.ssar == SsarMode::svd)) {
+        fail("ssar",
+             "the mask topk is another one after each refresh, so the residuals of two refreshes "
+             "have no difference that lasts: use the correction first, or none or off");
     }
     if (a.ssar == SsarMode::third && a.ssar_span == SsarSpan::adjacent) {
         fail("ssar_span", "third order needs evenly spaced references: use the span refs with it");

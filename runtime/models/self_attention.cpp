@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention/block_rule.hpp"
 #include "kernels/attention.hpp"
 #include "kernels/copy.hpp"
 #include "kernels/head_profile.hpp"
@@ -61,23 +62,18 @@ SparseSelfAttention::SparseSelfAttention(Program& program, const Shape& shape,
     : program_(program), shape_(shape), parameters_(parameters) {
     const bool refreshes = contains(kinds, StepKind::refresh);
     if (!contains(kinds, StepKind::sparse) && !refreshes) return;
-    const int tokens = shape.grid.tokens();
-    mask_ = attention::make_block_mask(
-        sight_of(shape.grid, parameters),
-        parameters.block_size.value_or(kernels::default_block(program.limits(), tokens)),
-        parameters.granularity);
-    blocks_list_ = attention::declare_block_list(program, "mask", mask_);
     if (corrects(parameters)) {
-        if (refreshes) {
-            complete_list_ = attention::declare_block_list(program, "complete_mask",
-                                                           attention::complete_list(mask_));
-        }
         residuals_ = std::make_unique<attention::ResidualState>(
             program,
             attention::ResidualOptions{parameters.ssar, parameters.residual, parameters.ssar_rank,
-                                       tokens, shape.heads, shape.head_dim},
+                                       shape.grid.tokens(), shape.heads, shape.head_dim},
             parameters.dense_layers, layers, branches);
     }
+    if (parameters.mask == MaskMode::topk) {
+        declare_choices(layers);
+        return;
+    }
+    declare_band(refreshes);
     for (int i = 0; i < layers; ++i) {
         head_types_.push_back(program.add(fmt::format("head_types.{}", i),
                                           static_cast<std::uint64_t>(shape.heads) * 4,
@@ -85,9 +81,45 @@ SparseSelfAttention::SparseSelfAttention(Program& program, const Shape& shape,
     }
 }
 
+void SparseSelfAttention::declare_band(bool refreshes) {
+    const int block = parameters_.block_size.value_or(
+        kernels::default_block(program_.limits(), shape_.grid.tokens()));
+    mask_ = attention::make_block_mask(sight_of(shape_.grid, parameters_), block,
+                                       parameters_.granularity);
+    blocks_list_ = attention::declare_block_list(program_, "mask", mask_);
+    if (residuals_ && refreshes) {
+        complete_list_ = attention::declare_block_list(program_, "complete_mask",
+                                                       attention::complete_list(mask_));
+    }
+}
+
+void SparseSelfAttention::declare_choices(int layers) {
+    const TokenGrid& grid = shape_.grid;
+    const int begin = grid.text_in_front;
+    rule_ = attention::make_block_rule(
+        {grid.tokens(), begin, begin + grid.grid(),
+         parameters_.sink == Sink::none ? 0 : grid.places},
+        parameters_.block_size.value_or(kernels::default_block(program_.limits(), grid.tokens())),
+        parameters_.density, parameters_.top_p);
+    sight_ =
+        program_.add("choice.sight", kernels::sight_bytes(*rule_), program::Lifetime::persistent);
+    for (int layer = 0; layer < layers; ++layer) {
+        choices_.push_back(program_.add(fmt::format("choice.{}", layer),
+                                        rule_->choice_bytes(shape_.heads),
+                                        program::Lifetime::persistent));
+    }
+}
+
+kernels::BlockList SparseSelfAttention::chosen_list(int layer, bool complete) {
+    return list_blocks(program_, "self_attn.list", choices_[static_cast<std::size_t>(layer)],
+                       shape_.heads, *rule_, sight_, complete);
+}
+
 void SparseSelfAttention::reset(program::Executor& executor) const {
     if (residuals_) residuals_->reset(executor);
     for (const Tensor types : head_types_) executor.clear(types);
+    for (const Tensor choice : choices_) executor.clear(choice);
+    if (sight_.valid()) executor.clear(sight_);
     if (blocks_list_.row_ptr.valid()) write_block_list(executor, blocks_list_, mask_);
     if (complete_list_.row_ptr.valid()) {
         write_block_list(executor, complete_list_, attention::complete_list(mask_));
@@ -143,13 +175,13 @@ Matrix SparseSelfAttention::build_sparse(int layer, int branch, bool refresh,
     const auto first = [&](const Matrix& m) { return m.slice(0, tokens); };
     const auto second = [&](const Matrix& m) { return m.slice(m.rows - tokens, tokens); };
     const bool one_pass =
-        refresh && residuals_ && parameters_.sink != Sink::frame0 &&
+        refresh && residuals_ && (rule_ || parameters_.sink != Sink::frame0) &&
         kernels::attends_both(program_, first(both), second(both), parameters_.products);
     const Matrix results = add_matrix(program_, "self_attn", one_pass ? both.rows : tokens, width);
     const Matrix out = first(results);
 
     kernels::TokenOrder order;
-    order.head_types = head_types_[static_cast<std::size_t>(layer)];
+    if (!rule_) order.head_types = head_types_[static_cast<std::size_t>(layer)];
     order.frames = grid.frames;
     order.tokens_per_frame = grid.places;
     order.text_in_front = grid.text_in_front;
@@ -161,17 +193,26 @@ Matrix SparseSelfAttention::build_sparse(int layer, int branch, bool refresh,
     const bool unordered = decides || (refresh && !one_pass);
     if (unordered) split(operands, heads, {}, false);
     if (decides) {
-        profile_heads(program_, "self_attn.profile", heads.q, heads.k, heads.v, dense.scale,
-                      blocks_list_, order);
+        if (rule_) {
+            choose_blocks(program_, "self_attn.choose", heads.q, heads.k, dense.scale, *rule_,
+                          choices_[static_cast<std::size_t>(layer)]);
+        } else {
+            profile_heads(program_, "self_attn.profile", heads.q, heads.k, heads.v, dense.scale,
+                          blocks_list_, order);
+        }
     }
     if (refresh && !one_pass) {
         kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, dense);
     }
     if (refresh && !residuals_) return out;
 
-    split(operands, heads, order, unordered);
+    // Chosen blocks are of tokens as they stand.
+    if (!rule_ || !unordered) split(operands, heads, order, unordered);
+    const kernels::BlockList list = rule_      ? chosen_list(layer, one_pass)
+                                    : one_pass ? complete_list_
+                                               : blocks_list_;
     kernels::AttentionOptions sparse = dense;
-    sparse.blocks = &blocks_list_;
+    sparse.blocks = &list;
     sparse.order = order;
     if (!refresh) {
         if (residuals_) sparse.residual = &residuals_->at(layer, branch);
@@ -181,7 +222,6 @@ Matrix SparseSelfAttention::build_sparse(int layer, int branch, bool refresh,
     const Matrix masked =
         one_pass ? second(results) : add_matrix(program_, "self_attn.masked", tokens, width);
     if (one_pass) {
-        sparse.blocks = &complete_list_;
         sparse.masked = &masked;
         kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, sparse);
     } else {

@@ -3,12 +3,14 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "attention/block_mask.hpp"
 #include "attention/residual_state.hpp"
 #include "attention/step_schedule.hpp"
+#include "kernels/block_choice.hpp"
 #include "kernels/rows.hpp"
 #include "models/weights.hpp"
 
@@ -64,6 +66,10 @@ class SparseSelfAttention {
 
     void split(const Operands& operands, const Heads& heads, const kernels::TokenOrder& order,
                bool only_temporal);
+    void declare_band(bool refreshes);
+    void declare_choices(int layers);
+    /// The lists of a layer whose blocks are chosen on the device.
+    kernels::BlockList chosen_list(int layer, bool complete);
     Matrix build_sparse(int layer, int branch, bool refresh, const Operands& operands,
                         const Heads& heads);
 
@@ -74,6 +80,9 @@ class SparseSelfAttention {
     kernels::BlockList blocks_list_;
     kernels::BlockList complete_list_;  ///< of refreshes that compute both results in one pass
     std::vector<Tensor> head_types_;    ///< uint32 [heads] of a layer, for all branches
+    std::optional<kernels::BlockRule> rule_;  ///< of MaskMode::topk, which has no types
+    std::vector<Tensor> choices_;             ///< of each layer, shared by the branches
+    Tensor sight_;                            ///< of the chosen lists
     std::unique_ptr<attention::ResidualState> residuals_;
 };
 

@@ -214,8 +214,12 @@ void CommandLine::add_attention() {
     add("--block-size", attention.block_size,
         "tokens of a block of the mask; default 64, on CPU drivers 32, with matrix units 128 from "
         "4,096 tokens on");
-    choice("--mask", attention.mask,
-           "exact counts the first frame into the density; default: exact");
+    choice(
+        "--mask", attention.mask,
+        "exact counts the first frame into the density of the band; topk chooses blocks for each "
+        "head by their mean queries and keys; default: exact");
+    add("--top-p", attention.top_p,
+        "of topk: more blocks, until they hold this share of their row's softmax; default 0: off");
     choice("--mask-granularity", attention.granularity,
            "block computes blocks on the mask's edge whole; default: token");
     choice("--sink", attention.sink,

@@ -32,6 +32,7 @@ Json attention_record(const AttentionParameters& a) {
                    {"mask", word_of(a.mask)},        {"granularity", word_of(a.granularity)},
                    {"sink", word_of(a.sink)},        {"dense_steps", *a.dense_steps},
                    {"dense_layers", a.dense_layers}, {"ssar", word_of(a.ssar)}};
+    if (a.top_p > 0) record["top_p"] = a.top_p;
     if (a.ssar != SsarMode::off) {
         record["refresh_interval"] = a.refresh_interval;
     }

@@ -89,6 +89,20 @@ class Generate(CliTest):
             clips.add((self.folder / "a.y4m").read_bytes())
         self.assertEqual(len(clips), 10)
 
+    def test_chosen_blocks(self) -> None:
+        """Six blocks: fewer change the clip, all are dense attention."""
+        command = ["--size", "96x96", "--frames", "17", "--steps", "2", "--refresh-interval", "2",
+                   "--dense-steps", "0", "--progress", "none"]
+        chosen = ["--attention", "sparse", "--mask", "topk", "--sink", "none", "--ssar"]
+        self.clip(*command, "-o", "dense/")
+        self.clip(*command, "-o", "all/", *chosen, "off", "--top-p", "1")
+        result = self.run_tool(COMPARE, "dense", "all", "--min-psnr", "90")
+        self.assertEqual(result.returncode, 0, result.stdout)
+        for mode in ("off", "first"):
+            self.clip(*command, "-o", f"{mode}/", *chosen, mode)
+            result = self.run_tool(COMPARE, "dense", mode, "--min-psnr", "90")
+            self.assertNotEqual(result.returncode, 0, result.stdout)
+
     def test_attention_in_8_bits(self) -> None:
         """Another arithmetic, nearly the same clip, in refreshes and between them."""
         clips = set()

@@ -180,6 +180,38 @@ TEST_F(SparseDitTest, TheBranchWithThePromptDecidesTheTypesOfBothBranches) {
     }
 }
 
+TEST_F(SparseDitTest, BlocksChosenAtARefreshServeUntilTheNext) {
+    for (const double top_p : {0.0, 0.6}) {
+        auto parameters = sparse(SsarMode::first, ResidualStorage::half);
+        parameters.mask = MaskMode::topk;
+        parameters.top_p = top_p;
+        const attention::StepSchedule schedule(parameters, std::vector<float>(4, 0.5f));
+        const auto v = run(&schedule, {0, 0, 1, 1});
+        for (const std::size_t i : {0u, 1u, 2u, 3u}) {
+            EXPECT_LT(distance(v[i], dense_[i / 2]), i % 2 ? 2e-3 : 1e-5) << i << ", " << top_p;
+        }
+        parameters.ssar = SsarMode::none;
+        const attention::StepSchedule without(parameters, std::vector<float>(2, 0.5f));
+        EXPECT_GT(distance(run(&without, {0, 0})[1], dense_[0]), 1e-2) << "the correction's work";
+    }
+}
+
+TEST_F(SparseDitTest, ChosenBlocksWithoutCorrectionAreDenseWhereAllAre) {
+    auto parameters = sparse(SsarMode::off, ResidualStorage::half);
+    parameters.dense_steps = 0;
+    parameters.mask = MaskMode::topk;
+    parameters.density = 1;
+    const attention::StepSchedule all(parameters, std::vector<float>(2, 0.5f));
+    EXPECT_LT(distance(run(&all, {0})[0], dense_[0]), 1e-6);
+    parameters.density = 0.2;
+    parameters.top_p = 1;
+    const attention::StepSchedule by_share(parameters, std::vector<float>(2, 0.5f));
+    EXPECT_LT(distance(run(&by_share, {0})[0], dense_[0]), 1e-6);
+    parameters.top_p = 0;
+    const attention::StepSchedule some(parameters, std::vector<float>(2, 0.5f));
+    EXPECT_GT(distance(run(&some, {0})[0], dense_[0]), 1e-2);
+}
+
 TEST_F(SparseDitTest, AReusedStepAddsWhatTheBlocksLastAdded) {
     AttentionParameters parameters;
     const std::vector<float> sigmas(4, 0.5f);

@@ -18,9 +18,11 @@ enum class AttentionProducts {
     int8,     ///< the probabilities and v as well, v with a scale for each column
 };
 
-/// How the band's width follows from the density: `exact` counts the first frame's columns, `svg`
-/// is SparseVideoGen's own formula, which comes out denser than asked.
-enum class MaskMode { exact, svg };
+/// Which pairs are computed. `exact` and `svg`: a band around the diagonal, the same in all heads;
+/// its width counts the first frame's columns into the density, or is SparseVideoGen's own formula,
+/// which comes out denser than asked. `topk`: in each head and row of blocks those blocks of keys
+/// whose mean scores highest with the mean query, chosen on the device from the present q and k.
+enum class MaskMode { exact, svg, topk };
 
 /// Which keys every query sees beside its band. Temporal heads hold tokens place by place: `frame`
 /// gives them as many first places over all frames, as SparseVideoGen does, `frame0` the first
@@ -61,6 +63,7 @@ struct AttentionParameters {
     /// 128 from 4,096 tokens on.
     std::optional<int> block_size;
     MaskMode mask = MaskMode::exact;
+    double top_p = 0;  ///< topk: more blocks, until they hold so much of the row's softmax; 0: off
     MaskGranularity granularity = MaskGranularity::token;
     Sink sink = Sink::frame;
     SsarMode ssar = SsarMode::svd;
