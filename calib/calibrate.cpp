@@ -64,6 +64,7 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
     const auto method = method_of(options);
     const auto& learning = options.learning;
     json settings = {{"preset", options.preset},
+                     {"rounding", name_of(method.rounding)},
                      {"rotation", name_of(method.rotation)},
                      {"scale", name_of(method.scale)},
                      {"correct_bias", method.correct_bias}};
@@ -73,16 +74,18 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
                                 learning.epochs,
                                 learning.rate,
                                 learning.quantizer_rate,
-                                learning.rotation_block,
+                                learned_rotation_block(options),
                                 learning.stride,
                                 learning.salient_count,
                                 learning.lambda_global,
                                 learning.lambda_local,
                                 learning.balance,
                                 static_cast<int>(learning.saliency),
-                                static_cast<int>(learning.inputs),
                                 static_cast<int>(learning.attention),
                                 learning.density};
+    }
+    if (training_count(options) > 0) {
+        settings["inputs"] = static_cast<int>(block_inputs(options));
     }
     json networks;
     for (const auto& [role, component] : model.components) {
@@ -216,7 +219,7 @@ void check_options(const CalibrationOptions& options) {
     if (method.learns) {
         const auto& learning = options.learning;
         check_range("--epochs", learning.epochs, 1, 10000);
-        check_range("--rotation-block", learning.rotation_block, 4, 1024);
+        check_range("--rotation-block", learned_rotation_block(options), 4, 1024);
         check_range("--stride", learning.stride, 0, 1 << 20);
         check_range("--topk", learning.salient_count, 0, 1 << 20);
         if (!(learning.density > 0 && learning.density <= 1)) {
@@ -262,7 +265,7 @@ class BlockCalibrator {
   private:
     /// Searched, or learned from there.
     std::vector<QuantizedLinear> quantize(int block, const BlockWeights& weights,
-                                          BlockReport& report) const;
+                                          const BlockHessians& hessians, BlockReport& report) const;
 
     const format::Component& transformer_;
     std::unique_ptr<Transformer> network_;
@@ -273,16 +276,30 @@ class BlockCalibrator {
 };
 
 std::vector<QuantizedLinear> BlockCalibrator::quantize(int block, const BlockWeights& weights,
+                                                       const BlockHessians& hessians,
                                                        BlockReport& report) const {
-    auto linears = quantize_block(transformer_, block, collected_.activations, options_);
+    auto linears = quantize_block(transformer_, block, collected_.activations, hessians, options_);
     const auto method = method_of(options_);
     if (!method.learns) {
         return linears;
     }
     LearnableBlock learnable(weights, linears, method, options_);
+    const auto start = learnable.snapshot();
     report.learning = learn_block(*network_, weights, block, collected_.activations,
                                   collected_.samples, options_, learnable);
-    return learnable.fold(block, collected_.activations);
+    auto learned = learnable.fold(block, collected_.activations, hessians);
+    if (method.rounding == Rounding::nearest) {
+        return learned;
+    }
+    // Epochs were compared by what rounding to nearest makes of them.
+    const auto error_of = [&](const std::vector<QuantizedLinear>& candidate) {
+        return held_out_error(*network_, weights, QuantizedBlock(candidate, weights),
+                              collected_.samples, options_.threads);
+    };
+    learnable.restore(start);
+    linears = learnable.fold(block, collected_.activations, hessians);
+    report.learning.kept_start = error_of(linears) <= error_of(learned);
+    return report.learning.kept_start ? linears : learned;
 }
 
 std::uint64_t peak_memory() {
@@ -307,6 +324,7 @@ void print_block(int block, const CalibrationOptions& options, const BlockReport
             learning.best_epoch, options.learning.epochs,
             decibel(learning.best.output / learning.start.output), learning.lambda_global,
             learning.lambda_local);
+        line += learning.kept_start ? "; rounded, the start is better and kept" : "";
     }
     fmt::print(stderr, "{}; {:.1f} s, peak {:.0f} MB\n", line, report.seconds,
                static_cast<double>(report.peak_bytes) / 1e6);
@@ -336,16 +354,29 @@ fs::path BlockCalibrator::run(int block, CalibrationSummary& summary) {
     const auto path = block_path(folder_, block);
     BlockReport report;
     const auto weights = load_block_weights(transformer_, block);
+    const auto method = method_of(options_);
+    const auto inputs = block_inputs(options_);
     auto linears = load_block(path, fingerprint_);
+    std::vector<at::Tensor> exact_outputs;
     if (linears.empty()) {
-        linears = quantize(block, weights, report);
+        BlockObservation observed;
+        if (method.rounding == Rounding::gptq) {
+            observed =
+                observe_block(*network_, weights, collected_.samples, inputs, options_.threads);
+        }
+        if (inputs == BlockInputs::fp) {
+            exact_outputs = std::move(observed.outputs);
+        }
+        linears = quantize(block, weights, observed.hessians, report);
         save_block(path, linears, fingerprint_);
     } else {
         ++summary.resumed_blocks;
     }
     const QuantizedBlock quantized(linears, weights);
-    report.errors =
-        evaluate_and_advance(*network_, weights, quantized, options_.learning, collected_.samples);
+    const NeededStates needed{method.learns || inputs == BlockInputs::fp,
+                              inputs == BlockInputs::quantized};
+    report.errors = evaluate_and_advance(*network_, weights, quantized, options_.learning, needed,
+                                         exact_outputs, options_.threads, collected_.samples);
     report.seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     report.peak_bytes = peak_memory();

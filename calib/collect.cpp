@@ -135,16 +135,17 @@ std::vector<std::string> choose_prompts(const CalibrationOptions& options) {
 
 int training_count(const CalibrationOptions& options) {
     constexpr int kDefaultSamples = 20;
-    if (!method_of(options).learns) {
-        return 0;
+    const auto method = method_of(options);
+    if (method.learns && options.samples > 0) {
+        return options.samples;
     }
-    return options.samples > 0 ? options.samples : kDefaultSamples;
+    return method.learns || method.rounding == Rounding::gptq ? kDefaultSamples : 0;
 }
 
 int clip_count(const CalibrationOptions& options) {
     constexpr int kDefaultClips = 4;
-    if (const int training = training_count(options); training > 0) {
-        return std::max(1, (training + 3) / 4);
+    if (method_of(options).learns) {
+        return std::max(1, (training_count(options) + 3) / 4);
     }
     return options.samples > 0 ? options.samples : kDefaultClips;
 }

@@ -2,47 +2,14 @@
 
 #include <fmt/format.h>
 
-#include <atomic>
 #include <cmath>
-#include <exception>
-#include <mutex>
-#include <thread>
 
+#include "calib/parallel.hpp"
 #include "calib/registry.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::calib {
 namespace {
-
-/// Runs body(0) ... body(count - 1) on up to `threads` threads; rethrows the first exception.
-void in_parallel(std::size_t count, int threads, const std::function<void(std::size_t)>& body) {
-    std::atomic<std::size_t> next{0};
-    std::exception_ptr failure;
-    std::mutex failure_mutex;
-    const auto work = [&] {
-        const c10::InferenceMode no_gradients;  // belongs to a thread
-        try {
-            for (std::size_t index = next++; index < count; index = next++) {
-                body(index);
-            }
-        } catch (...) {
-            const std::lock_guard lock(failure_mutex);
-            failure = failure ? failure : std::current_exception();
-        }
-    };
-    std::vector<std::thread> workers;
-    for (std::size_t i = 1; i < std::min(count, static_cast<std::size_t>(std::max(threads, 1)));
-         ++i) {
-        workers.emplace_back(work);
-    }
-    work();
-    for (auto& worker : workers) {
-        worker.join();
-    }
-    if (failure) {
-        std::rethrow_exception(failure);
-    }
-}
 
 /// Of a transformer's linears in fp32.
 std::uint64_t linear_bytes(const format::Network& network) {
@@ -104,6 +71,7 @@ std::vector<at::Tensor> Forward::run(const std::vector<TransformerInput>& inputs
         }
         const BlockWeights& weights = cache_blocks_ ? cached_.at(block) : loaded;
         in_parallel(states.size(), threads_, [&](std::size_t index) {
+            const c10::InferenceMode no_gradients_here;  // belongs to a thread
             run_block(block, weights, states[index], index, observer);
         });
         if (after_block) {

@@ -39,6 +39,7 @@ class Reconstruction {
           samples_(samples),
           options_(options.learning),
           method_(method_of(options)),
+          inputs_(block_inputs(options)),
           learnable_(learnable) {
         random_.seed(options.seed * 1000003 + static_cast<std::uint64_t>(block));
         const at::NoGradGuard no_gradients;
@@ -55,7 +56,7 @@ class Reconstruction {
     Terms terms(std::size_t i) const {
         const auto& target = targets_[i];
         auto input = samples_.states[i];
-        if (options_.inputs == BlockInputs::quantized) {
+        if (inputs_ == BlockInputs::quantized) {
             input.x = samples_.quantized[i];
         }
         Terms terms;
@@ -165,6 +166,7 @@ class Reconstruction {
     const SampleSet& samples_;
     const LearningOptions& options_;
     const Method method_;
+    const BlockInputs inputs_;
     const LearnableBlock& learnable_;
     std::mt19937_64 random_;
     std::vector<Target> targets_;

@@ -21,6 +21,8 @@ struct LearningReport {
     double lambda_global = 0;  ///< in effect
     double lambda_local = 0;
     int best_epoch = 0;  ///< 0: the start
+    /// Rounded with error feedback, the start is better than the best epoch and is kept.
+    bool kept_start = false;
 };
 
 /// Learns from `samples`, which stand before the block; `learnable` holds the best epoch's

@@ -4,6 +4,7 @@
 
 #include "calib/fake_quant.hpp"
 #include "calib/orthogonal.hpp"
+#include "calib/progress.hpp"
 #include "calib/quantizers.hpp"
 #include "calib/tensors.hpp"
 #include "format/bit_packing.hpp"
@@ -86,7 +87,7 @@ LearnableBlock::LearnableGroup LearnableBlock::make_group(const format::LinearGr
     group.signs = head.rotation_signs;
     if (!group.signs.empty()) {
         const bool learned = method_.rotation == Rotation::learned;
-        const int b = learned ? rotation_block(k, options_.learning.rotation_block)
+        const int b = learned ? rotation_block(k, learned_rotation_block(options_))
                               : format::hadamard_block(k);
         group.start_rotation = signed_hadamard(group.signs, b);
         // Blocks that are no whole vectors can't be run; such a group keeps its signs.
@@ -239,43 +240,56 @@ void LearnableBlock::restore(const std::vector<at::Tensor>& values) {
 }
 
 std::vector<QuantizedLinear> LearnableBlock::fold(int block,
-                                                  const CollectedActivations& activations) {
+                                                  const CollectedActivations& activations,
+                                                  const BlockHessians& hessians) {
     const at::NoGradGuard no_gradients;
     refresh();
     std::vector<QuantizedLinear> result;
-    for (const auto& group : groups_) {
+    for (auto& group : groups_) {
         const auto scale = scale_of(group.log_scale.to(at::kDouble));
         const auto start =
             group.start_rotation.defined() ? group.start_rotation.to(at::kDouble) : at::Tensor();
         const auto rotation =
             group.skew.defined() ? cayley(start, group.skew.to(at::kDouble)) : start;
-        const auto& kept = activations.group(block, group.name);
-        const auto rows = from_vector(kept.rows).view({kept.row_count(), kept.width});
-        const auto outputs = project(group.name, rows);
-        for (std::size_t i = 0; i < group.linears.size(); ++i) {
-            const auto& source = group.linears[i];
-            auto linear = fold_linear(source, group, scale, rotation);
-            if (i == 0 && group.skew.defined()) {
+        const auto feedback =
+            group_feedback(group_of(*weights_.described, group.name), method_, hessians,
+                           to_vector(scale), rotation, options_.threads);
+        for (auto& source : group.linears) {
+            check_cancelled();
+            auto linear = fold_linear(source, group, scale, rotation, feedback);
+            if (&source == &group.linears.front() && group.skew.defined()) {
                 linear.rotation_block = static_cast<int>(rotation.size(1));
                 for (const float value : to_vector(rotation)) {
                     linear.rotation.push_back(format::half_from_float(value));
                 }
             }
-            if (i == 0 && group.clip.defined()) {
+            if (&source == &group.linears.front() && group.clip.defined()) {
                 linear.activation_clip = group.clip.item<float>();
             }
-            const auto exact = at::linear(rows, source.weight, source.bias);
-            linear.report.output_snr_db =
-                signal_to_noise_db(values_of(exact), values_of(outputs[i]));
             result.push_back(std::move(linear));
+        }
+    }
+    // Codes from error feedback shift the outputs by other means than those of learning did.
+    correct_biases(block, activations);
+    std::size_t index = 0;
+    for (const auto& group : groups_) {
+        const auto& kept = activations.group(block, group.name);
+        const auto rows = from_vector(kept.rows).view({kept.row_count(), kept.width});
+        const auto outputs = project(group.name, rows);
+        for (std::size_t i = 0; i < outputs.size(); ++i) {
+            const auto& source = group.linears[i];
+            auto& linear = result.at(index++);
+            linear.bias = to_vector(source.bias + source.shift);
+            linear.report.output_snr_db = signal_to_noise_db(
+                values_of(at::linear(rows, source.weight, source.bias)), values_of(outputs[i]));
         }
     }
     return result;
 }
 
-QuantizedLinear LearnableBlock::fold_linear(const LearnableLinear& source,
-                                            const LearnableGroup& group, const at::Tensor& scale,
-                                            const at::Tensor& rotation) const {
+QuantizedLinear LearnableBlock::fold_linear(LearnableLinear& source, const LearnableGroup& group,
+                                            const at::Tensor& scale, const at::Tensor& rotation,
+                                            const std::optional<ErrorFeedback>& feedback) const {
     QuantizedLinear linear;
     const int n = static_cast<int>(source.weight.size(0));
     const int k = static_cast<int>(source.weight.size(1));
@@ -288,17 +302,19 @@ QuantizedLinear LearnableBlock::fold_linear(const LearnableLinear& source,
     const auto transformed =
         to_vector(rotate_rows(effective_weight(source).to(at::kDouble) * scale, rotation));
     const auto gamma = to_vector(source.gamma_logit.sigmoid());
-    const auto quantized = format::quantize_weight(transformed, n, k, bits, gamma);
+    const auto quantized = feedback ? quantize_with_feedback(transformed, n, k, bits, gamma,
+                                                             *feedback, options_.threads)
+                                    : format::quantize_weight(transformed, n, k, bits, gamma);
+    const auto dequantized = dequantize(quantized, k);
+    source.quantized = from_vector(dequantized).view({n, k});
     linear.codes = format::pack_weight_codes(quantized.codes, n, k, bits);
     linear.scale = quantized.scale;
-    linear.bias = to_vector(source.bias + source.shift);
     linear.channel_scale = to_vector(scale);
     if (!group.skew.defined()) {
         linear.rotation_signs = group.signs;
     }
     linear.report.name = source.name;
-    linear.report.weight_snr_db =
-        signal_to_noise_db(transformed, fake_quantize_weight(transformed, n, k, bits, gamma));
+    linear.report.weight_snr_db = signal_to_noise_db(transformed, dequantized);
     linear.report.alpha = source.alpha;
     linear.report.mean_gamma =
         gamma.empty() ? 1.0 : at::mean(source.gamma_logit.sigmoid()).item<double>();

@@ -3,9 +3,11 @@
 // The weights themselves are not trained.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "calib/adamw.hpp"
+#include "calib/gptq.hpp"
 #include "calib/options.hpp"
 #include "calib/quantize_block.hpp"
 #include "calib/transformer.hpp"
@@ -33,8 +35,9 @@ class LearnableBlock {
     void restore(const std::vector<at::Tensor>& values);
 
     /// The linears as they are stored: rotations made orthogonal in fp64, the weights folded there,
-    /// then quantised.
-    std::vector<QuantizedLinear> fold(int block, const CollectedActivations& activations);
+    /// then rounded, and the biases corrected once more. `hessians` as for quantize_block().
+    std::vector<QuantizedLinear> fold(int block, const CollectedActivations& activations,
+                                      const BlockHessians& hessians);
 
   private:
     struct LearnableLinear {
@@ -63,8 +66,10 @@ class LearnableBlock {
                               const std::vector<QuantizedLinear>& start, std::size_t first) const;
     LearnableLinear make_linear(const std::string& short_name, const QuantizedLinear& start,
                                 const LearnableGroup& group) const;
-    QuantizedLinear fold_linear(const LearnableLinear& source, const LearnableGroup& group,
-                                const at::Tensor& scale, const at::Tensor& rotation) const;
+    /// Codes and scales; makes source.quantized what they stand for.
+    QuantizedLinear fold_linear(LearnableLinear& source, const LearnableGroup& group,
+                                const at::Tensor& scale, const at::Tensor& rotation,
+                                const std::optional<ErrorFeedback>& feedback) const;
     static at::Tensor effective_weight(const LearnableLinear& linear);
     std::vector<at::Tensor> learned() const;
 

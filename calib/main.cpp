@@ -164,6 +164,10 @@ void add_method_options(CLI::App& app, calib::CalibrationOptions& options) {
     auto& method = options.method;
     auto& learning = options.learning;
     auto* group = app.add_option_group("Method", "changes to the preset");
+    add_choice<std::optional<Rounding>, Rounding>(
+        group, "--rounding", method.rounding,
+        {{"nearest", Rounding::nearest}, {"gptq", Rounding::gptq}},
+        "of the weights: each to the nearest code, or each taking back the errors of those before");
     add_choice<std::optional<Rotation>, Rotation>(group, "--rotation", method.rotation,
                                                   {{"none", Rotation::none},
                                                    {"hadamard", Rotation::hadamard},
@@ -179,7 +183,7 @@ void add_method_options(CLI::App& app, calib::CalibrationOptions& options) {
     add_choice<std::optional<bool>, bool>(group, "--bias-correction", method.correct_bias,
                                           {{"on", true}, {"off", false}},
                                           "the mean output error goes into the bias");
-    auto* learn = app.add_option_group("Learning", "of the presets full and q-vdit");
+    auto* learn = app.add_option_group("Learning", "of the presets full, paper and q-vdit");
     add_choice<std::optional<Distillation>, Distillation>(
         learn, "--distill", method.distill,
         {{"none", Distillation::none},
@@ -192,10 +196,8 @@ void add_method_options(CLI::App& app, calib::CalibrationOptions& options) {
         ->capture_default_str();
     learn->add_option("--quantizer-rate", learning.quantizer_rate, "of clipping")
         ->capture_default_str();
-    learn
-        ->add_option("--rotation-block", learning.rotation_block,
-                     "largest block of learned rotations")
-        ->capture_default_str();
+    learn->add_option("--rotation-block", learning.rotation_block,
+                      "largest block of learned rotations (default: 128, paper 64)");
     learn->add_option("--stride", learning.stride,
                       "tokens pooled together (default: so that about 128 remain)");
     learn->add_option("--topk", learning.salient_count, "salient tokens (default: 1.5 %)");
@@ -211,11 +213,11 @@ void add_method_options(CLI::App& app, calib::CalibrationOptions& options) {
         learn, "--saliency", learning.saliency,
         {{"salient", Saliency::salient}, {"random", Saliency::random}},
         "rows that --distill local takes: of the most attended tokens (default) or any");
-    add_choice<BlockInputs, BlockInputs>(
+    add_choice<std::optional<BlockInputs>, BlockInputs>(
         learn, "--inputs", learning.inputs,
         {{"fp", BlockInputs::fp}, {"quantized", BlockInputs::quantized}},
-        fmt::format("what a block reads while it learns (default: {})",
-                    learning.inputs == BlockInputs::fp ? "fp" : "quantized"));
+        "what a block reads while it learns or is rounded with error feedback (default: quantized "
+        "where it learns, else fp)");
     add_choice<CalibAttention, CalibAttention>(
         learn, "--calib-attention", learning.attention,
         {{"dense", CalibAttention::dense}, {"sparse", CalibAttention::sparse}},

@@ -10,7 +10,9 @@ namespace quantsparse::calib {
 namespace {
 
 Method searched() {
-    return {};
+    Method method;
+    method.rounding = Rounding::gptq;
+    return method;
 }
 
 Method plain(Rotation rotation, ChannelScale scale) {
@@ -22,12 +24,27 @@ Method plain(Rotation rotation, ChannelScale scale) {
     return method;
 }
 
-Method full() {
+Method quarot() {
+    auto method = plain(Rotation::hadamard, ChannelScale::none);
+    method.rounding = Rounding::gptq;
+    method.clip_search = true;
+    return method;
+}
+
+Method paper() {
     Method method;
     method.rotation = Rotation::learned;
     method.scale = ChannelScale::learned;
     method.learns = true;
     method.distill = Distillation::msad;
+    return method;
+}
+
+/// The paper's, from all that fast finds: its rotation has blocks of 128 (format::hadamard_block).
+Method full() {
+    auto method = paper();
+    method.rounding = Rounding::gptq;
+    method.rotation_block = 128;
     return method;
 }
 
@@ -43,24 +60,27 @@ Method q_vdit() {
 }  // namespace
 
 std::span<const Preset> presets() {
-    static const std::array<Preset, 7> kPresets = {
+    static const std::array<Preset, 8> kPresets = {
         Preset{"fast",
-               "searched channel scale, Hadamard rotation, MSE clipping, bias correction; no "
-               "learning",
+               "searched channel scale, Hadamard rotation, MSE clipping, rounding with error "
+               "feedback, bias correction; no learning",
                searched()},
         Preset{"full",
-               "QuantSparse (arXiv 2509.23681): from the solution of fast, learned channel scale, "
-               "rotation and clipping per block with multi-scale salient attention distillation",
+               "from the solution of fast, channel scale, rotation and clipping learned per block "
+               "with multi-scale salient attention distillation, then rounding with error feedback",
                full()},
+        Preset{"paper",
+               "QuantSparse (arXiv 2509.23681) as published: what full learns, rounded to nearest",
+               paper()},
         Preset{"minmax", "absolute maxima, nothing else",
                plain(Rotation::none, ChannelScale::none)},
         Preset{"smoothquant",
                "SmoothQuant (arXiv 2211.10438): channel scale with alpha 0.5, absolute maxima",
                plain(Rotation::none, ChannelScale::smooth)},
         Preset{"quarot",
-               "QuaRot (arXiv 2404.00456): Hadamard rotation, round to nearest; in blocks of 128 "
-               "and on line, as a DiT needs; without its GPTQ",
-               plain(Rotation::hadamard, ChannelScale::none)},
+               "QuaRot (arXiv 2404.00456): Hadamard rotation, MSE clipping, GPTQ; in blocks of 128 "
+               "and on line, as a DiT needs",
+               quarot()},
         Preset{"vidit-q",
                "ViDiT-Q (arXiv 2406.02540): channel scale (alpha 0.5), Hadamard rotation, dynamic "
                "tokens; one range of timesteps, uniform bits, without its mixed precision",
@@ -79,6 +99,7 @@ Method method_of(const std::string& preset, const MethodOverrides& overrides, in
             continue;
         }
         auto method = candidate.method;
+        method.rounding = overrides.rounding.value_or(method.rounding);
         method.rotation = overrides.rotation.value_or(method.rotation);
         method.scale = overrides.scale.value_or(method.scale);
         method.distill = overrides.distill.value_or(method.distill);
@@ -97,6 +118,11 @@ Method method_of(const std::string& preset, const MethodOverrides& overrides, in
     }
     throw Error(ErrorCode::invalid_argument,
                 fmt::format("unknown preset '{}'; use one of {}", preset, names));
+}
+
+const char* name_of(Rounding rounding) {
+    constexpr std::array kNames = {"nearest", "gptq"};
+    return kNames.at(static_cast<std::size_t>(rounding));
 }
 
 const char* name_of(Rotation rotation) {

@@ -7,6 +7,7 @@
 
 namespace quantsparse::calib {
 
+enum class Rounding { nearest, gptq };
 enum class Rotation { none, hadamard, learned };
 enum class ChannelScale { none, smooth, search, learned };
 enum class Distillation { none, global, local, msad };
@@ -15,6 +16,7 @@ enum class BlockInputs { fp, quantized };
 enum class CalibAttention { dense, sparse };
 
 struct Method {
+    Rounding rounding = Rounding::nearest;
     Rotation rotation = Rotation::hadamard;
     ChannelScale scale = ChannelScale::search;
     bool clip_search = true;        ///< gamma per output channel by squared error, else 1
@@ -24,10 +26,12 @@ struct Method {
     Distillation distill = Distillation::none;
     int low_rank = 0;            ///< rank of a learned addition to the weight, folded into it
     bool temporal_loss = false;  ///< similarity of frames as a further loss (Q-VDiT)
+    int rotation_block = 64;     ///< of learned rotations, unless LearningOptions say another
 };
 
 /// What the command line changes of a preset.
 struct MethodOverrides {
+    std::optional<Rounding> rounding;
     std::optional<Rotation> rotation;
     std::optional<ChannelScale> scale;
     std::optional<Distillation> distill;
@@ -40,14 +44,15 @@ struct LearningOptions {
     int epochs = 15;
     double rate = 5e-3;            ///< of channel scale and rotation
     double quantizer_rate = 5e-2;  ///< of clipping
-    int rotation_block = 64;
-    int stride = 0;             ///< of pooling; 0: about 128 pooled tokens
-    int salient_count = 0;      ///< 0: 1.5 % of the tokens
-    double lambda_global = -1;  ///< negative: balanced against the output error at the start
+    int rotation_block = 0;        ///< 0: the preset's
+    int stride = 0;                ///< of pooling; 0: about 128 pooled tokens
+    int salient_count = 0;         ///< 0: 1.5 % of the tokens
+    double lambda_global = -1;     ///< negative: balanced against the output error at the start
     double lambda_local = -1;
     double balance = 1.0;  ///< the ratio that is balanced to
     Saliency saliency = Saliency::salient;
-    BlockInputs inputs = BlockInputs::quantized;
+    /// What a block reads while it learns or is rounded; none: quantised while it learns, else fp.
+    std::optional<BlockInputs> inputs;
     CalibAttention attention = CalibAttention::dense;
     double density = 0.25;  ///< of sparse attention
 };
@@ -62,6 +67,7 @@ std::span<const Preset> presets();
 /// Throws Error(invalid_argument) naming the presets for an unknown name.
 Method method_of(const std::string& preset, const MethodOverrides& overrides, int activation_bits);
 
+const char* name_of(Rounding rounding);
 const char* name_of(Rotation rotation);
 const char* name_of(ChannelScale scale);
 const char* name_of(Distillation distillation);

@@ -41,12 +41,21 @@ struct CalibrationOptions {
 inline Method method_of(const CalibrationOptions& options) {
     return method_of(options.preset, options.method, options.activation_bits);
 }
+/// The largest block of learned rotations.
+inline int learned_rotation_block(const CalibrationOptions& options) {
+    const int given = options.learning.rotation_block;
+    return given > 0 ? given : method_of(options).rotation_block;
+}
+inline BlockInputs block_inputs(const CalibrationOptions& options) {
+    return options.learning.inputs.value_or(method_of(options).learns ? BlockInputs::quantized
+                                                                      : BlockInputs::fp);
+}
 inline format::Quantization quantization_of(const CalibrationOptions& options) {
     return {{options.weight_bits, options.activation_bits}, options.group_bits, {}};
 }
 /// Clips that are generated: the samples, or a quarter of them where samples are inputs.
 int clip_count(const CalibrationOptions& options);
-/// Inputs kept for learning; 0 where nothing is learned.
+/// Inputs kept for learning and for rounding with error feedback; 0 where there is neither.
 int training_count(const CalibrationOptions& options);
 
 }  // namespace quantsparse::calib

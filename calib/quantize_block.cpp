@@ -4,7 +4,9 @@
 
 #include <cmath>
 
+#include "calib/gptq.hpp"
 #include "calib/linear_algebra.hpp"
+#include "calib/orthogonal.hpp"
 #include "calib/progress.hpp"
 #include "calib/quantizers.hpp"
 #include "calib/rotation.hpp"
@@ -51,9 +53,11 @@ struct GroupContext {
     std::span<const float> quantized_rows;  ///< the same as the runtime would quantise them
     const SmoothingChoice& choice;
     const std::vector<float>& signs;
+    const std::optional<ErrorFeedback>& feedback;  ///< none: to nearest
     int bits = 4;
     bool clip_search = true;
     bool correct_bias = true;
+    int threads = 0;
 };
 
 SmoothingChoice smoothing_of(const GroupProblem& problem, ChannelScale kind) {
@@ -98,8 +102,11 @@ QuantizedLinear quantize_linear(const std::string& name, std::span<const float> 
     const auto transformed = transform_weight(weight, k, group.choice.scale, group.signs);
     const auto grid = group.clip_search ? clip_grid(group.bits) : std::vector<float>{1.0f};
     const auto gamma = search_clipping(transformed, n, k, group.bits, grid);
-    const auto quantized = format::quantize_weight(transformed, n, k, group.bits, gamma);
-    const auto dequantized = fake_quantize_weight(transformed, n, k, group.bits, gamma);
+    const auto quantized = group.feedback
+                               ? quantize_with_feedback(transformed, n, k, group.bits, gamma,
+                                                        *group.feedback, group.threads)
+                               : format::quantize_weight(transformed, n, k, group.bits, gamma);
+    const auto dequantized = dequantize(quantized, k);
     const auto target = multiply_transposed(group.rows, weight, rows, n, k);
     auto output = multiply_transposed(group.quantized_rows, dequantized, rows, n, k);
     if (group.correct_bias) {
@@ -129,6 +136,7 @@ QuantizedLinear quantize_linear(const std::string& name, std::span<const float> 
 
 std::vector<QuantizedLinear> quantize_block(const format::Component& transformer, int block,
                                             const CollectedActivations& activations,
+                                            const BlockHessians& hessians,
                                             const CalibrationOptions& options) {
     const auto method = method_of(options);
     const auto& described = transformer.network.blocks.at(static_cast<std::size_t>(block));
@@ -160,8 +168,14 @@ std::vector<QuantizedLinear> quantize_block(const format::Component& transformer
         // Few prompts give too few different text rows to tell a mean by: measured, it costs 0.2
         // dB.
         const bool correct_bias = method.correct_bias && !which.once_per_prompt;
-        const GroupContext context{group.rows,   quantized_rows,     choice,      signs,
-                                   bits.weights, method.clip_search, correct_bias};
+        const auto feedback = group_feedback(
+            which, method, hessians, choice.scale,
+            signs.empty() ? at::Tensor()
+                          : signed_hadamard(signs, format::hadamard_block(group.width)),
+            options.threads);
+        const GroupContext context{
+            group.rows,   quantized_rows,     choice,       signs,          feedback,
+            bits.weights, method.clip_search, correct_bias, options.threads};
         for (std::size_t i = 0; i < linears.size(); ++i) {
             check_cancelled();
             const auto& name = linears[i].name;

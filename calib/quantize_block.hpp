@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "calib/activations.hpp"
+#include "calib/hessian.hpp"
 #include "calib/options.hpp"
 #include "format/model_bundle.hpp"
 
@@ -41,9 +42,10 @@ struct QuantizedLinear {
 };
 
 /// The linears of a block in the description's order; groups that stay in floating point are left
-/// out.
+/// out. `hessians`: of the block, where the method rounds with error feedback.
 std::vector<QuantizedLinear> quantize_block(const format::Component& transformer, int block,
                                             const CollectedActivations& activations,
+                                            const BlockHessians& hessians,
                                             const CalibrationOptions& options);
 
 }  // namespace quantsparse::calib

@@ -1,9 +1,12 @@
 #include "calib/quantized_block.hpp"
 
+#include <numeric>
+
 #include "calib/attention.hpp"
 #include "calib/distillation.hpp"
 #include "calib/fake_quant.hpp"
 #include "calib/orthogonal.hpp"
+#include "calib/parallel.hpp"
 #include "calib/progress.hpp"
 #include "format/bit_packing.hpp"
 #include "format/model_file.hpp"
@@ -113,41 +116,94 @@ std::vector<at::Tensor> QuantizedBlock::project(std::string_view which,
     return outputs;
 }
 
+namespace {
+
+/// Of one sample that is held out; `power` is the size of what the block adds to it.
+BlockErrors errors_of(const BlockRun& exact, const BlockRun& own, const BlockRun& prefix,
+                      double power, const LearningOptions& options) {
+    const auto tokens = exact.y.size(0);
+    const auto stride = options.stride > 0 ? options.stride : default_stride(tokens);
+    const auto salient =
+        salient_tokens(received_attention(exact.q, exact.k),
+                       options.salient_count > 0 ? options.salient_count : default_salient(tokens));
+    const auto rows = [&](const BlockRun& from) {
+        return attention_rows(from.q.index_select(0, salient), from.k);
+    };
+    BlockErrors errors;
+    errors.own = (own.y - exact.y).square().sum().item<double>() / power;
+    errors.prefix = (prefix.y - exact.y).square().sum().item<double>() / power;
+    errors.pooled_map =
+        map_error(pooled_map(prefix.q, prefix.k, stride), pooled_map(exact.q, exact.k, stride))
+            .item<double>();
+    errors.salient_rows = map_error(rows(prefix), rows(exact)).item<double>();
+    errors.full_map = tiled_map_error(prefix.q, prefix.k, exact.q, exact.k);
+    return errors;
+}
+
+BlockErrors mean_of(const std::vector<BlockErrors>& all) {
+    BlockErrors mean;
+    const auto count = static_cast<double>(all.size());
+    for (const auto& errors : all) {
+        mean.own += errors.own / count;
+        mean.prefix += errors.prefix / count;
+        mean.pooled_map += errors.pooled_map / count;
+        mean.salient_rows += errors.salient_rows / count;
+        mean.full_map += errors.full_map / count;
+    }
+    return mean;
+}
+
+}  // namespace
+
+double held_out_error(const Transformer& transformer, const BlockWeights& weights,
+                      const QuantizedBlock& quantized, const SampleSet& samples, int threads) {
+    const OneThreadPerOperation exact_sums;
+    std::vector<double> errors(samples.states.size() - samples.training);
+    in_parallel(errors.size(), threads, [&](std::size_t i) {
+        const at::NoGradGuard no_gradients;  // belongs to a thread
+        check_cancelled();
+        const auto sample = samples.training + i;
+        const auto& state = samples.states[sample];
+        const auto exact = run(transformer, weights, state, state.x, nullptr);
+        const auto y = run(transformer, weights, state, samples.quantized[sample], &quantized).y;
+        errors[i] = (y - exact.y).square().sum().item<double>() /
+                    (exact.y - state.x).square().sum().item<double>();
+    });
+    return std::accumulate(errors.begin(), errors.end(), 0.0) / static_cast<double>(errors.size());
+}
+
 BlockErrors evaluate_and_advance(const Transformer& transformer, const BlockWeights& weights,
                                  const QuantizedBlock& quantized, const LearningOptions& options,
+                                 const NeededStates& needed,
+                                 const std::vector<at::Tensor>& exact_outputs, int threads,
                                  SampleSet& samples) {
-    const at::NoGradGuard no_gradients;
-    BlockErrors errors;
-    const auto held_out = static_cast<double>(samples.states.size() - samples.training);
-    for (std::size_t i = 0; i < samples.states.size(); ++i) {
+    const OneThreadPerOperation exact_sums;
+    std::vector<BlockErrors> errors(samples.states.size() - samples.training);
+    in_parallel(samples.states.size(), threads, [&](std::size_t i) {
+        const at::NoGradGuard no_gradients;  // belongs to a thread
         check_cancelled();
         auto& state = samples.states[i];
-        const auto exact = run(transformer, weights, state, state.x, nullptr);
-        const auto prefix = run(transformer, weights, state, samples.quantized[i], &quantized);
-        if (i >= samples.training) {
-            const auto own = run(transformer, weights, state, state.x, &quantized);
-            const double power = (exact.y - state.x).square().sum().item<double>() * held_out;
-            const auto tokens = state.x.size(0);
-            const auto stride = options.stride > 0 ? options.stride : default_stride(tokens);
-            const auto salient = salient_tokens(
-                received_attention(exact.q, exact.k),
-                options.salient_count > 0 ? options.salient_count : default_salient(tokens));
-            const auto rows = [&](const BlockRun& from) {
-                return attention_rows(from.q.index_select(0, salient), from.k);
-            };
-            errors.own += (own.y - exact.y).square().sum().item<double>() / power;
-            errors.prefix += (prefix.y - exact.y).square().sum().item<double>() / power;
-            errors.pooled_map += map_error(pooled_map(prefix.q, prefix.k, stride),
-                                           pooled_map(exact.q, exact.k, stride))
-                                     .item<double>() /
-                                 held_out;
-            errors.salient_rows += map_error(rows(prefix), rows(exact)).item<double>() / held_out;
-            errors.full_map += tiled_map_error(prefix.q, prefix.k, exact.q, exact.k) / held_out;
+        auto& x = samples.quantized[i];
+        if (i < samples.training) {
+            x = needed.quantized ? run(transformer, weights, state, x, &quantized).y : at::Tensor();
+            if (!needed.exact) {
+                state.x = at::Tensor();
+            } else if (!exact_outputs.empty()) {
+                state.x = exact_outputs[i];
+            } else {
+                state.x = run(transformer, weights, state, state.x, nullptr).y;
+            }
+            return;
         }
+        const auto exact = run(transformer, weights, state, state.x, nullptr);
+        const auto own = run(transformer, weights, state, state.x, &quantized);
+        const auto prefix = run(transformer, weights, state, x, &quantized);
+        const double power = (exact.y - state.x).square().sum().item<double>();
+        errors[i - samples.training] = errors_of(exact, own, prefix, power, options);
         state.x = exact.y;
-        samples.quantized[i] = prefix.y;
-    }
-    return errors;
+        x = prefix.y;
+    });
+    return mean_of(errors);
 }
 
 }  // namespace quantsparse::calib

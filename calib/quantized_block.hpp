@@ -36,9 +36,23 @@ struct BlockErrors {
     double full_map = 0;      ///< of all rows, in tiles
 };
 
-/// Measures the block on the samples held out and moves all samples behind it.
+/// BlockErrors::prefix alone, before the samples are moved on.
+double held_out_error(const Transformer& transformer, const BlockWeights& weights,
+                      const QuantizedBlock& quantized, const SampleSet& samples, int threads);
+
+/// Which states of the training samples later blocks read; the others are dropped.
+struct NeededStates {
+    bool exact = true;
+    bool quantized = true;
+};
+
+/// Measures the block on the samples held out and moves the samples behind it. `exact_outputs`:
+/// what the floating-point block gives for training samples, where that is known; or empty. The
+/// same results for any number of threads.
 BlockErrors evaluate_and_advance(const Transformer& transformer, const BlockWeights& weights,
                                  const QuantizedBlock& quantized, const LearningOptions& options,
+                                 const NeededStates& needed,
+                                 const std::vector<at::Tensor>& exact_outputs, int threads,
                                  SampleSet& samples);
 
 }  // namespace quantsparse::calib

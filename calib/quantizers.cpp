@@ -3,14 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "format/bit_packing.hpp"
-
 namespace quantsparse::calib {
 namespace {
-
-// Adding and taking off 1.5 * 2^23 rounds |v| < 2^22 half to even, in vector registers of any CPU;
-// std::nearbyint is a call per element without SSE4.1.
-constexpr float kRounder = 12582912.0f;
 
 float squared_error(std::span<const float> row, float scale, float lowest, float highest) {
     // Sixteen sums side by side, which the compiler turns into vectors.
@@ -18,7 +12,7 @@ float squared_error(std::span<const float> row, float scale, float lowest, float
     float sums[kLanes] = {};
     const auto error = [&](float value) {
         const float clipped = std::min(std::max(value / scale, lowest), highest);
-        const float difference = value - ((clipped + kRounder) - kRounder) * scale;
+        const float difference = value - half_to_even(clipped) * scale;
         return difference * difference;
     };
     std::size_t i = 0;
@@ -37,6 +31,8 @@ float squared_error(std::span<const float> row, float scale, float lowest, float
     return total;
 }
 
+}  // namespace
+
 std::vector<float> dequantize(const format::QuantizedWeight& quantized, int k) {
     std::vector<float> values(quantized.codes.size());
     const auto width = static_cast<std::size_t>(k);
@@ -45,8 +41,6 @@ std::vector<float> dequantize(const format::QuantizedWeight& quantized, int k) {
     }
     return values;
 }
-
-}  // namespace
 
 std::vector<float> clip_grid(int bits) {
     if (bits >= 8) {

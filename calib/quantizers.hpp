@@ -4,7 +4,16 @@
 #include <span>
 #include <vector>
 
+#include "format/bit_packing.hpp"
+
 namespace quantsparse::calib {
+
+/// |value| < 2^22 rounded half to even. Adding and taking off 1.5 * 2^23 does it in vector
+/// registers of any CPU; std::nearbyint is a call per element without SSE4.1.
+inline float half_to_even(float value) {
+    constexpr float kRounder = 12582912.0f;
+    return (value + kRounder) - kRounder;
+}
 
 /// gamma in {0.50, 0.52, ..., 1.00} at 4 and 6 bits; at 8 bits the maximum fits, {1}.
 std::vector<float> clip_grid(int bits);
@@ -12,6 +21,9 @@ std::vector<float> clip_grid(int bits);
 /// Per output channel the gamma of the grid with the least ||w - Q(w)||^2.
 std::vector<float> search_clipping(std::span<const float> weight, int n, int k, int bits,
                                    std::span<const float> grid);
+
+/// The values that codes [n, k] stand for.
+std::vector<float> dequantize(const format::QuantizedWeight& quantized, int k);
 
 /// Q(w) with codes and scales as format::quantize_weight makes them.
 std::vector<float> fake_quantize_weight(std::span<const float> weight, int n, int k, int bits,

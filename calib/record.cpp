@@ -89,6 +89,7 @@ std::string quantization_record(const CalibrationOptions& options, const format:
     record["granularity"] = {{"weights", "symmetric, per output channel"},
                              {"activations", "symmetric, per token, dynamic"}};
     const auto method = method_of(options);
+    record["rounding"] = name_of(method.rounding);
     record["rotation"] = name_of(method.rotation);
     record["smoothing"] = name_of(method.scale);
     record["bias_correction"] = method.correct_bias;

@@ -25,7 +25,8 @@ struct SampleChoice {
 /// training does not see at that step where there are any.
 std::vector<SampleChoice> choose_samples(int count, int held_out, int steps, int clips);
 
-/// All samples before some block: the training ones first, then those held out.
+/// All samples before some block: the training ones first, then those held out. Training states
+/// that nothing reads behind block 0 are undefined there.
 struct SampleSet {
     std::vector<BlockState> states;     ///< of the floating-point model
     std::vector<at::Tensor> quantized;  ///< x of the same samples in the quantised model

@@ -76,12 +76,12 @@ class CalibratedModelTest : public DeviceTest {
 // moves an output by about a step: 1/127 of a token's maximum at 8 bits, 1/31 at 6, spread over all
 // outputs by the sum. Quantising itself changes the velocity by some 10 %.
 TEST_F(CalibratedModelTest, LearnedRotationsAtFourAndEightBits) {
-    options_.preset = "full";
+    options_.preset = "paper";
     EXPECT_LT(difference(), 0.01);
 }
 
 TEST_F(CalibratedModelTest, LearnedRotationsAndClippingAtSixBits) {
-    options_.preset = "full";
+    options_.preset = "paper";
     options_.weight_bits = options_.activation_bits = 6;
     EXPECT_LT(difference(), 0.02);
 }

@@ -78,6 +78,7 @@ TEST_F(CalibrateTest, WritesAFileTheRuntimeAcceptsAtEveryWidth) {
 /// The stored linear, run as the model file's description says, gives the source's output.
 TEST_F(CalibrateTest, StoredLinearsReproduceTheSource) {
     options_.weight_bits = 8;
+    options_.method.rounding = Rounding::nearest;  // for any rows, not those of calibration
     calibrate(options_, false);
     const auto source = format::open_model(options_.model);
     const auto model = format::open_model(options_.output);
@@ -140,6 +141,7 @@ TEST_F(CalibrateTest, RecordsHowItWasMade) {
     calibrate(options_, false);
     const auto model = format::open_model(options_.output);
     const auto record = nlohmann::json::parse(model.quantization.record);
+    EXPECT_EQ(record["rounding"], "gptq");
     EXPECT_EQ(record["rotation"], "hadamard");
     EXPECT_EQ(record["method"], "fast");
     const auto& calibration = record["calibration"];
@@ -153,19 +155,24 @@ TEST_F(CalibrateTest, RecordsHowItWasMade) {
 
 TEST_F(CalibrateTest, TheSameCommandGivesTheSameFile) {
     // The record holds the seconds taken, so the tensors are compared.
-    options_.threads = 2;
-    calibrate(options_, false);
-    const format::SafetensorsFile first(options_.output);
-    auto again = options_;
-    again.output = folder_ / "again.safetensors";
-    again.threads = 1;
-    calibrate(again, false);
-    const format::SafetensorsFile second(again.output);
-    ASSERT_EQ(first.tensors().size(), second.tensors().size());
-    for (const auto& [name, view] : first.tensors()) {
-        const auto& other = second.at(name).bytes;
-        ASSERT_EQ(view.bytes.size(), other.size()) << name;
-        EXPECT_EQ(std::memcmp(view.bytes.data(), other.data(), other.size()), 0) << name;
+    for (const auto inputs : {BlockInputs::fp, BlockInputs::quantized}) {
+        options_.learning.inputs = inputs;
+        options_.threads = 1;
+        calibrate(options_, false);
+        const format::SafetensorsFile first(options_.output);
+        for (const int threads : {2, 3}) {
+            auto again = options_;
+            again.output = folder_ / "again.safetensors";
+            again.threads = threads;
+            calibrate(again, false);
+            const format::SafetensorsFile second(again.output);
+            ASSERT_EQ(first.tensors().size(), second.tensors().size());
+            for (const auto& [name, view] : first.tensors()) {
+                const auto& other = second.at(name).bytes;
+                ASSERT_EQ(view.bytes.size(), other.size()) << name;
+                EXPECT_EQ(std::memcmp(view.bytes.data(), other.data(), other.size()), 0) << name;
+            }
+        }
     }
 }
 
@@ -226,7 +233,8 @@ TEST_F(CalibrateTest, FinishedBlocksAreTakenOverAndOthersAreNot) {
     const auto model = format::open_model(options_.model);
     const auto collected = collect(model, options_, false);
     const auto& activations = collected.activations;
-    const auto linears = quantize_block(transformer_of(model), 1, activations, options_);
+    options_.method.rounding = Rounding::nearest;
+    const auto linears = quantize_block(transformer_of(model), 1, activations, {}, options_);
     save_block(path, linears, "this run");
     const auto loaded_linears = load_block(path, "this run");
     ASSERT_EQ(loaded_linears.size(), 10U);

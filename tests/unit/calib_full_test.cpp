@@ -9,9 +9,11 @@
 #include "calib/calibrate.hpp"
 #include "calib/collect.hpp"
 #include "calib/linear_algebra.hpp"
+#include "calib/orthogonal.hpp"
 #include "calib/progress.hpp"
 #include "calib/tensors.hpp"
 #include "format/mapped_file.hpp"
+#include "format/model_file.hpp"
 #include "unit/format_support.hpp"
 
 namespace quantsparse::calib {
@@ -33,7 +35,7 @@ class FullPresetTest : public testing::Test {
                                      format::read_small_text(tokenizer, 1 << 20));
         options_.model = folder_ / "model";
         options_.output = folder_ / "out.safetensors";
-        options_.preset = "full";
+        options_.preset = "paper";
         options_.samples = 8;
         options_.steps = 4;
         options_.kept_rows = 64;
@@ -135,6 +137,28 @@ TEST_F(FullPresetTest, BaselinesAreNoBetterThanTheSearch) {
     for (const char* preset : {"minmax", "smoothquant", "quarot", "vidit-q"}) {
         EXPECT_GT(last_error(preset), fast) << preset;
     }
+}
+
+/// On the first block, which sees the same inputs whatever was learned.
+TEST_F(FullPresetTest, RoundedWithErrorFeedbackWhatIsLearnedIsNoWorseThanWhatIsSearched) {
+    options_.preset = "full";
+    const auto learned = calibrate(options_, false).blocks.front();
+    options_.learning.rate = options_.learning.quantizer_rate = 0;
+    options_.learning.epochs = 1;
+    const auto searched = calibrate(options_, false).blocks.front();
+    EXPECT_LE(learned.errors.own, searched.errors.own * (1 + 1e-6));
+}
+
+/// Of all widths of released models: channel scales are searched for the rotation learning begins
+/// with.
+TEST_F(FullPresetTest, FullStartsFromTheRotationOfFast) {
+    options_.preset = "full";
+    for (const int width : {1536, 3072, 5120, 8960, 13824}) {
+        EXPECT_EQ(rotation_block(width, learned_rotation_block(options_)),
+                  format::hadamard_block(width));
+    }
+    options_.learning.rotation_block = 16;
+    EXPECT_EQ(learned_rotation_block(options_), 16);
 }
 
 TEST_F(FullPresetTest, ABlockThatIsDoneIsNotLearnedAgain) {
