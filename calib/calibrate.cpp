@@ -119,18 +119,20 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
 
 /// The networks in floating point, whatever the source was. Converts .pth files on the way.
 format::ModelBundle open_source(const CalibrationOptions& options, bool show_progress) {
-    if (!fs::exists(options.model)) {
+    const auto& folder = options.model.model;
+    if (!folder.empty() && !fs::exists(folder)) {
         throw Error(ErrorCode::io, fmt::format("the model '{}' does not exist; check --model",
-                                               options.model.string()));
+                                               folder.string()));
     }
-    if (fs::is_directory(options.model) && !fs::exists(options.model / "model_index.json")) {
-        convert_folder(options.model, show_progress);
+    if (fs::is_directory(folder) && !fs::exists(folder / "model_index.json")) {
+        convert_folder(folder, show_progress);
     }
     auto model = format::open_model(options.model);
     if (model.quantization.quantized()) {
         throw Error(ErrorCode::unsupported,
                     fmt::format("'{}' is quantised already ({}); calibrate from the original model",
-                                options.model.string(), model.quantization.name()));
+                                transformer_of(model).checkpoint->path().string(),
+                                model.quantization.name()));
     }
     const auto adapted = pipeline::adapted_model(
         model, pipeline::recipe_of(model.architecture), options.adapters,
@@ -201,8 +203,8 @@ void remove_work_files(const fs::path& folder, int blocks) {
 }  // namespace
 
 void check_options(const CalibrationOptions& options) {
-    if (options.model.empty() || options.output.empty()) {
-        refuse("--model and --output are both needed");
+    if ((options.model.model.empty() && options.model.parts.empty()) || options.output.empty()) {
+        refuse("--model, or single files such as --transformer, and --output are needed");
     }
     const auto method = method_of(options);
     check_bits({options.weight_bits, options.activation_bits});

@@ -30,6 +30,8 @@ constexpr const char* kExamples =
     "--output wan-w6a6.safetensors\n"
     "  quantsparse-calibrate --model Wan2.1-T2V-1.3B --lora style.safetensors:0.8 "
     "--output wan-style.safetensors\n"
+    "  quantsparse-calibrate --transformer wan-1.3b-Q8_0.gguf --text-encoder umt5.safetensors \\\n"
+    "      --vae wan_2.1_vae.safetensors --output wan-w4a8.safetensors\n"
     "  quantsparse-calibrate --model Wan2.1-T2V-1.3B --convert-only\n"
     "An interrupted run goes on where it stopped when the same command is given again.\n"
     "Exit codes: 0 done, 1 failed or cancelled, 2 wrong usage.";
@@ -110,21 +112,25 @@ void print_summary(const calib::CalibrationOptions& options,
 }
 
 void convert_only(const calib::CalibrationOptions& options) {
-    if (!fs::is_directory(options.model)) {
+    const fs::path& source = options.model.model;
+    if (source.empty()) {
+        throw Error(ErrorCode::invalid_argument, "--convert-only needs --model");
+    }
+    if (!fs::is_directory(source)) {
         auto destination = options.output;
         if (destination.empty()) {
-            destination = fs::path(options.model).replace_extension(".safetensors");
+            destination = fs::path(source).replace_extension(".safetensors");
         }
-        calib::convert_pth(options.model, destination, true);
+        calib::convert_pth(source, destination, true);
         fmt::print("wrote {}\n", destination.string());
         return;
     }
-    const auto written = calib::convert_folder(options.model, true);
+    const auto written = calib::convert_folder(source, true);
     for (const auto& path : written) {
         fmt::print("wrote {}\n", path.string());
     }
     if (written.empty()) {
-        fmt::print("nothing to convert in {}\n", options.model.string());
+        fmt::print("nothing to convert in {}\n", source.string());
     }
 }
 
@@ -267,6 +273,23 @@ void read_group_bits(const std::string& text, calib::CalibrationOptions& options
     options.group_bits[text.substr(0, equals)] = bits;
 }
 
+void add_model_options(CLI::App& app, calib::CalibrationOptions& options) {
+    app.add_option("-m,--model", options.model.model,
+                   "folder (diffusers, original, ComfyUI's models), or 16-bit model file");
+    const auto add = [&](const char* flags, const char* role, const char* description) {
+        const auto take = [&parts = options.model.parts, role](const std::string& file) {
+            parts[role] = file;
+        };
+        app.add_option_function<std::string>(flags, take, description)->type_name("FILE");
+    };
+    add("--transformer,--diffusion-model", "transformer",
+        "its transformer, in the place of the model's or without --model");
+    add("--text-encoder", "text_encoder", "its text encoder");
+    add("--vae", "vae", "its autoencoder");
+    add("--tokenizer", "tokenizer",
+        "its spiece.model; ComfyUI's and GGUF text encoders hold one");
+}
+
 int run(int argc, char** argv) {
     calib::CalibrationOptions options;
     std::string prompts;
@@ -277,9 +300,7 @@ int run(int argc, char** argv) {
     CLI::App app("Quantises a model on the CPU.");
     app.footer(kExamples);
     app.set_version_flag("--version", std::string("quantsparse-calibrate ") + kVersion);
-    app.add_option("-m,--model", options.model,
-                   "diffusers folder, original Wan2.1 folder, or 16-bit model file")
-        ->required();
+    add_model_options(app, options);
     app.add_option("-o,--output", options.output, "the model file to write");
     add_lora_option(app, options);
     app.add_option("--preset", options.preset, preset_help())->capture_default_str();

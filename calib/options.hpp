@@ -9,12 +9,14 @@
 
 #include "calib/method.hpp"
 #include "format/model_bundle.hpp"
+#include "quantsparse/model_files.hpp"
 #include "quantsparse/adapter.hpp"
 
 namespace quantsparse::calib {
 
 struct CalibrationOptions {
-    std::filesystem::path model;           ///< diffusers folder, original folder
+    /// A folder in any layout that holds weights in floating point, or single files by role.
+    ModelFiles model;
     std::filesystem::path output;          ///< the model file to write
     std::filesystem::path work_directory;  ///< empty: "<output>.partial"
     std::vector<Adapter> adapters;         ///< that become part of the weights first

@@ -25,7 +25,7 @@ class CalibratedModelTest : public DeviceTest {
         tiny_.text_encoder.vocab_size = 512;  // at least as many as the bundled tokenizer's
         tiny_.write_diffusers_folder(folder_ / "model",
                                      format::read_small_text(tokenizer, 1 << 20));
-        options_.model = folder_ / "model";
+        options_.model.model = folder_ / "model";
         options_.output = folder_ / "out.safetensors";
         options_.samples = 2;
         options_.steps = 4;

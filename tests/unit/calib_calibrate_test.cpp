@@ -34,7 +34,7 @@ class CalibrateTest : public testing::Test {
         tiny_.text_encoder.vocab_size = 512;  // at least as many as the bundled tokenizer's
         tiny_.write_diffusers_folder(folder_ / "model",
                                      format::read_small_text(tokenizer, 1 << 20));
-        options_.model = folder_ / "model";
+        options_.model.model = folder_ / "model";
         options_.output = folder_ / "out.safetensors";
         options_.samples = 2;
         options_.steps = 2;
@@ -293,7 +293,7 @@ TEST_F(CalibrateTest, RefusesOptionsThatMakeNoSense) {
     refused(invalid, {"multiples of 16", "32x48"}, [](auto& o) { o.width = 30; });
     refused(invalid, {"4n+1"}, [](auto& o) { o.frames = 8; });
     refused(invalid, {"unknown preset 'best'", "fast, full"}, [](auto& o) { o.preset = "best"; });
-    refused(ErrorCode::io, {"nowhere"}, [&](auto& o) { o.model = folder_ / "nowhere"; });
+    refused(ErrorCode::io, {"nowhere"}, [&](auto& o) { o.model.model = folder_ / "nowhere"; });
     refused(ErrorCode::io, {"is a folder"}, [&](auto& o) { o.output = folder_.path(); });
     refused(ErrorCode::invalid_argument, {"UTF-8"}, [](auto& o) { o.prompts = {"\xFF\xFE"}; });
 }
@@ -301,7 +301,7 @@ TEST_F(CalibrateTest, RefusesOptionsThatMakeNoSense) {
 TEST_F(CalibrateTest, RefusesAModelThatIsQuantisedAlready) {
     calibrate(options_, false);
     auto again = options_;
-    again.model = options_.output;
+    again.model.model = options_.output;
     again.output = folder_ / "again.safetensors";
     expect_error(ErrorCode::unsupported, {"quantised already (w4a8)"},
                  [&] { calibrate(again, false); });

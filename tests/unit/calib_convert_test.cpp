@@ -90,7 +90,7 @@ for shapes, name in (("t5.json", "models_t5_umt5-xxl-enc-bf16.pth"), ("vae.json"
         GTEST_SKIP() << "no Python with torch";
     }
     CalibrationOptions options;
-    options.model = release;
+    options.model.model = release;
     options.output = folder / "out.safetensors";
     options.samples = 1;
     options.steps = 1;

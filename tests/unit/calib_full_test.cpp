@@ -33,7 +33,7 @@ class FullPresetTest : public testing::Test {
         tiny_.text_encoder.vocab_size = 512;  // at least as many as the bundled tokenizer's
         tiny_.write_diffusers_folder(folder_ / "model",
                                      format::read_small_text(tokenizer, 1 << 20));
-        options_.model = folder_ / "model";
+        options_.model.model = folder_ / "model";
         options_.output = folder_ / "out.safetensors";
         options_.preset = "paper";
         options_.samples = 8;
