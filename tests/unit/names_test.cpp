@@ -58,6 +58,26 @@ TEST(Names, ParametersOutOfRangeAreNamed) {
     EXPECT_EQ(field_of([](auto& p) { p.ssar_rank = 33; }), "ssar_rank");
     EXPECT_EQ(field_of([](auto& p) { p.refresh_interval = 0; }), "refresh_interval");
     EXPECT_EQ(field_of([](auto& p) { p.dense_layers = -1; }), "dense_layers");
+    EXPECT_EQ(field_of([](auto& p) { p.refreshes = 0; }), "refreshes");
+    EXPECT_EQ(field_of([](auto& p) { p.refresh_steps = {0, 3, 7}; }), "none");
+    EXPECT_EQ(field_of([](auto& p) { p.refresh_steps = {1, 3}; }), "refresh_steps");
+    EXPECT_EQ(field_of([](auto& p) { p.refresh_steps = {0, 3, 3}; }), "refresh_steps");
+    EXPECT_EQ(field_of([](auto& p) { p.refresh_steps = {0, 5, 3}; }), "refresh_steps");
+    EXPECT_EQ(field_of([](auto& p) {
+                  p.refresh_steps = {0};
+                  p.refresh_interval = 5;
+              }),
+              "refresh_steps");
+    EXPECT_EQ(field_of([](auto& p) {
+                  p.refreshes = 2;
+                  p.refresh_interval = 5;
+              }),
+              "refreshes");
+    EXPECT_EQ(field_of([](auto& p) {
+                  p.ssar = SsarMode::third;
+                  p.refreshes = 2;
+              }),
+              "ssar");
 }
 
 }  // namespace
