@@ -38,9 +38,11 @@ std::vector<float> noise(std::size_t count) {
 
 /// Two refresh periods, no dense steps before and no layer that stays dense.
 attention::StepSchedule two_periods(AttentionParameters attention) {
+    attention = periodic(attention);
     attention.dense_steps = 0;
     attention.dense_layers = 0;
-    const std::vector<float> sigmas(static_cast<std::size_t>(2 * attention.refresh_interval), 1.0f);
+    const std::vector<float> sigmas(static_cast<std::size_t>(2 * *attention.refresh_interval),
+                                    1.0f);
     return attention::StepSchedule(attention, sigmas);
 }
 

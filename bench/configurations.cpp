@@ -59,6 +59,12 @@ const format::Component& transformer_of(const format::ModelBundle& bundle) {
     return bundle.at(pipeline::recipe_of(bundle.architecture).experts.front().role);
 }
 
+AttentionParameters periodic(AttentionParameters attention) {
+    constexpr int kPaperInterval = 5;
+    attention.refresh_interval = attention.refresh_interval.value_or(kPaperInterval);
+    return attention;
+}
+
 models::DenoisingOptions transformer_options(const ModelOptions& options,
                                              const format::ModelBundle& bundle,
                                              const models::LatentShape& latent, int branches,

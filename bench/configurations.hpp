@@ -18,6 +18,10 @@ format::ModelBundle configurations(const ModelOptions& options);
 const format::Component& transformer_of(const format::ModelBundle& bundle);
 
 /// How that transformer is run with random weights: with what calibrated ones have beside them.
+/// With refreshes every so many steps, five where nobody says: what single steps take is told as
+/// the mean of such a period.
+AttentionParameters periodic(AttentionParameters attention);
+
 models::DenoisingOptions transformer_options(const ModelOptions& options,
                                              const format::ModelBundle& bundle,
                                              const models::LatentShape& latent, int branches,

@@ -89,9 +89,10 @@ class Predictor {
         model.attention.density = c.density;
         model.attention.products = c.products;
         model.attention.dense_steps = model.attention.dense_layers = 0;
+        model.attention = periodic(model.attention);
         const format::ModelBundle bundle = configurations(model);
         const std::vector<float> sigmas(
-            static_cast<std::size_t>(2 * model.attention.refresh_interval), 1.0f);
+            static_cast<std::size_t>(2 * *model.attention.refresh_interval), 1.0f);
         const attention::StepSchedule schedule(model.attention, sigmas);
         // 832x480 with 81 frames has a latent of 21x60x104.
         const models::LatentShape latent{transformer_of(bundle).network.geometry.in_channels, 21,

@@ -75,8 +75,8 @@ void add_attention_options(CLI::App& app, AttentionParameters& attention) {
     app.add_option("--ssar-rank", attention.ssar_rank, "Of svd, 1 to 32")->capture_default_str();
     video::add_choice(app, "--residual", attention.residual,
                       "How SSAR keeps residuals (default int8)");
-    app.add_option("--refresh-interval", attention.refresh_interval, "Steps of a refresh period")
-        ->capture_default_str();
+    app.add_option("--refresh-interval", attention.refresh_interval,
+                   "Steps of a refresh period (default 5)");
 }
 
 void add_plan_options(CLI::App& app, bench::ModelOptions& options, CLI::Option* plan_flag) {

@@ -55,9 +55,7 @@ void run_model_plan(const ModelOptions& options) {
     const int branches = options.guidance ? 2 : 1;
     constexpr int kSteps = 50;  // all kinds of steps occur
     const std::vector<float> sigmas(kSteps, 1.0f);
-    AttentionParameters attention = options.attention;
-    attention.dense_steps = attention::resolved_dense_steps(attention, kSteps);
-    const attention::StepSchedule schedule(attention, sigmas);
+    const attention::StepSchedule schedule(periodic(options.attention), sigmas);
     const std::vector<models::DenoisingOptions> transformers(
         recipe.experts.size(), transformer_options(options, bundle, latent, branches, schedule));
     const auto [plan, residency, tile] =

@@ -13,9 +13,9 @@ namespace {
 std::string attention_text(const AttentionParameters& a) {
     if (a.kind == AttentionKind::dense) return "dense attention";
     return fmt::format("{:.0f} % of the attention, {}", 100 * a.density,
-                       a.ssar == SsarMode::off
-                           ? "nothing added"
-                           : fmt::format("SSAR, a refresh every {} steps", a.refresh_interval));
+                       a.ssar == SsarMode::off ? "nothing added"
+                                               : fmt::format("SSAR, a refresh every {} steps",
+                                                             *periodic(a).refresh_interval));
 }
 
 }  // namespace

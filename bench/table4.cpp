@@ -74,9 +74,9 @@ StagePlan plan_of(const ModelOptions& model, int tokens, const program::Limits& 
     const TokenGrid grid = token_grid(tokens);
     const models::LatentShape latent =
         latent_of_tokens(bundle, grid.frames, grid.rows, grid.columns);
-    const std::vector<float> sigmas(static_cast<std::size_t>(2 * model.attention.refresh_interval),
+    AttentionParameters attention = periodic(model.attention);
+    const std::vector<float> sigmas(static_cast<std::size_t>(2 * *attention.refresh_interval),
                                     1.0f);
-    AttentionParameters attention = model.attention;
     attention.dense_steps = 0;
     const attention::StepSchedule schedule(attention, sigmas);
     const format::Network& network = transformer_of(bundle).network;
@@ -309,8 +309,8 @@ void run_table4(const Table4Options& options) {
             options.clip_tokens, kBranches),
         fmt::format("Block: measured at {} tokens, mean of a refresh period of {} steps, minimum "
                     "(median) of {} runs{}, with embeddings and head.",
-                    options.tokens, rows.back().model.attention.refresh_interval, options.repeats,
-                    together ? " in turns" : ", in turns as far as memory allows"),
+                    options.tokens, *periodic(rows.back().model.attention).refresh_interval,
+                    options.repeats, together ? " in turns" : ", in turns as far as memory allows"),
         fmt::format("Clip: EXTRAPOLATED to {} tokens, {} layers, {} steps and {} branches from "
                     "blocks of {} and {} tokens as a n + b n^2.",
                     options.clip_tokens, layers, options.steps, kBranches, options.tokens / 2,

@@ -1,15 +1,52 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "attention/low_rank.hpp"
 #include "quantsparse/attention.hpp"
 #include "quantsparse/error.hpp"
 
 namespace quantsparse {
 
+namespace {
+
+[[noreturn]] void fail(const char* field, const std::string& message) {
+    throw Error(ErrorCode::invalid_argument, message, field);
+}
+
+void check_refreshes(const AttentionParameters& a) {
+    if (a.refresh_interval && *a.refresh_interval < 1) {
+        fail("refresh_interval",
+             fmt::format("a refresh interval of {} steps makes no sense: choose 1 or more, for "
+                         "example 5",
+                         *a.refresh_interval));
+    }
+    if (a.refreshes && *a.refreshes < 1) {
+        fail("refreshes", fmt::format("{} refreshes can't be placed: choose 1 or more, or leave it "
+                                      "to the number of steps",
+                                      *a.refreshes));
+    }
+    const std::vector<int>& steps = a.refresh_steps;
+    if (!steps.empty() && (steps.front() != 0 || !std::is_sorted(steps.begin(), steps.end()) ||
+                           std::adjacent_find(steps.begin(), steps.end()) != steps.end())) {
+        fail("refresh_steps",
+             "refreshes must begin with step 0 and rise from there, for example 0, 4: what sparse "
+             "steps add comes from a refresh before them");
+    }
+    if ((a.refresh_interval || a.refreshes) && !steps.empty()) {
+        fail("refresh_steps", "the refreshes are listed: leave out their interval and number");
+    }
+    if (a.refresh_interval && a.refreshes) {
+        fail("refreshes", "an interval says where refreshes stand: leave out their number");
+    }
+    if (a.ssar == SsarMode::third && (a.refreshes || !steps.empty())) {
+        fail("ssar", "third order needs evenly spaced references: use a refresh interval with it");
+    }
+}
+
+}  // namespace
+
 void check(const AttentionParameters& a) {
-    const auto fail = [](const char* field, const std::string& message) {
-        throw Error(ErrorCode::invalid_argument, message, field);
-    };
     if (!(a.density > 0 && a.density <= 1)) {
         fail("density", fmt::format("a density of {} makes no sense: choose more than 0, at most 1",
                                     a.density));
@@ -32,12 +69,7 @@ void check(const AttentionParameters& a) {
         fail("ssar_rank",
              fmt::format("rank {} can't be run: choose 1 to {}", a.ssar_rank, attention::kMaxRank));
     }
-    if (a.refresh_interval < 1) {
-        fail("refresh_interval",
-             fmt::format("a refresh interval of {} steps makes no sense: choose 1 or more, for "
-                         "example 5",
-                         a.refresh_interval));
-    }
+    check_refreshes(a);
     if (a.dense_steps && *a.dense_steps < 0) {
         fail("dense_steps",
              fmt::format("{} dense steps make no sense: choose 0 or more", *a.dense_steps));

@@ -5,6 +5,13 @@
 
 namespace quantsparse::attention {
 
+namespace {
+
+/// What the residual of other noise has drifted at once: most of it belongs to the tokens' noise.
+constexpr double kStaleNoise = 1;
+
+}  // namespace
+
 int history_slots(SsarMode mode) {
     switch (mode) {
         case SsarMode::first:
@@ -19,43 +26,98 @@ int history_slots(SsarMode mode) {
     }
 }
 
-int resolved_dense_steps(const AttentionParameters& parameters, int steps) {
-    if (parameters.dense_steps) return std::min(*parameters.dense_steps, steps);
-    if (parameters.ssar != SsarMode::off) return 0;
-    return static_cast<int>(std::lround(0.2 * steps));
+AttentionParameters resolved(AttentionParameters parameters, int steps) {
+    constexpr int kFewestForTwoReferences = 8;
+    if (!parameters.ssar) {
+        // Blocks are chosen anew at each refresh: residuals of two of them don't compare.
+        const bool one_reference =
+            steps < kFewestForTwoReferences || parameters.mask == MaskMode::topk;
+        parameters.ssar = one_reference ? SsarMode::first : SsarMode::svd;
+    }
+    const int fifth = static_cast<int>(std::lround(0.2 * steps));
+    const int dense = parameters.dense_steps.value_or(parameters.ssar == SsarMode::off ? fifth : 0);
+    parameters.dense_steps = std::min(dense, steps);
+    return parameters;
 }
 
 StepSchedule::StepSchedule(const AttentionParameters& parameters, std::span<const float> sigmas,
-                           const std::vector<bool>& reused)
-    : parameters_(parameters), sigmas_(sigmas.begin(), sigmas.end()) {
-    const int steps = static_cast<int>(sigmas_.size());
-    const int dense_steps = resolved_dense_steps(parameters_, steps);
-    const int computed = steps - static_cast<int>(std::count(reused.begin(), reused.end(), true));
-    int index = 0;
-    for (int step = 0; step < steps; ++step) {
-        if (!reused.empty() && reused[static_cast<std::size_t>(step)]) {
-            kinds_.push_back(StepKind::reused);
-            continue;
-        }
-        StepKind kind = StepKind::sparse;
+                           const std::vector<bool>& reused, const Drift& drift)
+    : parameters_(resolved(parameters, static_cast<int>(sigmas.size()))),
+      sigmas_(sigmas.begin(), sigmas.end()),
+      kinds_(sigmas.size(), StepKind::reused) {
+    std::vector<int> computed;
+    for (std::size_t step = 0; step < sigmas.size(); ++step) {
+        if (reused.empty() || !reused[step]) computed.push_back(static_cast<int>(step));
+    }
+    const std::vector<bool> is_refresh = refreshes(computed, drift);
+    for (std::size_t i = 0; i < computed.size(); ++i) {
+        StepKind& kind = kinds_[static_cast<std::size_t>(computed[i])];
+        kind = StepKind::sparse;
         if (parameters_.kind == AttentionKind::dense) {
             kind = StepKind::dense;
-        } else if (is_refresh(index, computed)) {
+        } else if (is_refresh[i]) {
             kind = StepKind::refresh;  // also among the dense steps: later ones need references
-        } else if (step < dense_steps) {
+        } else if (computed[i] < *parameters_.dense_steps) {
             kind = StepKind::dense;
         }
-        kinds_.push_back(kind);
-        ++index;
     }
 }
 
-bool StepSchedule::is_refresh(int index, int computed) const {
-    if (parameters_.ssar == SsarMode::off) return false;
-    const int interval = parameters_.refresh_interval;
-    if (index % interval == 0) return true;
-    return parameters_.ssar_span == SsarSpan::adjacent && (index + 1) % interval == 0 &&
-           index + 1 < computed;
+std::vector<bool> StepSchedule::refreshes(const std::vector<int>& computed,
+                                          const Drift& drift) const {
+    std::vector<bool> marks(computed.size(), false);
+    if (parameters_.ssar == SsarMode::off || parameters_.kind == AttentionKind::dense) return marks;
+    const bool even = parameters_.refresh_interval || parameters_.ssar == SsarMode::third;
+    marks = !parameters_.refresh_steps.empty() ? listed(computed)
+            : even                             ? periodic(computed.size())
+                                               : placed(computed, drift);
+    if (parameters_.ssar_span == SsarSpan::adjacent) {
+        for (std::size_t i = 1; i + 1 < marks.size(); ++i) {
+            if (marks[i + 1]) marks[i] = true;
+        }
+    }
+    return marks;
+}
+
+std::vector<bool> StepSchedule::periodic(std::size_t count) const {
+    constexpr int kPaperInterval = 5;
+    const auto interval =
+        static_cast<std::size_t>(parameters_.refresh_interval.value_or(kPaperInterval));
+    std::vector<bool> marks(count, false);
+    for (std::size_t i = 0; i < count; i += interval) marks[i] = true;
+    return marks;
+}
+
+std::vector<bool> StepSchedule::listed(const std::vector<int>& computed) const {
+    std::vector<bool> marks(computed.size(), false);
+    for (const int step : parameters_.refresh_steps) {
+        const auto at = std::lower_bound(computed.begin(), computed.end(), step);
+        if (at != computed.end()) marks[static_cast<std::size_t>(at - computed.begin())] = true;
+    }
+    return marks;
+}
+
+std::vector<bool> StepSchedule::placed(const std::vector<int>& computed, const Drift& drift) const {
+    const auto sigma = [&](std::size_t i) {
+        return i < computed.size()
+                   ? static_cast<double>(sigmas_[static_cast<std::size_t>(computed[i])])
+                   : static_cast<double>(drift.last_sigma);
+    };
+    std::vector<RefreshStep> steps;
+    for (std::size_t i = 0; i < computed.size(); ++i) {
+        // With fresh noise a step hands on the data it predicts, thinned by the noise to come.
+        const double way =
+            drift.fresh_noise ? sigma(i) * (1 - sigma(i + 1)) : sigma(i) - sigma(i + 1);
+        const bool dense = computed[i] < *parameters_.dense_steps;
+        steps.push_back({dense ? 0 : way, drift_at(*drift.curve, sigma(i))});
+    }
+    const int count =
+        parameters_.refreshes.value_or(usual_refreshes(static_cast<int>(computed.size())));
+    std::vector<bool> marks(computed.size(), false);
+    for (const int i : place_refreshes(steps, count, drift.fresh_noise ? kStaleNoise : 0)) {
+        marks[static_cast<std::size_t>(i)] = true;
+    }
+    return marks;
 }
 
 bool StepSchedule::layer_is_dense(int layer) const {
@@ -80,7 +142,7 @@ Correction StepSchedule::correction(int step) const {
         if (kind(i) == StepKind::refresh) references.push_back(i);
     }
     Correction correction;
-    const int slots = history_slots(parameters_.ssar);
+    const int slots = history_slots(*parameters_.ssar);
     if (references.empty() || slots == 0) return correction;
     const int newest = static_cast<int>(references.size()) - 1;
     const auto slot = [&](int age) {

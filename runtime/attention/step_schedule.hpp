@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "attention/refresh_plan.hpp"
 #include "quantsparse/attention.hpp"
 
 namespace quantsparse::attention {
@@ -33,13 +34,22 @@ static_assert(sizeof(Correction) == 80);
 /// Residuals kept: 3 for `third`, 2 for `second`, 1 for `first` and `svd`, else none.
 int history_slots(SsarMode mode);
 
+/// What refreshes are placed by, besides the noise levels.
+struct Drift {
+    const DriftCurve* curve = &usual_drift();
+    float last_sigma = 0;      ///< after the last step
+    bool fresh_noise = false;  ///< the sampler adds new noise after each step
+};
+
 class StepSchedule {
   public:
     /// `sigmas`: the sampler's noise levels, one a step. `reused`: of as many steps, those that do
-    /// without attention; none when empty. Refreshes count the others.
+    /// without attention; none when empty. Refreshes count the others; a listed refresh that would
+    /// be reused moves to the next step that isn't.
     StepSchedule(const AttentionParameters& parameters, std::span<const float> sigmas,
-                 const std::vector<bool>& reused = {});
+                 const std::vector<bool>& reused = {}, const Drift& drift = {});
 
+    /// With everything set that a default of the number of steps decides.
     const AttentionParameters& parameters() const { return parameters_; }
     int steps() const { return static_cast<int>(kinds_.size()); }
     StepKind kind(int step, int layer) const;
@@ -53,15 +63,19 @@ class StepSchedule {
     Correction correction(int step) const;
 
   private:
-    /// `index` among the `computed` steps that aren't reused.
-    bool is_refresh(int index, int computed) const;
+    /// Which of the `computed` steps, those that aren't reused, are refreshes.
+    std::vector<bool> refreshes(const std::vector<int>& computed, const Drift& drift) const;
+    std::vector<bool> periodic(std::size_t count) const;
+    std::vector<bool> listed(const std::vector<int>& computed) const;
+    std::vector<bool> placed(const std::vector<int>& computed, const Drift& drift) const;
 
     AttentionParameters parameters_;
     std::vector<float> sigmas_;
     std::vector<StepKind> kinds_;
 };
 
-/// First steps that are dense by default: none with SSAR, a fifth with static sparsity.
-int resolved_dense_steps(const AttentionParameters& parameters, int steps);
+/// Sets what a clip's number of steps decides: the correction's order, and the first steps that are
+/// dense: none with SSAR, a fifth with static sparsity.
+AttentionParameters resolved(AttentionParameters parameters, int steps);
 
 }  // namespace quantsparse::attention

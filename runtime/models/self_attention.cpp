@@ -18,9 +18,13 @@ using kernels::HeadMatrix;
 
 namespace {
 
+SsarMode mode_of(const AttentionParameters& parameters) {
+    return parameters.ssar.value_or(SsarMode::svd);
+}
+
 /// Whether anything is added between refreshes.
 bool corrects(const AttentionParameters& parameters) {
-    return attention::history_slots(parameters.ssar) > 0;
+    return attention::history_slots(mode_of(parameters)) > 0;
 }
 
 bool contains(const std::vector<StepKind>& kinds, StepKind kind) {
@@ -65,8 +69,9 @@ SparseSelfAttention::SparseSelfAttention(Program& program, const Shape& shape,
     if (corrects(parameters)) {
         residuals_ = std::make_unique<attention::ResidualState>(
             program,
-            attention::ResidualOptions{parameters.ssar, parameters.residual, parameters.ssar_rank,
-                                       shape.grid.tokens(), shape.heads, shape.head_dim},
+            attention::ResidualOptions{mode_of(parameters), parameters.residual,
+                                       parameters.ssar_rank, shape.grid.tokens(), shape.heads,
+                                       shape.head_dim},
             parameters.dense_layers, layers, branches);
     }
     if (parameters.mask == MaskMode::topk) {

@@ -49,6 +49,19 @@ void check_frames(int frames, const format::ClipGeometry& geometry) {
     }
 }
 
+/// Refreshes that the clip has no steps for.
+void check_refreshes(const AttentionParameters& attention, int steps) {
+    if (!attention.refresh_steps.empty() && attention.refresh_steps.back() >= steps) {
+        fail("refresh_steps",
+             fmt::format("there is no step {} in a clip of {} steps: they are 0 to {}",
+                         attention.refresh_steps.back(), steps, steps - 1));
+    }
+    if (attention.refreshes && *attention.refreshes > steps) {
+        fail("refreshes", fmt::format("{} refreshes don't fit into {} steps: choose at most {}",
+                                      *attention.refreshes, steps, steps));
+    }
+}
+
 /// What this version's models can't be made from.
 void check_conditioning(const Conditioning& conditioning) {
     const auto refuse = [](bool given, const char* field, const char* what) {
@@ -125,7 +138,8 @@ GenerationParameters resolve(GenerationParameters p, const format::GenerationDef
     check_side("height", *p.height, geometry.height_multiple());
     check_frames(*p.frames, geometry);
     if (p.attention.kind == AttentionKind::sparse) {
-        p.attention.dense_steps = attention::resolved_dense_steps(p.attention, *p.steps);
+        p.attention = attention::resolved(p.attention, *p.steps);
+        check_refreshes(p.attention, *p.steps);
     }
     return p;
 }

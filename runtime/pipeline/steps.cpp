@@ -1,5 +1,8 @@
 #include "pipeline/steps.hpp"
 
+#include <algorithm>
+#include <cmath>
+
 #include "models/registry.hpp"
 #include "pipeline/sampling_parameters.hpp"
 #include "quantsparse/error.hpp"
@@ -29,6 +32,27 @@ std::vector<bool> reused_steps(const GenerationParameters& p, const format::Comp
         p.step_cache);
 }
 
+bool draws_noise(Sampler sampler) {
+    return sampler == Sampler::lcm || sampler == Sampler::dmd || sampler == Sampler::rcm;
+}
+
+/// The clip's refreshes as those of the transformer that runs `count` steps from `first` on. Its
+/// first step is one in any case: no residual comes from another transformer.
+AttentionParameters own_refreshes(AttentionParameters attention, int first, int count, int steps) {
+    if (!attention.refresh_steps.empty()) {
+        std::vector<int> own = {0};
+        for (const int step : attention.refresh_steps) {
+            if (step > first && step < first + count) own.push_back(step - first);
+        }
+        attention.refresh_steps = own;
+    }
+    if (attention.refreshes) {
+        const double share = static_cast<double>(*attention.refreshes) * count / steps;
+        attention.refreshes = std::max(1, static_cast<int>(std::lround(share)));
+    }
+    return attention;
+}
+
 }  // namespace
 
 std::unique_ptr<sampling::Scheduler> make_scheduler(
@@ -50,8 +74,14 @@ std::vector<ExpertSteps> steps_of(const GenerationParameters& p, const Recipe& r
             return values.subspan(first, end - first);
         };
         const auto reused = reused_steps(p, bundle.at(recipe.experts[expert].role), own(timesteps));
+        const auto own_attention =
+            own_refreshes(p.attention, static_cast<int>(first), static_cast<int>(end - first),
+                          static_cast<int>(timesteps.size()));
+        attention::Drift drift;
+        drift.last_sigma = sigmas[end];
+        drift.fresh_noise = draws_noise(*p.sampler);
         steps.push_back({expert, static_cast<int>(first),
-                         attention::StepSchedule(p.attention, own(sigmas), reused)});
+                         attention::StepSchedule(own_attention, own(sigmas), reused, drift)});
     }
     return steps;
 }

@@ -14,7 +14,8 @@ const std::map<std::string, std::string> kOtherNames = {{"adapters", "--lora"},
                                                         {"products", "--attention-arithmetic"},
                                                         {"granularity", "--mask-granularity"},
                                                         {"selector", "--device"},
-                                                        {"requantize", "--weights"}};
+                                                        {"requantize", "--weights"},
+                                                        {"refreshes", "--refresh"}};
 
 }  // namespace
 

@@ -83,7 +83,8 @@ constexpr PartFlag kParts[] = {
 // What is read after parsing.
 struct Texts {
     std::map<std::string, std::string> parts;  ///< files by flag
-    std::string size, fps, seed, sigmas, timesteps, prompt_file, memory_limit, profile;
+    std::string size, fps, seed, sigmas, timesteps, refresh, refresh_steps, prompt_file,
+        memory_limit, profile;
     std::optional<std::string> prompt;
     std::vector<std::string> loras;
 };
@@ -233,14 +234,20 @@ void CommandLine::add_attention() {
 void CommandLine::add_correction() {
     AttentionParameters& attention = options_.generation.attention;
     choice("--ssar", attention.ssar,
-           "what is added to sparse attention between refreshes; default: svd");
+           "what is added to sparse attention between refreshes; default: svd, below 8 steps "
+           "first");
     add("--ssar-rank", attention.ssar_rank, "of svd, 1 to 32; default 16");
     choice("--ssar-span", attention.ssar_span, "which residuals are compared; default: refs");
     choice("--ssar-gain", attention.ssar_gain,
            "how the difference grows from step to step; default: linear, the paper has one");
     choice("--residual", attention.residual, "how residuals are kept; default: int8");
+    add("--refresh", texts_.refresh,
+        "dense steps that renew the residual stand where they help most; auto=N: so many; default: "
+        "auto, a fifth of the steps, two for 4 to 8",
+        "auto[=N]");
+    add("--refresh-steps", texts_.refresh_steps, "which steps they are, from 0 on", "N,N,...");
     add("--refresh-interval", attention.refresh_interval,
-        "steps from one dense step to the next; default 5");
+        "or every so many steps; the paper has 5");
 }
 
 void CommandLine::add_device() {
@@ -287,6 +294,10 @@ void CommandLine::check_exclusive() const {
     if (given("--size") && (given("--width") || given("--height"))) {
         wrong_usage("--size and --width, --height exclude each other: keep one");
     }
+    if (given("--refresh") + given("--refresh-steps") + given("--refresh-interval") > 1) {
+        wrong_usage(
+            "--refresh, --refresh-steps and --refresh-interval exclude each other: keep one");
+    }
 }
 
 void CommandLine::check_output() const {
@@ -325,6 +336,12 @@ void CommandLine::finish() {
     }
     if (given("--sigmas")) generation.sigmas = parse_numbers(texts_.sigmas, "sigmas");
     if (given("--timesteps")) generation.timesteps = parse_numbers(texts_.timesteps, "timesteps");
+    if (given("--refresh")) {
+        generation.attention.refreshes = parse_refreshes(texts_.refresh);
+    }
+    if (given("--refresh-steps")) {
+        generation.attention.refresh_steps = parse_steps(texts_.refresh_steps, "refresh_steps");
+    }
     for (const std::string& lora : texts_.loras) {
         const Adapter adapter = adapter_from(lora);
         if (!std::filesystem::exists(adapter.file)) {

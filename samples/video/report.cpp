@@ -31,10 +31,12 @@ Json attention_record(const AttentionParameters& a) {
                    {"density", a.density},           {"block_size", *a.block_size},
                    {"mask", word_of(a.mask)},        {"granularity", word_of(a.granularity)},
                    {"sink", word_of(a.sink)},        {"dense_steps", *a.dense_steps},
-                   {"dense_layers", a.dense_layers}, {"ssar", word_of(a.ssar)}};
+                   {"dense_layers", a.dense_layers}, {"ssar", word_of(*a.ssar)}};
     if (a.top_p > 0) record["top_p"] = a.top_p;
     if (a.ssar != SsarMode::off) {
-        record["refresh_interval"] = a.refresh_interval;
+        if (a.refresh_interval) record["refresh_interval"] = *a.refresh_interval;
+        if (a.refreshes) record["refreshes"] = *a.refreshes;
+        if (!a.refresh_steps.empty()) record["refresh_steps"] = a.refresh_steps;
     }
     if (a.ssar != SsarMode::off && a.ssar != SsarMode::none) {
         record["rank"] = a.ssar_rank;

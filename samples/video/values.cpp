@@ -28,6 +28,40 @@ std::vector<double> parse_numbers(const std::string& text, const std::string& fi
     return numbers;
 }
 
+std::vector<int> parse_steps(const std::string& text, const std::string& field) {
+    constexpr double kLast = 999;
+    std::vector<int> steps;
+    for (const double number : parse_numbers(text, field)) {
+        if (!(number >= 0 && number <= kLast && number == std::floor(number))) {
+            throw Error(
+                ErrorCode::invalid_argument,
+                fmt::format("'{}' makes no sense: write steps, whole numbers from 0 to {}, for "
+                            "example 0,4",
+                            text, kLast),
+                field);
+        }
+        steps.push_back(static_cast<int>(number));
+    }
+    return steps;
+}
+
+std::optional<int> parse_refreshes(const std::string& text) {
+    constexpr std::string_view kAuto = "auto", kNumber = "auto=";
+    if (text == kAuto) return std::nullopt;
+    int count = 0;
+    const char* end = text.data() + text.size();
+    const char* begin = text.starts_with(kNumber) ? text.data() + kNumber.size() : end;
+    const auto result = std::from_chars(begin, end, count);
+    if (result.ec != std::errc() || result.ptr != end || count < 1) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("'{}' says no number of refreshes: write auto, or for example "
+                                "auto=3",
+                                text),
+                    "refreshes");
+    }
+    return count;
+}
+
 FrameRate parse_frame_rate(const std::string& text) {
     const auto number = [](std::string_view part, auto& value) {
         const auto result = std::from_chars(part.data(), part.data() + part.size(), value);

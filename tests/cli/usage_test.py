@@ -85,6 +85,8 @@ class Usage(CliTest):
                               ("--step-cache", "-1"), ("--step-cache", "nan"),
                               ("--ssar-span", "wide"), ("--ssar-gain", "2"),
                               ("--residual", "int2"), ("--refresh-interval", "0"),
+                              ("--refresh", "some"), ("--refresh", "auto=0"),
+                              ("--refresh-steps", "0,x"), ("--refresh-steps", "0,-1"),
                               ("--dense-steps", "-1"), ("--dense-layers", "-2"),
                               ("--progress", "loud"), ("--format", "avi"),
                               ("--preview", "a.bmp"), ("--save-latents", "a.bin")]:
@@ -183,6 +185,24 @@ class Usage(CliTest):
         self.refused(2, ["--top-p: ", "2"], *command, "--top-p", "2")
         self.refused(2, ["span"], *command, "--ssar", "third", "--ssar-span", "adjacent")
         self.refused(2, ["48"], *command, "--block-size", "48")
+
+    def test_where_refreshes_stand(self) -> None:
+        def counts(*arguments) -> dict:
+            result = self.video("-m", MODEL, "--plan", "--json", "--attention", "sparse", *arguments)
+            self.assert_done(result)
+            return json.loads(result.stdout)["steps"]
+        for arguments, refreshes, sparse in [
+                (["--steps", "8"], 2, 6), (["--steps", "8", "--refresh", "auto"], 2, 6),
+                (["--steps", "8", "--refresh", "auto=3"], 3, 5), (["--steps", "8", "--refresh-steps", "0,1,2,7"], 4, 4),
+                (["--steps", "8", "--refresh-interval", "1"], 8, 0), (["--steps", "20"], 4, 16)]:
+            steps = counts(*arguments)
+            self.assertEqual((steps["refresh"], steps["sparse"]), (refreshes, sparse), arguments)
+        command = ["-m", MODEL, "-p", PROMPT, "-o", "a.mp4", "--attention", "sparse", "--steps", "4"]
+        self.refused(2, ["--refresh-steps", "step 4"], *command, "--refresh-steps", "0,4")
+        self.refused(2, ["--refresh-steps", "step 0"], *command, "--refresh-steps", "1,2")
+        self.refused(2, ["--refresh:", "5 refreshes", "4 steps"], *command, "--refresh", "auto=5")
+        self.refused(2, ["exclude"], *command, "--refresh", "auto=2", "--refresh-interval", "5")
+        self.refused(2, ["evenly"], *command, "--refresh", "auto=2", "--ssar", "third")
 
     def test_compare_refuses_what_is_no_clip(self) -> None:
         result = self.run_tool(COMPARE, "nowhere", "nothing")

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
+#include <optional>
 #include <string>
 
 namespace quantsparse::attention {
@@ -150,6 +153,135 @@ TEST(StepSchedule, GainsGrowWithTheDistanceFromTheReference) {
     parameters.ssar = SsarMode::third;
     parameters.ssar_gain = SsarGain::linear;  // g = 2/5: 1 + g + g(g+1)/2 = 1.68
     EXPECT_FLOAT_EQ(StepSchedule(parameters, falling(30)).correction(17).coefficients[3][0], 1.68f);
+}
+
+std::vector<int> refreshes(const StepSchedule& schedule) {
+    std::vector<int> steps;
+    for (int i = 0; i < schedule.steps(); ++i) {
+        if (schedule.kind(i) == StepKind::refresh) steps.push_back(i);
+    }
+    return steps;
+}
+
+/// Levels that begin evenly and are moved by the flow shift.
+std::vector<float> flow_levels(int steps, double shift) {
+    std::vector<float> sigmas;
+    for (int i = 0; i < steps; ++i) {
+        const double s = 1 - static_cast<double>(i) / steps;
+        sigmas.push_back(static_cast<float>(shift * s / (1 + (shift - 1) * s)));
+    }
+    return sigmas;
+}
+
+/// Where refreshes are placed when nobody says where.
+std::vector<int> placed(int steps, std::optional<int> count = {}, double shift = 3) {
+    AttentionParameters parameters;
+    parameters.kind = AttentionKind::sparse;
+    parameters.refreshes = count;
+    return refreshes(StepSchedule(parameters, flow_levels(steps, shift)));
+}
+
+using Steps = std::vector<int>;
+
+// The sets that were best of all that were tried, in latent SNR against dense attention.
+TEST(StepSchedule, PlacesRefreshesWhereTheyWereMeasuredToBeBest) {
+    EXPECT_EQ(placed(4), (Steps{0, 2}));
+    EXPECT_EQ(placed(6), (Steps{0, 3}));
+    EXPECT_EQ(placed(8), (Steps{0, 4}));
+    // All sets of so many were compared by a program of its own.
+    EXPECT_EQ(placed(8, 3), (Steps{0, 3, 6}));
+    EXPECT_EQ(placed(20, 4), (Steps{0, 5, 11, 16}));
+    EXPECT_EQ(placed(8, 2, 5), (Steps{0, 5})) << "a higher shift leaves more to the last steps";
+}
+
+TEST(StepSchedule, PlacesAsManyAsAnIntervalOfFiveButTwoFromFourStepsOn) {
+    for (const auto& [steps, count] :
+         {std::pair{1, 1}, {3, 1}, {4, 2}, {8, 2}, {10, 2}, {11, 3}, {20, 4}, {50, 10}}) {
+        EXPECT_EQ(placed(steps).size(), static_cast<std::size_t>(count)) << steps;
+    }
+    EXPECT_EQ(placed(4, 4), (Steps{0, 1, 2, 3}));
+    EXPECT_EQ(placed(4, 9), (Steps{0, 1, 2, 3}));
+}
+
+TEST(RefreshPlan, IsEvenWhereDriftAndStepsAre) {
+    std::vector<RefreshStep> steps;
+    for (int i = 0; i < 20; ++i) steps.push_back({0.05, 0.1 * i});
+    EXPECT_EQ(place_refreshes(steps, 4), (Steps{0, 5, 10, 15}));
+    EXPECT_EQ(place_refreshes(steps, 2), (Steps{0, 10}));
+    EXPECT_EQ(place_refreshes(std::span(steps).first(6), 3), (Steps{0, 2, 4}));
+    EXPECT_EQ(place_refreshes(steps, 1), (Steps{0}));
+    EXPECT_EQ(place_refreshes({}, 2), Steps{});
+}
+
+TEST(RefreshPlan, FindsTheBestOfAllSets) {
+    const std::vector<double> weights = {.1, .05, .3, .02, .2, .1, .15, .08};
+    const std::vector<double> drifts = {0, .5, .6, .9, .91, 1.4, 1.5, 1.9};
+    std::vector<RefreshStep> steps;
+    for (std::size_t i = 0; i < weights.size(); ++i) steps.push_back({weights[i], drifts[i]});
+    const auto error = [&](unsigned set) {  // bit i: step i is a refresh
+        double sum = 0, reference = 0;
+        for (std::size_t i = 0; i < steps.size(); ++i) {
+            if (set >> i & 1) {
+                reference = drifts[i];
+            } else {
+                sum += weights[i] * (0.3 + drifts[i] - reference);
+            }
+        }
+        return sum;
+    };
+    for (int count = 1; count <= 8; ++count) {
+        double least = 1e9;
+        for (unsigned set = 1; set < 256; set += 2) {
+            if (std::popcount(set) == count) least = std::min(least, error(set));
+        }
+        unsigned found = 0;
+        for (const int step : place_refreshes(steps, count, 0.3)) found |= 1u << step;
+        EXPECT_EQ(std::popcount(found), count);
+        EXPECT_NEAR(error(found), least, 1e-12) << count;
+    }
+}
+
+TEST(StepSchedule, TakesAListOfRefreshes) {
+    auto parameters = sparse(SsarMode::first);
+    parameters.refresh_interval.reset();
+    parameters.refresh_steps = {0, 1, 4};
+    EXPECT_EQ(letters(parameters, 8), "RRssRsss");
+    // A step that is reused has nothing to refresh.
+    const StepSchedule reused(parameters, falling(8),
+                              {false, true, false, false, true, true, false, false});
+    EXPECT_EQ(letters(reused), "R-Rs--Rs");
+}
+
+TEST(StepSchedule, PlacesAmongTheStepsThatAreNotReused) {
+    AttentionParameters parameters;
+    parameters.kind = AttentionKind::sparse;
+    std::vector<bool> reused(8, false);
+    for (const std::size_t step : {1u, 3u, 5u, 7u}) reused[step] = true;
+    // Two steps count as one of twice the length: as four steps of their own.
+    const StepSchedule eight(parameters, flow_levels(8, 3), reused);
+    EXPECT_EQ(letters(eight), "R-s-R-s-");
+    EXPECT_EQ(letters(StepSchedule(parameters, flow_levels(4, 3))), "RsRs");
+}
+
+TEST(StepSchedule, CorrectsToFirstOrderWhereTwoReferencesAreTooMany) {
+    AttentionParameters parameters;
+    parameters.kind = AttentionKind::sparse;
+    EXPECT_EQ(StepSchedule(parameters, falling(7)).parameters().ssar, SsarMode::first);
+    EXPECT_EQ(StepSchedule(parameters, falling(8)).parameters().ssar, SsarMode::svd);
+    parameters.ssar = SsarMode::svd;
+    EXPECT_EQ(StepSchedule(parameters, falling(4)).parameters().ssar, SsarMode::svd);
+}
+
+TEST(DriftCurve, IsReadBetweenItsLevels) {
+    DriftCurve curve{};
+    curve[1] = 2;
+    curve[2] = 3;
+    curve[49] = 7;
+    EXPECT_DOUBLE_EQ(drift_at(curve, 1), 0);
+    EXPECT_NEAR(drift_at(curve, 0.99), 1, 1e-9);
+    EXPECT_NEAR(drift_at(curve, 0.97), 2.5, 1e-9);
+    EXPECT_DOUBLE_EQ(drift_at(curve, 0.001), 7);
+    EXPECT_TRUE(std::is_sorted(usual_drift().begin(), usual_drift().end()));
 }
 
 }  // namespace

@@ -63,7 +63,13 @@ TEST(Names, ParametersOutOfRangeAreNamed) {
         p.kind = AttentionKind::sparse;
         p.mask = MaskMode::topk;
     };
-    EXPECT_EQ(field_of([&](auto& p) { chooses(p); }), "ssar") << "svd needs one mask";
+    EXPECT_EQ(field_of([&](auto& p) { chooses(p); }), "none");
+    EXPECT_EQ(field_of([&](auto& p) {
+                  chooses(p);
+                  p.ssar = SsarMode::svd;
+              }),
+              "ssar")
+        << "svd needs one mask";
     for (const SsarMode mode : {SsarMode::off, SsarMode::none, SsarMode::first}) {
         const auto with = [&](double top_p) {
             return field_of([&](auto& p) {
@@ -76,6 +82,26 @@ TEST(Names, ParametersOutOfRangeAreNamed) {
         EXPECT_EQ(with(1.1), "top_p");
         EXPECT_EQ(with(-0.1), "top_p");
     }
+    EXPECT_EQ(field_of([](auto& p) { p.refreshes = 0; }), "refreshes");
+    EXPECT_EQ(field_of([](auto& p) { p.refresh_steps = {0, 3, 7}; }), "none");
+    EXPECT_EQ(field_of([](auto& p) { p.refresh_steps = {1, 3}; }), "refresh_steps");
+    EXPECT_EQ(field_of([](auto& p) { p.refresh_steps = {0, 3, 3}; }), "refresh_steps");
+    EXPECT_EQ(field_of([](auto& p) { p.refresh_steps = {0, 5, 3}; }), "refresh_steps");
+    EXPECT_EQ(field_of([](auto& p) {
+                  p.refresh_steps = {0};
+                  p.refresh_interval = 5;
+              }),
+              "refresh_steps");
+    EXPECT_EQ(field_of([](auto& p) {
+                  p.refreshes = 2;
+                  p.refresh_interval = 5;
+              }),
+              "refreshes");
+    EXPECT_EQ(field_of([](auto& p) {
+                  p.ssar = SsarMode::third;
+                  p.refreshes = 2;
+              }),
+              "ssar");
 }
 
 }  // namespace

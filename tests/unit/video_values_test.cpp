@@ -53,5 +53,17 @@ TEST(VideoPrompt, AFolderIsNoPromptFile) {
     EXPECT_EQ(read_prompt((folder / "prompt.txt").string()), "two\nlines");
 }
 
+TEST(Refreshes, AreAListOfStepsOrANumber) {
+    EXPECT_EQ(parse_steps("0, 4,999", "refresh_steps"), (std::vector<int>{0, 4, 999}));
+    for (const char* wrong : {"0,4.5", "-1", "1000", "0,", "x"}) {
+        EXPECT_THROW(parse_steps(wrong, "refresh_steps"), Error) << wrong;
+    }
+    EXPECT_EQ(parse_refreshes("auto"), std::nullopt);
+    EXPECT_EQ(parse_refreshes("auto=3"), 3);
+    for (const char* wrong : {"", "3", "auto=", "auto=0", "auto=2x", "auto=-1", "automatic"}) {
+        EXPECT_THROW(parse_refreshes(wrong), Error) << wrong;
+    }
+}
+
 }  // namespace
 }  // namespace quantsparse::video

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 namespace quantsparse {
 
@@ -66,12 +67,20 @@ struct AttentionParameters {
     double top_p = 0;  ///< topk: more blocks, until they hold so much of the row's softmax; 0: off
     MaskGranularity granularity = MaskGranularity::token;
     Sink sink = Sink::frame;
-    SsarMode ssar = SsarMode::svd;
+    /// Default: svd; first for clips of fewer than 8 steps and for the mask topk, since svd needs
+    /// two references of one mask.
+    std::optional<SsarMode> ssar;
     int ssar_rank = 16;  ///< 1..32
     SsarSpan ssar_span = SsarSpan::references;
     SsarGain ssar_gain = SsarGain::linear;  ///< the paper has one; docs/quality.md
     ResidualStorage residual = ResidualStorage::int8;
-    int refresh_interval = 5;  ///< steps from one refresh to the next
+    /// Steps that are refreshes: 0, then rising. Empty: see below.
+    std::vector<int> refresh_steps;
+    /// Steps from one refresh to the next, as in the paper, which has 5. Not set: refreshes stand
+    /// where the recorded drift of the residual and the sampler's steps make them worth most.
+    std::optional<int> refresh_interval;
+    /// How many are placed so, 1 or more; default: a fifth of the steps, two for 4 to 8.
+    std::optional<int> refreshes;
     std::optional<int>
         dense_steps;       ///< first steps computed densely; default 0 with SSAR, else 20 %
     int dense_layers = 1;  ///< first layers always computed densely
