@@ -74,6 +74,13 @@ std::span<const Word<MaskMode>> words_of() {
 }
 
 template <>
+std::span<const Word<BlockOrder>> words_of() {
+    static constexpr Word<BlockOrder> kWords[] = {{"frames", BlockOrder::frames},
+                                                  {"tiles", BlockOrder::tiles}};
+    return kWords;
+}
+
+template <>
 std::span<const Word<MaskGranularity>> words_of() {
     static constexpr Word<MaskGranularity> kWords[] = {{"token", MaskGranularity::token},
                                                        {"block", MaskGranularity::block}};

@@ -2,12 +2,13 @@
 //
 //   out[t, h head_dim + c] = heads[h, position(t), c] + SSAR correction (residual.glsl, kResidual)
 //
-// where the position is that of token_order.glsl for heads of type 1 and the token itself for others. The attention
-// kernel writes rows by itself where all of them can be bound at once and frame 0 is not held apart.
+// where the position is that of token_order.glsl for heads of type 1 and the token itself for others, or with kPositions
+// one that is given. The attention kernel writes rows by itself where all of them can be bound at once, frame 0 is not
+// held apart and no positions are given.
 //
 //   heads  fp32 [heads, token_stride, padded_dim]
 //   out    fp32 [rows, out_stride]
-//   types  uint32 [heads]
+//   types  uint32 [heads]; kPositions: uint32 [tokens], the position of each
 //
 // One work-group per row.
 #version 460
@@ -16,6 +17,7 @@
 
 layout(constant_id = 7) const uint kFrames = 1;
 layout(constant_id = 8) const uint kFrame0Apart = 0;
+layout(constant_id = 9) const uint kPositions = 0;
 
 layout(set = 0, binding = 0, std430) readonly buffer Heads { float head_values[]; };
 layout(set = 0, binding = 1, std430) writeonly buffer Out { float out_values[]; };
@@ -46,8 +48,8 @@ void main() {
     for (uint i = gl_LocalInvocationID.x; i < p.heads * head4; i += gl_WorkGroupSize.x) {
         const uint head = p.first_head + i / head4;
         const uint d4 = i % head4;
-        const uint position =
-            head_types[head] != 0 ? position_by_place(token, p.text, kFrames, p.places, kFrame0Apart != 0) : token;
+        const uint position = kPositions != 0 ? head_types[token]
+            : head_types[head] != 0 ? position_by_place(token, p.text, kFrames, p.places, kFrame0Apart != 0) : token;
         const uint base = (i / head4 * p.token_stride + position) * p.padded_dim + 4 * d4;
         vec4 y = vec4(head_values[base], head_values[base + 1], head_values[base + 2], head_values[base + 3]);
         if (kResidual != kNoResidual) y += residual_at(row, token, head, d4, residual_weight(head));

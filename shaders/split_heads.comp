@@ -8,9 +8,10 @@
 //   out    fp32 [heads, token_stride, padded_dim]; columns head_dim .. padded_dim-1 are set to zero
 //   table  (cos, sin) [positions, head_dim / 2]: angle(position, pair), built in fp64 on the host
 //
-// Heads of type 1 (kFrames > 0) are written place by place instead of frame by frame (token_order.glsl).
+// Heads of type 1 (kFrames > 0) are written place by place instead of frame by frame (token_order.glsl). With kPositions
+// all heads are in an order of tokens that is given.
 //
-//   types  uint32 [heads]: 0 spatial, 1 temporal
+//   types  uint32 [heads]: 0 spatial, 1 temporal; kPositions: uint32 [tokens], the position of each
 //
 // One work-group per token. The token's grid position is (frame, row, column) of a grid whose rows
 // and columns are in the push constants; which axis a pair turns by follows from its index.
@@ -69,7 +70,8 @@ void main() {
             y = vec2(y.x * angle.x - y.y * angle.y, y.x * angle.y + y.y * angle.x);
         }
         const uint position_out =
-            temporal ? position_by_place(token, p.text, kFrames, p.places, kFrame0Apart != 0) : token;
+            temporal ? position_by_place(token, p.text, kFrames, p.places, kFrame0Apart != 0)
+                     : kPositions != 0 ? head_types[token] : token;
         const uint out_base = (head * p.token_stride + position_out) * p.padded_dim + 2 * pair;
         out_values[out_base] = y.x;
         out_values[out_base + 1] = y.y;

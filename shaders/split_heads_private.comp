@@ -35,7 +35,8 @@ void main() {
     for (uint head = 0; head < p.heads; ++head) {
         const bool temporal = kFrames > 0 && head_types[p.first_head + head] != 0;
         const uint position_out =
-            temporal ? position_by_place(token, p.text, kFrames, p.places, kFrame0Apart != 0) : token;
+            temporal ? position_by_place(token, p.text, kFrames, p.places, kFrame0Apart != 0)
+                     : kPositions != 0 ? head_types[token] : token;
         // A loop ends when no lane needs it; the body of a branch would run all the same.
         const uint fours = kOnlyTemporal == 0 || temporal ? dim4 : 0;
         const uint out_base = (head * p.token_stride + position_out) * dim4;

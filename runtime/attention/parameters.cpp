@@ -65,6 +65,11 @@ void check(const AttentionParameters& a) {
              "only the mask topk chooses blocks by their share of the softmax: leave this "
              "out or choose that mask");
     }
+    if (a.block_order != BlockOrder::frames && a.mask != MaskMode::topk) {
+        fail("block_order",
+             "only the mask topk takes blocks in another order than the frames': "
+             "leave this out or choose that mask");
+    }
     if (a.ssar_rank < 1 || a.ssar_rank > attention::kMaxRank) {
         fail("ssar_rank",
              fmt::format("rank {} can't be run: choose 1 to {}", a.ssar_rank, attention::kMaxRank));

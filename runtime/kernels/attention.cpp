@@ -106,7 +106,8 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
     call.ordered = options.blocks && options.order.head_types.valid();
     // Heads that go place by place write all over `out`. Where that can't be bound at once, or
     // their order is one that the kernel doesn't know, they keep it first.
-    call.head_major = call.ordered && (row_chunk < out.rows || options.order.first_frame_apart);
+    call.head_major = (call.ordered && (row_chunk < out.rows || options.order.first_frame_apart)) ||
+                      (options.blocks && options.order.positions.valid());
     call.residual = call.head_major ? nullptr : correction;
     const AttentionPass pass =
         attention_kernel(program.limits(), call).prepare(program, name, call);

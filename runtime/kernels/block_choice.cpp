@@ -74,6 +74,16 @@ std::uint64_t BlockRule::most_entries() const {
     return entries;
 }
 
+std::uint64_t BlockRule::head_entries(bool complete) const {
+    const auto rows = static_cast<std::uint64_t>(blocks());
+    return complete ? rows * rows : most_entries();
+}
+
+bool BlockRule::fits(const program::Limits& limits, int heads, bool complete) const {
+    return head_entries(complete) * static_cast<std::uint64_t>(heads) * 4 <=
+           limits.max_binding_bytes;
+}
+
 double BlockRule::density() const {
     BlockRule fixed = *this;
     fixed.top_p = 0;
@@ -126,9 +136,7 @@ void choose_blocks(Program& program, const std::string& name, const HeadMatrix& 
 BlockList list_blocks(Program& program, const std::string& name, Tensor choice, int heads,
                       const BlockRule& rule, Tensor sight, bool complete) {
     const int blocks = rule.blocks();
-    const std::uint64_t head_entries =
-        complete ? static_cast<std::uint64_t>(blocks) * static_cast<std::uint64_t>(blocks)
-                 : rule.most_entries();
+    const std::uint64_t head_entries = rule.head_entries(complete);
     BlockList list;
     list.lists = heads;
     list.block = rule.block;

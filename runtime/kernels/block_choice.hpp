@@ -29,6 +29,10 @@ struct BlockRule {
     int forced(int row) const;
     /// The most that a head's rows can choose together.
     std::uint64_t most_entries() const;
+    /// Room for a head in a list: `complete` ones have all blocks of all rows.
+    std::uint64_t head_entries(bool complete) const;
+    /// Whether a kernel can bind the lists of so many heads at once, as list_blocks() needs.
+    bool fits(const program::Limits& limits, int heads, bool complete) const;
     /// The share of pairs of blocks that is chosen, where top_p adds none.
     double density() const;
 };

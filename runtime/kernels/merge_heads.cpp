@@ -14,6 +14,7 @@ void merge_heads(Program& program, const std::string& name, const HeadMatrix& he
     constants.set_from(Constant::residual, residual_constants(residual));
     constants.set(Constant::frames, u32(order.frames));
     constants.set(Constant::frame0_apart, order.first_frame_apart);
+    constants.set(Constant::positions, order.positions.valid());
     const std::uint64_t widest = std::max(out.row_bytes(), row_bytes(residual));
     const int row_chunk = std::min(kMaxRows, rows_per_dispatch(program, widest, out.rows));
     const int head_chunk = heads_per_dispatch(program, heads.head_bytes(), heads.heads);
@@ -24,7 +25,7 @@ void merge_heads(Program& program, const std::string& name, const HeadMatrix& he
             const int rows = std::min(row_chunk, out.rows - first);
             std::vector<program::Binding> bindings = {read_heads(heads, head, count),
                                                       write_rows(out, first, rows),
-                                                      program::read(order.head_types)};
+                                                      program::read(order.table())};
             append_residual(bindings, residual, heads.tensor, first, rows, false);
             program.dispatch(name, shaders::ShaderId::merge_heads, constants, bindings,
                              shaders::merge_heads::Push{

@@ -59,6 +59,11 @@ struct TokenOrder {
     bool first_frame_apart = false;  ///< type 1 holds frame 0 as it is, the others after it
     int text_in_front =
         0;  ///< tokens before the grid; they and those behind it stay where they are
+    /// uint32 [tokens]: where each token is, in all heads; instead of types and all of the above.
+    Tensor positions;
+
+    /// What kernels bind of either; invalid: tokens are where they are.
+    Tensor table() const { return positions.valid() ? positions : head_types; }
 };
 
 /// What happens to the rows on the way (split_heads.comp).

@@ -36,7 +36,8 @@ void split_heads(Program& program, const std::string& name, const Matrix& input,
                                               {Constant::rope, transform.rope_table.valid()},
                                               {Constant::frames, typed ? u32(order.frames) : 0},
                                               {Constant::frame0_apart, order.first_frame_apart},
-                                              {Constant::only_temporal, transform.only_temporal}});
+                                              {Constant::only_temporal, transform.only_temporal},
+                                              {Constant::positions, order.positions.valid()}});
     const int head_chunk = heads_per_dispatch(program, out.head_bytes(), out.heads);
     const int row_chunk =
         std::min(kMaxRows, rows_per_dispatch(program, input.row_bytes(), input.rows));
@@ -46,30 +47,31 @@ void split_heads(Program& program, const std::string& name, const Matrix& input,
         target.reads = transform.only_temporal;  // the others' results stay
         for (int first = 0; first < input.rows; first += row_chunk) {
             const int rows = std::min(row_chunk, input.rows - first);
-            program.dispatch(
-                name, load.texels ? ShaderId::split_heads_private : ShaderId::split_heads,
-                constants,
-                {load(read_rows(input, first, rows)), target, optional(transform.norm_weight),
-                 optional(transform.rope_table),
-                 typed ? program::read(order.head_types) : program::unused(input.tensor)},
-                shaders::split_heads::Push{.heads = u32(heads),
-                                           .first_head = u32(head),
-                                           .columns = u32(out.heads * out.head_dim),
-                                           .head_dim = u32(out.head_dim),
-                                           .padded_dim = u32(out.padded_dim),
-                                           .in_stride = u32(input.stride),
-                                           .token_stride = u32(out.token_stride),
-                                           .token_base = u32(first),
-                                           .grid_rows = u32(transform.grid[0]),
-                                           .grid_columns = u32(transform.grid[1]),
-                                           .pairs_time = u32(transform.pairs[0]),
-                                           .pairs_row = u32(transform.pairs[1]),
-                                           .eps = transform.eps,
-                                           .places = u32(order.tokens_per_frame),
-                                           .text = u32(order.text_in_front),
-                                           .rows = u32(rows)},
-                {load.texels ? ceil_div(u32(rows), lanes) : u32(rows), 1, 1},
-                10.0 * rows * input.columns);
+            program.dispatch(name,
+                             load.texels ? ShaderId::split_heads_private : ShaderId::split_heads,
+                             constants,
+                             {load(read_rows(input, first, rows)), target,
+                              optional(transform.norm_weight), optional(transform.rope_table),
+                              order.table().valid() ? program::read(order.table())
+                                                    : program::unused(input.tensor)},
+                             shaders::split_heads::Push{.heads = u32(heads),
+                                                        .first_head = u32(head),
+                                                        .columns = u32(out.heads * out.head_dim),
+                                                        .head_dim = u32(out.head_dim),
+                                                        .padded_dim = u32(out.padded_dim),
+                                                        .in_stride = u32(input.stride),
+                                                        .token_stride = u32(out.token_stride),
+                                                        .token_base = u32(first),
+                                                        .grid_rows = u32(transform.grid[0]),
+                                                        .grid_columns = u32(transform.grid[1]),
+                                                        .pairs_time = u32(transform.pairs[0]),
+                                                        .pairs_row = u32(transform.pairs[1]),
+                                                        .eps = transform.eps,
+                                                        .places = u32(order.tokens_per_frame),
+                                                        .text = u32(order.text_in_front),
+                                                        .rows = u32(rows)},
+                             {load.texels ? ceil_div(u32(rows), lanes) : u32(rows), 1, 1},
+                             10.0 * rows * input.columns);
         }
     }
 }

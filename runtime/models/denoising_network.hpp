@@ -78,6 +78,9 @@ class DenoisingNetwork {
     virtual std::string non_finite_site(const program::Executor& executor) const = 0;
     /// Of SSAR; nullptr without.
     virtual const attention::ResidualState* residuals() const = 0;
+    /// Of each head of a layer what MaskMode::topk last chose; empty where nothing is chosen.
+    virtual std::vector<double> chosen_densities(const program::Executor& executor,
+                                                 int layer) const = 0;
     virtual const WeightSet& weights() const = 0;
     virtual int tokens() const = 0;
 

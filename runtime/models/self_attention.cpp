@@ -2,12 +2,15 @@
 
 #include <fmt/format.h>
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "attention/block_rule.hpp"
+#include "attention/tile_order.hpp"
 #include "kernels/attention.hpp"
 #include "kernels/copy.hpp"
 #include "kernels/head_profile.hpp"
+#include "quantsparse/error.hpp"
 
 namespace quantsparse::models {
 
@@ -29,6 +32,12 @@ bool corrects(const AttentionParameters& parameters) {
 
 bool contains(const std::vector<StepKind>& kinds, StepKind kind) {
     return std::find(kinds.begin(), kinds.end(), kind) != kinds.end();
+}
+
+std::vector<std::uint32_t> tile_positions(const TokenGrid& grid, int block) {
+    const int columns = std::max(1, grid.columns);
+    return attention::tile_positions(
+        {grid.text_in_front, grid.frames, grid.places / columns, columns, grid.text_behind}, block);
 }
 
 /// The band among the grid's tokens with its sink; text sees everything and is seen by all.
@@ -106,8 +115,20 @@ void SparseSelfAttention::declare_choices(int layers) {
          parameters_.sink == Sink::none ? 0 : grid.places},
         parameters_.block_size.value_or(kernels::default_block(program_.limits(), grid.tokens())),
         parameters_.density, parameters_.top_p);
+    if (!rule_->fits(program_.limits(), shape_.heads, false)) {
+        throw Error(
+            ErrorCode::invalid_argument,
+            fmt::format("lists of chosen blocks need {:.0f} MiB at once, more than the "
+                        "device binds: choose larger blocks, less density or no top_p",
+                        static_cast<double>(rule_->most_entries()) * shape_.heads * 4 / (1 << 20)),
+            "block_size");
+    }
     sight_ =
         program_.add("choice.sight", kernels::sight_bytes(*rule_), program::Lifetime::persistent);
+    if (parameters_.block_order == BlockOrder::tiles) {
+        positions_ = program_.add("choice.positions", static_cast<std::uint64_t>(grid.tokens()) * 4,
+                                  program::Lifetime::persistent);
+    }
     for (int layer = 0; layer < layers; ++layer) {
         choices_.push_back(program_.add(fmt::format("choice.{}", layer),
                                         rule_->choice_bytes(shape_.heads),
@@ -125,10 +146,31 @@ void SparseSelfAttention::reset(program::Executor& executor) const {
     for (const Tensor types : head_types_) executor.clear(types);
     for (const Tensor choice : choices_) executor.clear(choice);
     if (sight_.valid()) executor.clear(sight_);
+    if (positions_.valid()) {
+        executor.write_values(
+            positions_, std::span<const std::uint32_t>(tile_positions(shape_.grid, rule_->block)));
+    }
     if (blocks_list_.row_ptr.valid()) write_block_list(executor, blocks_list_, mask_);
     if (complete_list_.row_ptr.valid()) {
         write_block_list(executor, complete_list_, attention::complete_list(mask_));
     }
+}
+
+std::vector<double> SparseSelfAttention::chosen_densities(const program::Executor& executor,
+                                                          int layer) const {
+    std::vector<double> densities;
+    if (!rule_ || layer < parameters_.dense_layers || layer >= layers_) return densities;
+    const std::size_t words = rule_->choice_bytes(1) / 4;
+    const auto choice = executor.read_values<std::uint32_t>(
+        choices_[static_cast<std::size_t>(layer)], words * static_cast<std::size_t>(shape_.heads));
+    for (auto head = choice.begin(); head != choice.end();
+         head += static_cast<std::ptrdiff_t>(words)) {
+        double chosen = 0;
+        std::for_each(head, head + static_cast<std::ptrdiff_t>(words),
+                      [&](std::uint32_t word) { chosen += std::popcount(word); });
+        densities.push_back(chosen / rule_->blocks() / rule_->blocks());
+    }
+    return densities;
 }
 
 void SparseSelfAttention::split(const Operands& operands, const Heads& heads,
@@ -179,8 +221,10 @@ Matrix SparseSelfAttention::build_sparse(int layer, int branch, bool refresh,
         {}, kernels::round_up(tokens, 64) + tokens, width, kernels::round_up(width, 4), 0};
     const auto first = [&](const Matrix& m) { return m.slice(0, tokens); };
     const auto second = [&](const Matrix& m) { return m.slice(m.rows - tokens, tokens); };
+    const bool in_frames = rule_ ? !positions_.valid() : parameters_.sink != Sink::frame0;
     const bool one_pass =
-        refresh && residuals_ && (rule_ || parameters_.sink != Sink::frame0) &&
+        refresh && residuals_ && in_frames &&
+        (!rule_ || rule_->fits(program_.limits(), shape_.heads, true)) &&
         kernels::attends_both(program_, first(both), second(both), parameters_.products);
     const Matrix results = add_matrix(program_, "self_attn", one_pass ? both.rows : tokens, width);
     const Matrix out = first(results);
@@ -191,28 +235,39 @@ Matrix SparseSelfAttention::build_sparse(int layer, int branch, bool refresh,
     order.tokens_per_frame = grid.places;
     order.text_in_front = grid.text_in_front;
     order.first_frame_apart = parameters_.sink == Sink::frame0;
+    order.positions = positions_;
     // Types belong to the residuals, so they are decided when those are: at a refresh. Without
     // refreshes every step decides anew. The branch with the prompt runs first and decides for
     // both: guidance amplifies errors that differ between the branches, not those they share.
     const bool decides = branch == 0 && (refresh || parameters_.ssar == SsarMode::off);
-    const bool unordered = decides || (refresh && !one_pass);
-    if (unordered) split(operands, heads, {}, false);
-    if (decides) {
-        if (rule_) {
+    const auto attend_to_all = [&] {
+        kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, dense);
+    };
+    const bool separate = refresh && !one_pass;
+    if (rule_) {
+        const bool moved = positions_.valid();
+        if (separate && moved) {
+            split(operands, heads, {}, false);
+            attend_to_all();
+        }
+        split(operands, heads, order, false);
+        if (separate && !moved) attend_to_all();
+        if (decides) {
             choose_blocks(program_, "self_attn.choose", heads.q, heads.k, dense.scale, *rule_,
                           choices_[static_cast<std::size_t>(layer)]);
-        } else {
+        }
+    } else {
+        const bool unordered = decides || separate;
+        if (unordered) split(operands, heads, {}, false);
+        if (decides) {
             profile_heads(program_, "self_attn.profile", heads.q, heads.k, heads.v, dense.scale,
                           blocks_list_, order);
         }
-    }
-    if (refresh && !one_pass) {
-        kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, dense);
+        if (separate) attend_to_all();
+        if (!refresh || residuals_) split(operands, heads, order, unordered);
     }
     if (refresh && !residuals_) return out;
 
-    // Chosen blocks are of tokens as they stand.
-    if (!rule_ || !unordered) split(operands, heads, order, unordered);
     const kernels::BlockList list = rule_      ? chosen_list(layer, one_pass)
                                     : one_pass ? complete_list_
                                                : blocks_list_;

@@ -20,7 +20,8 @@ namespace quantsparse::models {
 /// is seen by all.
 struct TokenGrid {
     int frames = 0;
-    int places = 0;  ///< tokens of a frame
+    int places = 0;   ///< tokens of a frame
+    int columns = 0;  ///< tokens of a row of it; where blocks are tiles
     int text_in_front = 0;
     int text_behind = 0;
     int grid() const { return frames * places; }
@@ -58,6 +59,9 @@ class SparseSelfAttention {
     /// Before the first step of a clip: writes the block lists, forgets residuals and types.
     void reset(program::Executor& executor) const;
     const attention::ResidualState* residuals() const { return residuals_.get(); }
+    /// Of each head the share of pairs of blocks that was last chosen; empty for layers that are
+    /// dense and where nothing is chosen.
+    std::vector<double> chosen_densities(const program::Executor& executor, int layer) const;
 
   private:
     struct Heads {
@@ -83,6 +87,7 @@ class SparseSelfAttention {
     std::optional<kernels::BlockRule> rule_;  ///< of MaskMode::topk, which has no types
     std::vector<Tensor> choices_;             ///< of each layer, shared by the branches
     Tensor sight_;                            ///< of the chosen lists
+    Tensor positions_;                        ///< of each token where blocks are tiles
     std::unique_ptr<attention::ResidualState> residuals_;
 };
 

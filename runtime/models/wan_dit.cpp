@@ -119,6 +119,7 @@ WanDit::WanDit(Program& program, const format::Network& network, const Denoising
     grid_columns_ = latent.width / patch_x;
     grid_.frames = latent.frames;
     grid_.places = grid_rows_ * grid_columns_;
+    grid_.columns = grid_columns_;
     dim_stride_ = round_up(config_.dim, 4);
 
     declare_weights(network);

@@ -39,6 +39,10 @@ class WanDit final : public DenoisingNetwork {
         return watch_->first(executor);
     }
     const attention::ResidualState* residuals() const override { return attention_->residuals(); }
+    std::vector<double> chosen_densities(const program::Executor& executor,
+                                         int layer) const override {
+        return attention_->chosen_densities(executor, layer);
+    }
     const WeightSet& weights() const override { return weights_; }
     int tokens() const override { return grid_.tokens(); }
 

@@ -78,8 +78,18 @@ std::vector<AttentionLayer> Denoiser::attention_layers() const {
     std::vector<AttentionLayer> layers;
     if (const auto* residuals = network_->residuals()) {
         for (const auto& r : residuals->report(*executor_)) {
-            layers.push_back({r.layer, r.branch, r.types, r.flips, r.refused, r.non_finite});
+            layers.push_back({r.layer, r.branch, r.types, r.flips, r.refused, r.non_finite,
+                              network_->chosen_densities(*executor_, r.layer)});
         }
+        return layers;
+    }
+    const int dense = schedule_ ? schedule_->parameters().dense_layers : 0;
+    for (int layer = dense; schedule_; ++layer) {
+        AttentionLayer chosen;
+        chosen.layer = layer;
+        chosen.densities = network_->chosen_densities(*executor_, layer);
+        if (chosen.densities.empty()) break;
+        layers.push_back(std::move(chosen));
     }
     return layers;
 }

@@ -221,6 +221,9 @@ void CommandLine::add_attention() {
         "head by their mean queries and keys; default: exact");
     add("--top-p", attention.top_p,
         "of topk: more blocks, until they hold this share of their row's softmax; default 0: off");
+    choice("--block-order", attention.block_order,
+           "of topk: how tokens are cut into blocks, tiles are near in space and time; default: "
+           "frames");
     choice("--mask-granularity", attention.granularity,
            "block computes blocks on the mask's edge whole; default: token");
     choice("--sink", attention.sink,

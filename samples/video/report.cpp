@@ -32,7 +32,10 @@ Json attention_record(const AttentionParameters& a) {
                    {"mask", word_of(a.mask)},        {"granularity", word_of(a.granularity)},
                    {"sink", word_of(a.sink)},        {"dense_steps", *a.dense_steps},
                    {"dense_layers", a.dense_layers}, {"ssar", word_of(*a.ssar)}};
-    if (a.top_p > 0) record["top_p"] = a.top_p;
+    if (a.mask == MaskMode::topk) {
+        record["top_p"] = a.top_p;
+        record["block_order"] = word_of(a.block_order);
+    }
     if (a.ssar != SsarMode::off) {
         if (a.refresh_interval) record["refresh_interval"] = *a.refresh_interval;
         if (a.refreshes) record["refreshes"] = *a.refreshes;
@@ -82,6 +85,23 @@ Json adapters_record(const std::vector<Adapter>& adapters) {
         list.push_back(record);
     }
     return list;
+}
+
+// One line about the densities that heads got where blocks are chosen.
+std::string density_line(const std::vector<AttentionLayer>& layers) {
+    double least = 1, most = 0, sum = 0;
+    std::size_t heads = 0;
+    for (const AttentionLayer& layer : layers) {
+        for (const double density : layer.densities) {
+            least = std::min(least, density);
+            most = std::max(most, density);
+            sum += density;
+            ++heads;
+        }
+    }
+    if (heads == 0) return {};
+    return fmt::format("chosen blocks: {:.3f} of the pairs, {:.3f} to {:.3f} of a head's\n",
+                       sum / static_cast<double>(heads), least, most);
 }
 
 // One line about head types: how often they changed tells what freezing them costs.
@@ -219,7 +239,7 @@ std::string profile_table(const std::vector<OperationTime>& operations,
         text += fmt::format("{:<12}{:>10.2f}\n", stage.stage, stage.seconds);
     }
     if (!attention.empty()) {
-        text += attention_line(attention);
+        text += attention_line(attention) + density_line(attention);
     }
     std::vector<OperationTime> sorted = operations;
     std::stable_sort(sorted.begin(), sorted.end(),
@@ -257,6 +277,7 @@ std::string profile_json(const std::vector<OperationTime>& operations,
                           {"flips", layer.flips},
                           {"refused", layer.refused},
                           {"non_finite", layer.non_finite}});
+        if (!layer.densities.empty()) layers.back()["densities"] = layer.densities;
     }
     Json stage_list = Json::array();
     for (const StageTime& stage : stages) {

@@ -7,6 +7,7 @@ layout(constant_id = 2) const uint kRope = 0;
 layout(constant_id = 3) const uint kFrames = 0;
 layout(constant_id = 4) const uint kFrame0Apart = 0;
 layout(constant_id = 5) const uint kOnlyTemporal = 0;  // the others are there already
+layout(constant_id = 6) const uint kPositions = 0;     // instead of types
 
 layout(push_constant) uniform Push {
     uint heads;         // heads written by this dispatch

@@ -95,13 +95,16 @@ class Generate(CliTest):
                    "--dense-steps", "0", "--progress", "none"]
         chosen = ["--attention", "sparse", "--mask", "topk", "--sink", "none", "--ssar"]
         self.clip(*command, "-o", "dense/")
-        self.clip(*command, "-o", "all/", *chosen, "off", "--top-p", "1")
+        self.clip(*command, "-o", "all/", *chosen, "off", "--top-p", "1", "--block-order", "tiles")
         result = self.run_tool(COMPARE, "dense", "all", "--min-psnr", "90")
         self.assertEqual(result.returncode, 0, result.stdout)
         for mode in ("off", "first"):
-            self.clip(*command, "-o", f"{mode}/", *chosen, mode)
+            self.clip(*command, "-o", f"{mode}/", *chosen, mode, "--profile=times.json")
             result = self.run_tool(COMPARE, "dense", mode, "--min-psnr", "90")
             self.assertNotEqual(result.returncode, 0, result.stdout)
+            for layer in json.loads((self.folder / "times.json").read_text())["attention"]:
+                self.assertEqual(len(set(layer["densities"])), 1)  # of each head, by the rule
+                self.assertEqual(layer["densities"][0], 16 / 36)   # each row and its neighbours
 
     def test_attention_in_8_bits(self) -> None:
         """Another arithmetic, nearly the same clip, in refreshes and between them."""

@@ -183,6 +183,7 @@ class Usage(CliTest):
         self.refused(2, ["--ssar: ", "topk"], *command, "--mask", "topk")
         self.refused(2, ["--top-p: ", "topk"], *command, "--top-p", "0.5")
         self.refused(2, ["--top-p: ", "2"], *command, "--top-p", "2")
+        self.refused(2, ["--block-order: ", "topk"], *command, "--block-order", "tiles")
         self.refused(2, ["span"], *command, "--ssar", "third", "--ssar-span", "adjacent")
         self.refused(2, ["48"], *command, "--block-size", "48")
 

@@ -379,6 +379,74 @@ TEST_F(BlockChoiceTest, DensityOneIsDenseAttention) {
     }
 }
 
+TEST_F(BlockChoiceTest, TokensGoToGivenPositionsAndTheirResultsBack) {
+    for (const std::uint64_t binding_limit : {0, 32 << 10}) {
+        const Shape s{3, 20, 5, 60};
+        BlockRule rule = rule_for(s.tokens(), 32, 4);
+        auto device_limits = limits();
+        if (binding_limit) device_limits.max_binding_bytes = binding_limit;
+        Program program(device_limits);
+        const int width = s.heads * s.head_dim;
+        std::vector<HeadMatrix> heads;
+        std::vector<Matrix> rows;
+        kernels::HeadTransform transform;
+        transform.order.positions = program.add(
+            "positions", static_cast<std::uint64_t>(s.tokens()) * 4, Lifetime::persistent);
+        for (const char* name : {"q", "k", "v"}) {
+            rows.push_back(add_kept_matrix(program, name, s.tokens(), width));
+            heads.push_back(
+                kernels::add_head_matrix(program, name, s.heads, s.tokens(), s.head_dim));
+            kernels::split_heads(program, name, rows.back(), heads.back(), transform);
+        }
+        const Matrix out = add_kept_matrix(program, "out", s.tokens(), width);
+        const Tensor choice =
+            program.add("choice", rule.choice_bytes(s.heads), Lifetime::persistent);
+        const Tensor sight = program.add("sight", kernels::sight_bytes(rule), Lifetime::persistent);
+        kernels::choose_blocks(program, "choose", heads[0], heads[1], kScale, rule, choice);
+        const BlockList list = kernels::list_blocks(program, "list", choice, s.heads, rule, sight);
+        kernels::AttentionOptions options;
+        options.scale = kScale;
+        options.blocks = &list;
+        options.order = transform.order;
+        kernels::attention(program, "attention", heads[0], heads[1], heads[2], out, options);
+        Executor executor = executor_for(program);
+        std::vector<std::uint32_t> positions(static_cast<std::size_t>(s.tokens()));
+        for (std::size_t i = 0; i < positions.size(); ++i) {
+            positions[i] = static_cast<std::uint32_t>(i);
+        }
+        std::shuffle(positions.begin(), positions.end(), generator_);
+        executor.write_values(transform.order.positions, std::span<const std::uint32_t>(positions));
+        executor.clear(sight);
+        const Operands x = random_operands(s);
+        for (std::size_t i = 0; i < 3; ++i) {
+            const auto& values = i == 0 ? x.q : i == 1 ? x.k : x.v;
+            std::vector<float> by_token(s.count());
+            for (int h = 0; h < s.heads; ++h) {
+                for (int t = 0; t < s.tokens(); ++t) {
+                    for (int c = 0; c < s.head_dim; ++c) {
+                        by_token[at(t, h * s.head_dim + c, width)] =
+                            values[at(h * s.tokens() + t, c, s.head_dim)];
+                    }
+                }
+            }
+            write_matrix(executor, rows[i], by_token);
+        }
+        executor.run(0);
+        const Rows chosen =
+            rows_of(executor.read_values<std::uint32_t>(choice, rule.choice_bytes(s.heads) / 4),
+                    s.heads, rule);
+        const auto block_of = [&](int token) {
+            return static_cast<int>(positions[static_cast<std::size_t>(token)]) / 32;
+        };
+        const auto expected = reference(s, x, kScale, [&](int h, int i, int j) {
+            const auto& row = chosen[static_cast<std::size_t>(h * rule.blocks() + block_of(i))];
+            return std::binary_search(row.begin(), row.end(), block_of(j));
+        });
+        expect_close(read_matrix<float>(executor, out), expected, attention_tolerance(5e-6),
+                     fmt::format("bindings of {}", binding_limit));
+    }
+}
+
 TEST_F(BlockChoiceTest, APlantedPatternIsFound) {
     // Block i of head h asks for block (7 i + 3 h) % 16, among noise.
     const Shape s{3, 64, 1, 1024};

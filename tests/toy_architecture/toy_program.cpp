@@ -57,6 +57,7 @@ class ToyTransformer final : public models::DenoisingNetwork {
         rows_ = options.latent.height / c_.patch;
         columns_ = options.latent.width / c_.patch;
         grid_.places = rows_ * columns_;
+        grid_.columns = columns_;
         grid_.text_in_front = c_.text_tokens;
         declare_weights(network);
         declare_inputs();
@@ -78,6 +79,10 @@ class ToyTransformer final : public models::DenoisingNetwork {
         return watch_.first(executor);
     }
     const attention::ResidualState* residuals() const override { return attention_->residuals(); }
+    std::vector<double> chosen_densities(const program::Executor& executor,
+                                         int layer) const override {
+        return attention_->chosen_densities(executor, layer);
+    }
     const models::WeightSet& weights() const override { return weights_; }
     int tokens() const override { return grid_.tokens(); }
 

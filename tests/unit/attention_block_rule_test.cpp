@@ -39,6 +39,17 @@ TEST(BlockRule, BlocksThatHoldAnyOfTheSinkOrTextAreSeenByAll) {
     EXPECT_EQ(rule.most_entries(), entries);
 }
 
+TEST(BlockRule, SaysWhetherListsCanBeBound) {
+    const auto rule = make_block_rule({75600, 0, 75600, 3600}, 64, 0.25, 0);  // 1,182 blocks
+    program::Limits limits;
+    limits.max_binding_bytes = 128 << 20;
+    EXPECT_TRUE(rule.fits(limits, 40, false));  // 40 x 1,182 x 296 entries of 4 bytes
+    EXPECT_FALSE(rule.fits(limits, 40, true));  // 40 x 1,182 x 1,182
+    EXPECT_TRUE(rule.fits(limits, 24, true));
+    const auto by_share = make_block_rule({75600, 0, 75600, 3600}, 64, 0.25, 0.9);
+    EXPECT_FALSE(by_share.fits(limits, 40, false)) << "every row may need all blocks";
+}
+
 TEST(BlockRule, AFewTokensAreOneBlock) {
     const auto rule = make_block_rule({3, 1, 2, 1}, 64, 0.25, 0.5);
     EXPECT_EQ(rule.blocks(), 1);

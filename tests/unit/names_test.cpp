@@ -10,8 +10,8 @@ template <typename Enum>
 class NamesTest : public testing::Test {};
 
 using Enums = testing::Types<Sampler, Rng, FewSteps, Storage, AdapterTarget, Arithmetic,
-                             AttentionKind, AttentionProducts, MaskMode, MaskGranularity, Sink,
-                             SsarMode, SsarSpan, SsarGain, ResidualStorage>;
+                             AttentionKind, AttentionProducts, MaskMode, BlockOrder,
+                             MaskGranularity, Sink, SsarMode, SsarSpan, SsarGain, ResidualStorage>;
 TYPED_TEST_SUITE(NamesTest, Enums);
 
 TYPED_TEST(NamesTest, WordsAndValuesAreInverse) {
@@ -59,6 +59,7 @@ TEST(Names, ParametersOutOfRangeAreNamed) {
     EXPECT_EQ(field_of([](auto& p) { p.refresh_interval = 0; }), "refresh_interval");
     EXPECT_EQ(field_of([](auto& p) { p.dense_layers = -1; }), "dense_layers");
     EXPECT_EQ(field_of([](auto& p) { p.top_p = 0.9; }), "top_p") << "the mask is a band";
+    EXPECT_EQ(field_of([](auto& p) { p.block_order = BlockOrder::tiles; }), "block_order");
     const auto chooses = [](auto& p) {
         p.kind = AttentionKind::sparse;
         p.mask = MaskMode::topk;

@@ -25,6 +25,10 @@ enum class AttentionProducts {
 /// whose mean scores highest with the mean query, chosen on the device from the present q and k.
 enum class MaskMode { exact, svg, topk };
 
+/// In which order topk cuts the tokens into blocks: as they stand, or the first frame in tiles and
+/// the others in cubes, so that the tokens of a block are near each other in space and time.
+enum class BlockOrder { frames, tiles };
+
 /// Which keys every query sees beside its band. Temporal heads hold tokens place by place: `frame`
 /// gives them as many first places over all frames, as SparseVideoGen does, `frame0` the first
 /// frame, which their order then holds apart.
@@ -65,6 +69,7 @@ struct AttentionParameters {
     std::optional<int> block_size;
     MaskMode mask = MaskMode::exact;
     double top_p = 0;  ///< topk: more blocks, until they hold so much of the row's softmax; 0: off
+    BlockOrder block_order = BlockOrder::frames;
     MaskGranularity granularity = MaskGranularity::token;
     Sink sink = Sink::frame;
     /// Default: svd; first for clips of fewer than 8 steps and for the mask topk, since svd needs

@@ -42,6 +42,8 @@ std::span<const Word<AttentionProducts>> words_of();
 template <>
 std::span<const Word<MaskMode>> words_of();
 template <>
+std::span<const Word<BlockOrder>> words_of();
+template <>
 std::span<const Word<MaskGranularity>> words_of();
 template <>
 std::span<const Word<Sink>> words_of();

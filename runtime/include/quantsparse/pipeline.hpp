@@ -171,6 +171,9 @@ struct AttentionLayer {
     std::vector<std::uint32_t> flips;       ///< how often a head's type changed between refreshes
     std::uint32_t refused = 0;     ///< refreshes whose difference was too large to be a trend
     std::uint32_t non_finite = 0;  ///< refreshes whose residual was not finite
+    /// Of each head the share of pairs inside the blocks that MaskMode::topk last chose; else
+    /// empty.
+    std::vector<double> densities;
 };
 
 struct StageTime {
@@ -230,7 +233,7 @@ class Generator {
 
     std::vector<OperationTime> profile() const;  ///< of the last run, empty without `profile`
     std::vector<StageTime> stage_times() const;  ///< of the last run
-    /// Of the last run; empty without `profile` or without residuals.
+    /// Of the last run; empty without `profile`, or with neither residuals nor chosen blocks.
     std::vector<AttentionLayer> attention_layers() const;
 
     struct Impl;  ///< of the library
