@@ -209,10 +209,20 @@ Matrix SparseSelfAttention::build(int layer, int branch, StepKind kind, const Op
     return out;
 }
 
+kernels::TokenOrder SparseSelfAttention::order_of(int layer) const {
+    kernels::TokenOrder order;
+    if (!rule_) order.head_types = head_types_[static_cast<std::size_t>(layer)];
+    order.frames = shape_.grid.frames;
+    order.tokens_per_frame = shape_.grid.places;
+    order.text_in_front = shape_.grid.text_in_front;
+    order.first_frame_apart = parameters_.sink == Sink::frame0;
+    order.positions = positions_;
+    return order;
+}
+
 Matrix SparseSelfAttention::build_sparse(int layer, int branch, bool refresh,
                                          const Operands& operands, const Heads& heads) {
-    const TokenGrid& grid = shape_.grid;
-    const int tokens = grid.tokens(), width = shape_.heads * shape_.head_dim;
+    const int tokens = shape_.grid.tokens(), width = shape_.heads * shape_.head_dim;
     kernels::AttentionOptions dense;
     dense.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
     dense.products = parameters_.products;
@@ -229,13 +239,7 @@ Matrix SparseSelfAttention::build_sparse(int layer, int branch, bool refresh,
     const Matrix results = add_matrix(program_, "self_attn", one_pass ? both.rows : tokens, width);
     const Matrix out = first(results);
 
-    kernels::TokenOrder order;
-    if (!rule_) order.head_types = head_types_[static_cast<std::size_t>(layer)];
-    order.frames = grid.frames;
-    order.tokens_per_frame = grid.places;
-    order.text_in_front = grid.text_in_front;
-    order.first_frame_apart = parameters_.sink == Sink::frame0;
-    order.positions = positions_;
+    const kernels::TokenOrder order = order_of(layer);
     // Types belong to the residuals, so they are decided when those are: at a refresh. Without
     // refreshes every step decides anew. The branch with the prompt runs first and decides for
     // both: guidance amplifies errors that differ between the branches, not those they share.

@@ -74,6 +74,7 @@ class SparseSelfAttention {
     void declare_choices(int layers);
     /// The lists of a layer whose blocks are chosen on the device.
     kernels::BlockList chosen_list(int layer, bool complete);
+    kernels::TokenOrder order_of(int layer) const;
     Matrix build_sparse(int layer, int branch, bool refresh, const Operands& operands,
                         const Heads& heads);
 
