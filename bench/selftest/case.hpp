@@ -93,6 +93,7 @@ std::vector<Result> run_pipeline(const Case& c, const Settings& settings);
 std::vector<Result> run_quant_linear(const Case& c, const Settings& settings);
 std::vector<Result> run_sparse_blocks(const Case& c, const Settings& settings);
 std::vector<Result> run_sparse_frames(const Case& c, const Settings& settings);
+std::vector<Result> run_sla(const Case& c, const Settings& settings);
 std::vector<Result> run_quant_lowrank(const Case& c, const Settings& settings);
 std::vector<Result> run_quant_rotation(const Case& c, const Settings& settings);
 

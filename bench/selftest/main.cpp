@@ -28,6 +28,7 @@ std::vector<Result> run_case(const Case& c, const Settings& settings) {
     if (kind == "quant-linear") return run_quant_linear(c, settings);
     if (kind == "sparse-attention-blocks") return run_sparse_blocks(c, settings);
     if (kind == "sparse-attention-frames") return run_sparse_frames(c, settings);
+    if (kind == "sla-attention") return run_sla(c, settings);
     if (kind == "quant-lowrank") return run_quant_lowrank(c, settings);
     if (kind == "quant-rotation") return run_quant_rotation(c, settings);
     throw Error(ErrorCode::unsupported, fmt::format("unknown kind of case \"{}\"", kind));

@@ -1,10 +1,12 @@
-// Block-sparse attention: explicit lists, one for each head; and masks given by rules over frames
-// and places, with text tokens in front.
+// Block-sparse attention: explicit lists, one for each head; masks given by rules over frames and
+// places, with text tokens in front; and lists with the linear branch of SLA beside them.
 #include <fmt/format.h>
 #include <algorithm>
 #include <cmath>
 
 #include "attention/block_mask.hpp"
+#include "kernels/linear_attention.hpp"
+#include "models/matrix_upload.hpp"
 #include "pipeline/stage.hpp"
 #include "quantsparse/error.hpp"
 #include "selftest/case.hpp"
@@ -64,6 +66,9 @@ class AttentionRun {
                            const std::vector<float>& v) {
         options_.blocks = blocks;
         kernels::attention(program, "attention", q_, k_, v_, out_, options_);
+        if (projection) {
+            kernels::add_linear_attention(program, "linear", q_, k_, v_, *projection, out_);
+        }
         program::Executor executor(*settings_.device, program, false, settings_.force_staging);
         for (const auto& [matrix, values] : {std::pair{&q_, &q}, {&k_, &k}, {&v_, &v}}) {
             const auto stored = padded(*matrix, *values);
@@ -82,11 +87,43 @@ class AttentionRun {
 
   public:
     program::Program program;
+    std::optional<kernels::FloatWeight> projection;  ///< of a linear branch
 
   private:
     HeadMatrix q_, k_, v_;
     kernels::Matrix out_;
     kernels::AttentionOptions options_;
+};
+
+/// A list of each head, whose blocks are all computed whole.
+class WholeBlocks {
+  public:
+    WholeBlocks(program::Program& program, int heads, int queries, int block,
+                std::vector<std::uint32_t> row_ptr, std::vector<std::uint32_t> columns)
+        : row_ptr_(std::move(row_ptr)), columns_(std::move(columns)) {
+        if (block != 32 && block != 64 && block != 128) {
+            throw Error(ErrorCode::unsupported, fmt::format("blocks of {} tokens", block));
+        }
+        const auto add = [&](const char* name, std::size_t count) {
+            return program.add(name, count * 4, Lifetime::persistent);
+        };
+        list.lists = heads;
+        list.block = block;
+        list.query_blocks = static_cast<int>(row_ptr_.size()) / heads - 1;
+        list.row_ptr = add("row_ptr", row_ptr_.size());
+        list.columns = add("columns", columns_.size());
+        list.sight = add("sight", static_cast<std::size_t>(1 + queries) * 2);  // not used
+    }
+    void write(program::Executor& executor) const {
+        executor.write_values(list.row_ptr, std::span<const std::uint32_t>(row_ptr_));
+        executor.write_values(list.columns, std::span<const std::uint32_t>(columns_));
+        executor.clear(list.sight);
+    }
+
+    BlockList list;
+
+  private:
+    std::vector<std::uint32_t> row_ptr_, columns_;
 };
 
 /// The case counts entries of all heads in one row; here each head has its own, with an end.
@@ -164,43 +201,74 @@ std::vector<float> reordered(const std::vector<float>& values, const std::vector
     return result;
 }
 
+/// Rows of `query_block` queries as so many of `key_block` each, which our lists have.
+WholeBlocks blocks_of_map(const Case& c, const nlohmann::json& run, program::Program& program) {
+    const int tokens = run.at("tokens"), key_block = run.at("key_block");
+    const int query_block = run.at("query_block");
+    const auto map = c.integers(run.at("id").get<std::string>() + ".map");
+    const auto shape = c.shape(run.at("id").get<std::string>() + ".map");
+    std::vector<std::uint32_t> row_ptr, columns;
+    for (int head = 0; head < shape[0]; ++head) {
+        for (int first = 0; first < tokens; first += key_block) {
+            row_ptr.push_back(static_cast<std::uint32_t>(columns.size()));
+            const int row = head * shape[1] + first / query_block;
+            for (int column = 0; column < shape[2]; ++column) {
+                if (map[static_cast<std::size_t>(row * shape[2] + column)]) {
+                    columns.push_back(static_cast<std::uint32_t>(column));
+                }
+            }
+        }
+        row_ptr.push_back(static_cast<std::uint32_t>(columns.size()));
+    }
+    return {program, shape[0], tokens, key_block, std::move(row_ptr), std::move(columns)};
+}
+
 }  // namespace
 
 std::vector<Result> run_sparse_blocks(const Case& c, const Settings& settings) {
     const auto& config = c.json.at("config");
     const int heads = config.at("num_heads"), head_dim = config.at("head_dim");
     const int queries = config.at("query_tokens"), keys = config.at("key_tokens");
-    const int block_rows = config.at("block_rows"), block = config.at("block");
-    if (block != 32 && block != 64 && block != 128) {
-        throw Error(ErrorCode::unsupported, fmt::format("blocks of {} tokens", block));
-    }
+    const int block_rows = config.at("block_rows");
     std::vector<Result> results;
     for (const auto& run : c.json.at("runs")) {
         const std::string id = run.at("id");
-        const auto row_ptr = row_pointers(c.integers(id + ".row_ptr"), heads, block_rows);
-        const auto column_values = c.integers(id + ".col_idx");
-        const std::vector<std::uint32_t> columns(column_values.begin(), column_values.end());
-
+        const auto columns = c.integers(id + ".col_idx");
         AttentionRun calls(c, settings, heads, queries, keys, head_dim);
-        BlockList list;
-        list.lists = heads;
-        list.block = block;
-        list.query_blocks = block_rows;
-        const auto add = [&](const char* name, std::size_t count) {
-            return calls.program.add(name, count * 4, Lifetime::persistent);
-        };
-        list.row_ptr = add("row_ptr", row_ptr.size());
-        list.columns = add("columns", columns.size());
-        // Whole blocks only: its values are not used.
-        list.sight = add("sight", static_cast<std::size_t>(1 + queries) * 2);
+        const WholeBlocks blocks(calls.program, heads, queries, config.at("block"),
+                                 row_pointers(c.integers(id + ".row_ptr"), heads, block_rows),
+                                 {columns.begin(), columns.end()});
         const auto ours = calls.run(
-            &list,
-            [&](program::Executor& executor) {
-                executor.write_values(list.row_ptr, std::span<const std::uint32_t>(row_ptr));
-                executor.write_values(list.columns, std::span<const std::uint32_t>(columns));
-                executor.clear(list.sight);
-            },
+            &blocks.list, [&](program::Executor& executor) { blocks.write(executor); },
             c.floats("in.q"), c.floats("in.k"), c.floats("in.v"));
+        RunReport report(c.name + "/" + id, settings.tolerance(c.json.at("tolerance")));
+        report.output("out", ours, c.floats(id + ".out"));
+        results.push_back(report.result());
+    }
+    return results;
+}
+
+std::vector<Result> run_sla(const Case& c, const Settings& settings) {
+    const auto& config = c.json.at("config");
+    const int heads = config.at("num_heads"), head_dim = config.at("head_dim");
+    std::vector<Result> results;
+    for (const auto& run : c.json.at("runs")) {
+        const std::string id = run.at("id");
+        const int tokens = run.at("tokens");
+        AttentionRun calls(c, settings, heads, tokens, tokens, head_dim);
+        const WholeBlocks blocks = blocks_of_map(c, run, calls.program);
+        calls.projection = kernels::add_float_weight(calls.program, "proj_l", head_dim, head_dim,
+                                                     false, true, Lifetime::persistent);
+        const auto weight = c.floats(id + ".proj_l.weight"), bias = c.floats(id + ".proj_l.bias");
+        const auto ours = calls.run(
+            &blocks.list,
+            [&](program::Executor& executor) {
+                blocks.write(executor);
+                models::write_matrix(executor, *calls.projection,
+                                     models::rows_of(std::span(weight), head_dim, head_dim));
+                executor.write_values(calls.projection->bias, std::span<const float>(bias));
+            },
+            c.floats(id + ".q"), c.floats(id + ".k"), c.floats(id + ".v"));
         RunReport report(c.name + "/" + id, settings.tolerance(c.json.at("tolerance")));
         report.output("out", ours, c.floats(id + ".out"));
         results.push_back(report.result());

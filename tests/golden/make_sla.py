@@ -85,6 +85,8 @@ def main(checkout, out):
             "what they compute",
             "config": {"num_heads": HEADS, "head_dim": DIM, "feature_map": "softmax", "softmax_scale": DIM ** -0.5},
             "layout": "q, k, v, out: [num_heads, tokens, head_dim]; map: [num_heads, query blocks, key blocks], 1: kept",
+            "tolerance": {"fp32": {"rel_l2": 1.2e-5, "max_abs": 3.6e-5},
+                          "fp16_storage": {"rel_l2": 0.002, "max_abs": 0.008}},
             "io": "io.safetensors", "runs": runs}
     with open(f"{out}/case.json", "w") as file:
         json.dump(case, file, indent=1)
