@@ -31,7 +31,7 @@ int usual_refreshes(int steps) {
     return steps < 4 ? fifth : std::max(2, fifth);
 }
 
-std::vector<int> place_refreshes(std::span<const RefreshStep> steps, int count, double staleness) {
+std::vector<int> place_refreshes(std::span<const RefreshStep> steps, int count) {
     const int n = static_cast<int>(steps.size());
     count = std::min(count, n);
     if (count < 1) return {};
@@ -56,7 +56,7 @@ std::vector<int> place_refreshes(std::span<const RefreshStep> steps, int count, 
                 }
                 if (to == n) break;
                 const RefreshStep& step = steps[static_cast<std::size_t>(to)];
-                error += step.weight * (staleness + step.drift - reference);
+                error += step.weight * (step.drift - reference);
             }
         }
     }

@@ -33,9 +33,8 @@ struct RefreshStep {
     double drift = 0;
 };
 
-/// The `count` steps, the first among them, for which the sum of weight * (staleness + drift -
-/// drift at the last refresh) over all other steps is least. Of equal ones the earliest.
-std::vector<int> place_refreshes(std::span<const RefreshStep> steps, int count,
-                                 double staleness = 0);
+/// The `count` steps, the first among them, for which the sum of weight * (drift - drift at the
+/// last refresh) over all other steps is least. Of equal ones the earliest.
+std::vector<int> place_refreshes(std::span<const RefreshStep> steps, int count);
 
 }  // namespace quantsparse::attention

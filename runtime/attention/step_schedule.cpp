@@ -5,13 +5,6 @@
 
 namespace quantsparse::attention {
 
-namespace {
-
-/// What the residual of other noise has drifted at once: most of it belongs to the tokens' noise.
-constexpr double kStaleNoise = 1;
-
-}  // namespace
-
 int history_slots(SsarMode mode) {
     switch (mode) {
         case SsarMode::first:
@@ -105,16 +98,15 @@ std::vector<bool> StepSchedule::placed(const std::vector<int>& computed, const D
     };
     std::vector<RefreshStep> steps;
     for (std::size_t i = 0; i < computed.size(); ++i) {
-        // With fresh noise a step hands on the data it predicts, thinned by the noise to come.
-        const double way =
-            drift.fresh_noise ? sigma(i) * (1 - sigma(i + 1)) : sigma(i) - sigma(i + 1);
+        // With fresh noise every step predicts the whole clip anew: all weigh the same.
+        const double way = drift.fresh_noise ? 1 : sigma(i) - sigma(i + 1);
         const bool dense = computed[i] < *parameters_.dense_steps;
         steps.push_back({dense ? 0 : way, drift_at(*drift.curve, sigma(i))});
     }
     const int count =
         parameters_.refreshes.value_or(usual_refreshes(static_cast<int>(computed.size())));
     std::vector<bool> marks(computed.size(), false);
-    for (const int i : place_refreshes(steps, count, drift.fresh_noise ? kStaleNoise : 0)) {
+    for (const int i : place_refreshes(steps, count)) {
         marks[static_cast<std::size_t>(i)] = true;
     }
     return marks;
