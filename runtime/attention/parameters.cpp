@@ -88,12 +88,6 @@ void check(const AttentionParameters& a) {
         fail("residual",
              "low-rank residuals hold no history: use the correction first or svd with them");
     }
-    if (a.kind == AttentionKind::sparse && a.mask == MaskMode::topk &&
-        (higher || a.ssar == SsarMode::svd)) {
-        fail("ssar",
-             "the mask topk is another one after each refresh, so the residuals of two refreshes "
-             "have no difference that lasts: use the correction first, or none or off");
-    }
     if (a.ssar == SsarMode::third && a.ssar_span == SsarSpan::adjacent) {
         fail("ssar_span", "third order needs evenly spaced references: use the span refs with it");
     }

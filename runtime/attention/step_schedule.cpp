@@ -22,10 +22,7 @@ int history_slots(SsarMode mode) {
 AttentionParameters resolved(AttentionParameters parameters, int steps) {
     constexpr int kFewestForTwoReferences = 8;
     if (!parameters.ssar) {
-        // Blocks are chosen anew at each refresh: residuals of two of them don't compare.
-        const bool one_reference =
-            steps < kFewestForTwoReferences || parameters.mask == MaskMode::topk;
-        parameters.ssar = one_reference ? SsarMode::first : SsarMode::svd;
+        parameters.ssar = steps < kFewestForTwoReferences ? SsarMode::first : SsarMode::svd;
     }
     const int fifth = static_cast<int>(std::lround(0.2 * steps));
     const int dense = parameters.dense_steps.value_or(parameters.ssar == SsarMode::off ? fifth : 0);

@@ -159,7 +159,8 @@ void SparseSelfAttention::reset(program::Executor& executor) const {
 std::vector<double> SparseSelfAttention::chosen_densities(const program::Executor& executor,
                                                           int layer) const {
     std::vector<double> densities;
-    if (!rule_ || layer < parameters_.dense_layers || layer >= layers_) return densities;
+    if (!rule_ || layer < parameters_.dense_layers || layer >= std::ssize(choices_))
+        return densities;
     const std::size_t words = rule_->choice_bytes(1) / 4;
     const auto choice = executor.read_values<std::uint32_t>(
         choices_[static_cast<std::size_t>(layer)], words * static_cast<std::size_t>(shape_.heads));

@@ -98,7 +98,7 @@ class Generate(CliTest):
         self.clip(*command, "-o", "all/", *chosen, "off", "--top-p", "1", "--block-order", "tiles")
         result = self.run_tool(COMPARE, "dense", "all", "--min-psnr", "90")
         self.assertEqual(result.returncode, 0, result.stdout)
-        for mode in ("off", "first"):
+        for mode in ("off", "svd"):
             self.clip(*command, "-o", f"{mode}/", *chosen, mode, "--profile=times.json")
             result = self.run_tool(COMPARE, "dense", mode, "--min-psnr", "90")
             self.assertNotEqual(result.returncode, 0, result.stdout)

@@ -180,7 +180,6 @@ class Usage(CliTest):
     def test_attention_combinations_that_cannot_be(self) -> None:
         command = ["-m", MODEL, "-p", PROMPT, "-o", "a.mp4", "--attention", "sparse"]
         self.refused(2, ["low-rank"], *command, "--residual", "lowrank", "--ssar", "second")
-        self.refused(2, ["--ssar: ", "topk"], *command, "--mask", "topk")
         self.refused(2, ["--top-p: ", "topk"], *command, "--top-p", "0.5")
         self.refused(2, ["--top-p: ", "2"], *command, "--top-p", "2")
         self.refused(2, ["--block-order: ", "topk"], *command, "--block-order", "tiles")

@@ -60,29 +60,16 @@ TEST(Names, ParametersOutOfRangeAreNamed) {
     EXPECT_EQ(field_of([](auto& p) { p.dense_layers = -1; }), "dense_layers");
     EXPECT_EQ(field_of([](auto& p) { p.top_p = 0.9; }), "top_p") << "the mask is a band";
     EXPECT_EQ(field_of([](auto& p) { p.block_order = BlockOrder::tiles; }), "block_order");
-    const auto chooses = [](auto& p) {
-        p.kind = AttentionKind::sparse;
-        p.mask = MaskMode::topk;
+    const auto chosen_with = [&](double top_p) {
+        return field_of([&](auto& p) {
+            p.mask = MaskMode::topk;
+            p.block_order = BlockOrder::tiles;
+            p.top_p = top_p;
+        });
     };
-    EXPECT_EQ(field_of([&](auto& p) { chooses(p); }), "none");
-    EXPECT_EQ(field_of([&](auto& p) {
-                  chooses(p);
-                  p.ssar = SsarMode::svd;
-              }),
-              "ssar")
-        << "svd needs one mask";
-    for (const SsarMode mode : {SsarMode::off, SsarMode::none, SsarMode::first}) {
-        const auto with = [&](double top_p) {
-            return field_of([&](auto& p) {
-                chooses(p);
-                p.ssar = mode;
-                p.top_p = top_p;
-            });
-        };
-        EXPECT_EQ(with(0.9), "none");
-        EXPECT_EQ(with(1.1), "top_p");
-        EXPECT_EQ(with(-0.1), "top_p");
-    }
+    EXPECT_EQ(chosen_with(0.9), "none");
+    EXPECT_EQ(chosen_with(1.1), "top_p");
+    EXPECT_EQ(chosen_with(-0.1), "top_p");
     EXPECT_EQ(field_of([](auto& p) { p.refreshes = 0; }), "refreshes");
     EXPECT_EQ(field_of([](auto& p) { p.refresh_steps = {0, 3, 7}; }), "none");
     EXPECT_EQ(field_of([](auto& p) { p.refresh_steps = {1, 3}; }), "refresh_steps");

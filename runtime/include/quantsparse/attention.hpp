@@ -72,8 +72,7 @@ struct AttentionParameters {
     BlockOrder block_order = BlockOrder::frames;
     MaskGranularity granularity = MaskGranularity::token;
     Sink sink = Sink::frame;
-    /// Default: svd; first for clips of fewer than 8 steps and for the mask topk, since svd needs
-    /// two references of one mask.
+    /// Default: svd, for clips of fewer than 8 steps first, since svd needs two references.
     std::optional<SsarMode> ssar;
     int ssar_rank = 16;  ///< 1..32
     SsarSpan ssar_span = SsarSpan::references;
