@@ -84,7 +84,7 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
                                 static_cast<int>(learning.attention),
                                 learning.density};
     }
-    if (training_count(options) > 0) {
+    if (method.learns || method.rounding == Rounding::gptq) {
         settings["inputs"] = static_cast<int>(block_inputs(options));
     }
     json networks;

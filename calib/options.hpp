@@ -57,7 +57,7 @@ inline format::Quantization quantization_of(const CalibrationOptions& options) {
 }
 /// Clips that are generated: the samples, or a quarter of them where samples are inputs.
 int clip_count(const CalibrationOptions& options);
-/// Inputs kept for learning and for rounding with error feedback; 0 where there is neither.
+/// Inputs kept for learning; 0 where nothing is learned.
 int training_count(const CalibrationOptions& options);
 
 }  // namespace quantsparse::calib

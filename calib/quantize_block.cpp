@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <iterator>
 
 #include "calib/gptq.hpp"
 #include "calib/linear_algebra.hpp"
@@ -47,19 +48,6 @@ double mean_of(const std::vector<float>& values) {
     return values.empty() ? 0 : sum / static_cast<double>(values.size());
 }
 
-/// What the linears of a group share.
-struct GroupContext {
-    std::span<const float> rows;            ///< kept input rows
-    std::span<const float> quantized_rows;  ///< the same as the runtime would quantise them
-    const SmoothingChoice& choice;
-    const std::vector<float>& signs;
-    const std::optional<ErrorFeedback>& feedback;  ///< none: to nearest
-    int bits = 4;
-    bool clip_search = true;
-    bool correct_bias = true;
-    int threads = 0;
-};
-
 SmoothingChoice smoothing_of(const GroupProblem& problem, ChannelScale kind) {
     constexpr float kSmoothQuantAlpha = 0.5f;
     switch (kind) {
@@ -93,42 +81,142 @@ std::vector<float> mean_output(std::span<const float> rows, std::span<const floa
     return result;
 }
 
-QuantizedLinear quantize_linear(const std::string& name, std::span<const float> weight,
-                                std::vector<float> bias, const GroupContext& group) {
+/// A group quantised, and the squared error of its outputs on the kept rows.
+struct QuantizedGroup {
+    std::vector<QuantizedLinear> linears;
+    double error = 0;
+};
+
+/// The linears of one input.
+class GroupQuantizer {
+  public:
+    GroupQuantizer(const format::Component& transformer, int block, std::size_t index,
+                   const GroupActivations& activations, const BlockHessians& hessians,
+                   const CalibrationOptions& options);
+
+    /// With the channel scale the method asks for. A searched one helps rounding to nearest; error
+    /// feedback may do better without, so it has to prove itself once more.
+    std::vector<QuantizedLinear> run() const;
+
+  private:
+    QuantizedGroup quantize(const SmoothingChoice& choice) const;
+    QuantizedLinear quantize_linear(std::size_t index, const SmoothingChoice& choice,
+                                    const std::optional<ErrorFeedback>& feedback,
+                                    const std::vector<float>& quantized_rows, double* error) const;
+
+    const format::Component& transformer_;
+    const GroupActivations& activations_;
+    const BlockHessians& hessians_;
+    const CalibrationOptions& options_;
+    const Method method_;
+    const format::LinearGroup& group_;
+    format::LinearBits bits_;
+    std::vector<format::LinearSpec> linears_;  ///< with the block's prefix
+    std::vector<std::vector<float>> weights_;
+    std::vector<float> signs_;  ///< empty: no rotation
+};
+
+GroupQuantizer::GroupQuantizer(const format::Component& transformer, int block, std::size_t index,
+                               const GroupActivations& activations, const BlockHessians& hessians,
+                               const CalibrationOptions& options)
+    : transformer_(transformer),
+      activations_(activations),
+      hessians_(hessians),
+      options_(options),
+      method_(method_of(options)),
+      group_(transformer.network.blocks.at(static_cast<std::size_t>(block)).groups.at(index)) {
+    const auto& described = transformer.network.blocks.at(static_cast<std::size_t>(block));
+    bits_ = quantization_of(options).of(described, group_);
+    linears_ = linears_of(described, group_);
+    for (const auto& linear : linears_) {
+        weights_.push_back(finite_values(*transformer.checkpoint, linear.name + ".weight"));
+    }
+    if (method_.rotation != Rotation::none) {
+        const auto stream = static_cast<std::uint64_t>(block) * described.groups.size() + index + 1;
+        signs_ = rotation_signs(options.seed, stream, group_.width);
+    }
+}
+
+std::vector<QuantizedLinear> GroupQuantizer::run() const {
+    const GroupProblem problem{&activations_, &weights_, signs_, bits_.weights, bits_.activations};
+    auto chosen = quantize(smoothing_of(problem, method_.scale));
+    const bool searched =
+        method_.scale == ChannelScale::search || method_.scale == ChannelScale::learned;
+    if (method_.rounding == Rounding::gptq && searched &&
+        chosen.linears.front().report.alpha >= 0) {
+        auto plain = quantize(smoothing_of(problem, ChannelScale::none));
+        if (plain.error < chosen.error) {
+            chosen = std::move(plain);
+        }
+    }
+    return std::move(chosen.linears);
+}
+
+QuantizedGroup GroupQuantizer::quantize(const SmoothingChoice& choice) const {
+    const int k = group_.width;
+    const auto quantized_rows =
+        fake_quantize_rows(transform_rows(activations_.rows, k, choice.scale, signs_),
+                           activations_.row_count(), k, bits_.activations);
+    const auto feedback = group_feedback(
+        group_, method_, hessians_, choice.scale,
+        signs_.empty() ? at::Tensor() : signed_hadamard(signs_, format::hadamard_block(k)),
+        options_.threads);
+    QuantizedGroup result;
+    for (std::size_t i = 0; i < linears_.size(); ++i) {
+        check_cancelled();
+        result.linears.push_back(
+            quantize_linear(i, choice, feedback, quantized_rows, &result.error));
+    }
+    return result;
+}
+
+QuantizedLinear GroupQuantizer::quantize_linear(std::size_t index, const SmoothingChoice& choice,
+                                                const std::optional<ErrorFeedback>& feedback,
+                                                const std::vector<float>& quantized_rows,
+                                                double* error) const {
+    const auto& spec = linears_[index];
+    const auto& weight = weights_[index];
     QuantizedLinear linear;
-    const int k = static_cast<int>(group.choice.scale.size());
-    const int n = static_cast<int>(bias.size());
-    const int rows = static_cast<int>(group.rows.size()) / k;
-    const auto transformed = transform_weight(weight, k, group.choice.scale, group.signs);
-    const auto grid = group.clip_search ? clip_grid(group.bits) : std::vector<float>{1.0f};
-    const auto gamma = search_clipping(transformed, n, k, group.bits, grid);
-    const auto quantized = group.feedback
-                               ? quantize_with_feedback(transformed, n, k, group.bits, gamma,
-                                                        *group.feedback, group.threads)
-                               : format::quantize_weight(transformed, n, k, group.bits, gamma);
+    const int k = spec.in_features;
+    const int n = spec.out_features;
+    const int rows = activations_.row_count();
+    const int bits = bits_.weights;
+    const auto transformed = transform_weight(weight, k, choice.scale, signs_);
+    const auto grid = method_.clip_search ? clip_grid(bits) : std::vector<float>{1.0f};
+    const auto gamma = search_clipping(transformed, n, k, bits, grid);
+    const auto quantized = feedback ? quantize_with_feedback(transformed, n, k, bits, gamma,
+                                                             *feedback, options_.threads)
+                                    : format::quantize_weight(transformed, n, k, bits, gamma);
     const auto dequantized = dequantize(quantized, k);
-    const auto target = multiply_transposed(group.rows, weight, rows, n, k);
-    auto output = multiply_transposed(group.quantized_rows, dequantized, rows, n, k);
-    if (group.correct_bias) {
-        const auto shift = mean_shift(mean_output(group.rows, weight, n, k),
-                                      mean_output(group.quantized_rows, dequantized, n, k), n);
+    const auto target = multiply_transposed(activations_.rows, weight, rows, n, k);
+    auto output = multiply_transposed(quantized_rows, dequantized, rows, n, k);
+    linear.bias = bias_of(*transformer_.checkpoint, spec);
+    // Few prompts give too few different text rows to tell a mean by: measured, it costs 0.2 dB.
+    if (method_.correct_bias && !group_.once_per_prompt) {
+        const auto shift = mean_shift(mean_output(activations_.rows, weight, n, k),
+                                      mean_output(quantized_rows, dequantized, n, k), n);
         for (std::size_t i = 0; i < output.size(); ++i) {
             output[i] += shift[i % shift.size()];
         }
-        for (std::size_t i = 0; i < bias.size(); ++i) {
-            bias[i] += shift[i];
+        for (std::size_t i = 0; i < shift.size(); ++i) {
+            linear.bias[i] += shift[i];
         }
     }
-    linear.name = name;
+    for (std::size_t i = 0; i < output.size(); ++i) {
+        const double difference = static_cast<double>(target[i]) - output[i];
+        *error += difference * difference;
+    }
+    linear.name = spec.name;
+    linear.group = group_.name;
+    linear.bits = bits_;
     linear.out_features = n;
     linear.in_features = k;
-    linear.codes = format::pack_weight_codes(quantized.codes, n, k, group.bits);
+    linear.codes = format::pack_weight_codes(quantized.codes, n, k, bits);
     linear.scale = quantized.scale;
-    linear.bias = std::move(bias);
-    linear.channel_scale = group.choice.scale;
-    linear.rotation_signs = group.signs;
-    linear.report = {name, signal_to_noise_db(transformed, dequantized),
-                     signal_to_noise_db(target, output), group.choice.alpha, mean_of(gamma)};
+    linear.channel_scale = choice.scale;
+    linear.rotation_signs = signs_;
+    linear.report = {spec.name, signal_to_noise_db(transformed, dequantized),
+                     signal_to_noise_db(target, output), choice.alpha, mean_of(gamma)};
     return linear;
 }
 
@@ -138,53 +226,18 @@ std::vector<QuantizedLinear> quantize_block(const format::Component& transformer
                                             const CollectedActivations& activations,
                                             const BlockHessians& hessians,
                                             const CalibrationOptions& options) {
-    const auto method = method_of(options);
     const auto& described = transformer.network.blocks.at(static_cast<std::size_t>(block));
     std::vector<QuantizedLinear> result;
     for (std::size_t index = 0; index < described.groups.size(); ++index) {
         check_cancelled();
-        const auto& which = described.groups[index];
-        const auto bits = quantization_of(options).of(described, which);
-        if (!bits.quantized()) {
+        const auto& group = described.groups[index];
+        if (!quantization_of(options).of(described, group).quantized()) {
             continue;
         }
-        const auto& group = activations.group(block, which.name);
-        const auto linears = linears_of(described, which);
-        std::vector<std::vector<float>> weights;
-        for (const auto& linear : linears) {
-            weights.push_back(finite_values(*transformer.checkpoint, linear.name + ".weight"));
-        }
-        std::vector<float> signs;
-        if (method.rotation != Rotation::none) {
-            const auto stream =
-                static_cast<std::uint64_t>(block) * described.groups.size() + index + 1;
-            signs = rotation_signs(options.seed, stream, group.width);
-        }
-        const GroupProblem problem{&group, &weights, signs, bits.weights, bits.activations};
-        const auto choice = smoothing_of(problem, method.scale);
-        const auto quantized_rows =
-            fake_quantize_rows(transform_rows(group.rows, group.width, choice.scale, signs),
-                               group.row_count(), group.width, bits.activations);
-        // Few prompts give too few different text rows to tell a mean by: measured, it costs 0.2
-        // dB.
-        const bool correct_bias = method.correct_bias && !which.once_per_prompt;
-        const auto feedback = group_feedback(
-            which, method, hessians, choice.scale,
-            signs.empty() ? at::Tensor()
-                          : signed_hadamard(signs, format::hadamard_block(group.width)),
-            options.threads);
-        const GroupContext context{
-            group.rows,   quantized_rows,     choice,       signs,          feedback,
-            bits.weights, method.clip_search, correct_bias, options.threads};
-        for (std::size_t i = 0; i < linears.size(); ++i) {
-            check_cancelled();
-            const auto& name = linears[i].name;
-            auto linear = quantize_linear(name, weights[i],
-                                          bias_of(*transformer.checkpoint, linears[i]), context);
-            linear.group = which.name;
-            linear.bits = bits;
-            result.push_back(std::move(linear));
-        }
+        const GroupQuantizer quantizer(transformer, block, index,
+                                       activations.group(block, group.name), hessians, options);
+        auto linears = quantizer.run();
+        std::move(linears.begin(), linears.end(), std::back_inserter(result));
     }
     return result;
 }

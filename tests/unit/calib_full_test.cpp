@@ -162,6 +162,7 @@ TEST_F(FullPresetTest, FullStartsFromTheRotationOfFast) {
 }
 
 TEST_F(FullPresetTest, ABlockThatIsDoneIsNotLearnedAgain) {
+    options_.preset = "full";
     const auto work = work_directory(options_);
     // Stopped once the first block is there: its file makes the next run go on.
     calibrate(options_, false);

@@ -209,16 +209,14 @@ class RoundingTest : public testing::Test {
 TEST_F(RoundingTest, SumsAreThoseOfTheRowsAndTheSameForAnyNumberOfThreads) {
     const auto model = format::open_model(options_.model);
     const auto samples = collect(model, options_, false).samples;
-    ASSERT_EQ(samples.training, 20U);
+    ASSERT_EQ(samples.training, 80U);  // 80 * 108 tokens: the most, still fewer than 20000 rows
     const auto network = make_transformer(transformer_of(model));
     const auto weights = load_block_weights(transformer_of(model), 0);
     const auto one = observe_block(*network, weights, samples, BlockInputs::fp, 1);
     ASSERT_EQ(one.outputs.size(), samples.training);
-    for (const int threads : {2, 7}) {
-        const auto several = observe_block(*network, weights, samples, BlockInputs::fp, threads);
-        for (const auto& [group, sum] : one.hessians) {
-            EXPECT_TRUE(at::equal(several.hessians.at(group), sum)) << group << threads;
-        }
+    const auto several = observe_block(*network, weights, samples, BlockInputs::fp, 3);
+    for (const auto& [group, sum] : one.hessians) {
+        EXPECT_TRUE(at::equal(several.hessians.at(group), sum)) << group;
     }
     // The feed-forward's input of each sample, summed in double precision.
     auto expected = at::zeros({192, 192}, at::kDouble);
