@@ -51,7 +51,7 @@ class ToyCalibration : public testing::Test {
 
     static calib::CalibrationOptions options() {
         calib::CalibrationOptions options;
-        options.model = kFolder / "model";
+        options.model.model = kFolder / "model";
         options.output = kQuantized;
         options.samples = 2;
         options.steps = 3;
