@@ -203,7 +203,7 @@ void add_method_options(CLI::App& app, calib::CalibrationOptions& options) {
     learn->add_option("--quantizer-rate", learning.quantizer_rate, "of clipping")
         ->capture_default_str();
     learn->add_option("--rotation-block", learning.rotation_block,
-                      "largest block of learned rotations (default: 128, paper 64)");
+                      "largest block of learned rotations (default: 128 with full, else 64)");
     learn->add_option("--stride", learning.stride,
                       "tokens pooled together (default: so that about 128 remain)");
     learn->add_option("--topk", learning.salient_count, "salient tokens (default: 1.5 %)");
