@@ -428,6 +428,7 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
         create_work_folder(folder);
         auto collected = collect_or_load(model, options, folder, fingerprint, show_progress,
                                          &summary.resumed_activations);
+        summary.drift = collected.samples.drift;
         set_thread_count(
             worthwhile_threads(options.threads, size.tokens, transformer.network.geometry.width));
         Progress progress("quantising blocks", blocks, show_progress);

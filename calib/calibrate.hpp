@@ -26,7 +26,8 @@ struct CalibrationSummary {
     std::uint64_t file_bytes = 0;
     std::vector<LinearReport> reports;  ///< of all linears, block by block; empty at 16 bits
     std::vector<BlockReport> blocks;
-    int resumed_blocks = 0;  ///< taken over from an interrupted run
+    std::vector<float> drift;  ///< for the runtime to place refreshes by; may be empty
+    int resumed_blocks = 0;    ///< taken over from an interrupted run
     bool resumed_activations = false;
     double seconds = 0;
 };

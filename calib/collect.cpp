@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 
+#include "calib/drift.hpp"
 #include "calib/forward.hpp"
 #include "calib/linear_algebra.hpp"
 #include "calib/progress.hpp"
@@ -306,10 +307,18 @@ Collected Collector::run(bool show_progress) {
     const int workers = std::min(cores, static_cast<int>(inputs_per_step_));
     set_thread_count(std::max(1, cores / workers));
     Forward forward(transformer_, workers);
+    DriftRecorder drift(transformer_.network.blocks.size());
+    forward.observe_attention([&](std::size_t input, int block, const BlockState& state,
+                                  const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+        if (input == 0) {  // the first clip with its prompt
+            drift.observe(static_cast<std::size_t>(block), q, k, v, state.grid);
+        }
+    });
     const int blocks = static_cast<int>(transformer_.network.blocks.size());
     Progress progress("collecting activations", options_.steps * blocks, show_progress);
     for (int step = 0; step < options_.steps; ++step) {
         seen_.assign(inputs_per_step_, {});
+        const double sigma = schedulers_[0]->sigmas()[static_cast<std::size_t>(step)];
         const auto after_block = [&](int block) {
             for (const auto& groups : seen_) {
                 for (const auto& [group, observation] : groups) {
@@ -325,8 +334,10 @@ Collected Collector::run(bool show_progress) {
                 observe(input, step, group, rows);
             },
             after_block, [&](const auto& states) { keep_samples(step, states); }));
+        drift.end_step(sigma);
     }
     collected_.finish();
+    samples_.drift = drift.curve();
     set_thread_count(cores);
     for (const auto& state : samples_.states) {
         samples_.quantized.push_back(state.x);

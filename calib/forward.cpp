@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "calib/attention.hpp"
 #include "calib/parallel.hpp"
 #include "calib/registry.hpp"
 #include "quantsparse/error.hpp"
@@ -40,6 +41,13 @@ void Forward::run_block(int block, const BlockWeights& weights, BlockState& stat
         }
         return project_exactly(weights, group, rows);
     };
+    if (on_attention_) {
+        methods.self_attention = [&](const at::Tensor& q, const at::Tensor& k,
+                                     const at::Tensor& v) {
+            on_attention_(input, block, state, q, k, v);
+            return attention(q, k, v);
+        };
+    }
     state.x = transformer_->run_block(weights, state, methods);
     if (!std::isfinite(state.x.sum().item<float>())) {  // NaN and infinity survive a sum
         throw Error(ErrorCode::non_finite,

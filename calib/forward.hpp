@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "calib/transformer.hpp"
@@ -14,6 +15,12 @@ namespace quantsparse::calib {
 /// but never for the same input.
 using Observer = std::function<void(std::size_t input, int block, std::string_view group,
                                     const at::Tensor& rows)>;
+
+/// Sees q, k, v of a block's self-attention as BlockMethods::self_attention has them. Threads as
+/// above.
+using AttentionObserver =
+    std::function<void(std::size_t input, int block, const BlockState& state, const at::Tensor& q,
+                       const at::Tensor& k, const at::Tensor& v)>;
 
 /// Sees what enters the first block, one state per input.
 using BeforeBlocks = std::function<void(const std::vector<BlockState>& states)>;
@@ -37,6 +44,7 @@ class Forward {
                                 const BeforeBlocks& before_blocks = {});
 
     const Transformer& transformer() const { return *transformer_; }
+    void observe_attention(AttentionObserver observer) { on_attention_ = std::move(observer); }
 
   private:
     void run_block(int block, const BlockWeights& weights, BlockState& state, std::size_t input,
@@ -47,6 +55,7 @@ class Forward {
     int threads_ = 1;
     bool cache_blocks_ = false;
     std::map<int, BlockWeights> cached_;
+    AttentionObserver on_attention_;
 };
 
 }  // namespace quantsparse::calib

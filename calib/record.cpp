@@ -51,6 +51,15 @@ json block_record(const BlockReport& report, std::span<const LinearReport> repor
             {"linears", linears}};
 }
 
+/// Five digits are more than the runtime needs to place refreshes by.
+json drift_record(const std::vector<float>& drift) {
+    json levels = json::array();
+    for (const float value : drift) {
+        levels.push_back(std::round(static_cast<double>(value) * 1e5) / 1e5);
+    }
+    return levels;
+}
+
 /// What has become part of the weights, as others can find it again.
 json adapters_record(const std::vector<Adapter>& adapters) {
     json list = json::array();
@@ -95,6 +104,9 @@ std::string quantization_record(const CalibrationOptions& options, const format:
     record["bias_correction"] = method.correct_bias;
     record["distillation"] = name_of(method.distill);
     record["high_precision"] = high_precision_of(network);
+    if (!summary.drift.empty()) {
+        record["drift"] = drift_record(summary.drift);
+    }
     json blocks = json::array();
     std::span<const LinearReport> reports(summary.reports);
     for (const auto& block : summary.blocks) {

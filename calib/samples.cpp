@@ -70,6 +70,7 @@ std::vector<SampleChoice> choose_samples(int count, int held_out, int steps, int
 void SampleSet::save(const std::filesystem::path& path, const std::string& fingerprint) const {
     format::SafetensorsWriter writer(path);
     writer.set_metadata("fingerprint", fingerprint);
+    writer.set_metadata("drift", nlohmann::json(drift).dump());
     const auto& grid = states.at(0).grid;
     writer.set_metadata("shape",
                         nlohmann::json{states.size(), training, grid[0], grid[1], grid[2]}.dump());
@@ -110,6 +111,7 @@ std::optional<SampleSet> SampleSet::load(const std::filesystem::path& path,
         };
         SampleSet set;
         set.training = shape.at(1);
+        set.drift = nlohmann::json::parse(file.metadata().at("drift")).get<std::vector<float>>();
         for (std::size_t i = 0; i < shape.at(0).get<std::size_t>(); ++i) {
             BlockState state;
             state.grid = {shape.at(2), shape.at(3), shape.at(4)};

@@ -30,6 +30,7 @@ std::vector<SampleChoice> choose_samples(int count, int held_out, int steps, int
 struct SampleSet {
     std::vector<BlockState> states;     ///< of the floating-point model
     std::vector<at::Tensor> quantized;  ///< x of the same samples in the quantised model
+    std::vector<float> drift;           ///< DriftRecorder::curve() of the first clip
     std::size_t training = 0;
 
     void save(const std::filesystem::path& path, const std::string& fingerprint) const;

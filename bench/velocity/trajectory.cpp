@@ -22,6 +22,11 @@ TrajectoryWriter::TrajectoryWriter(std::filesystem::path file, int steps)
       out_(beside_, std::ios::binary),
       steps_(static_cast<std::uint64_t>(steps)) {}
 
+TrajectoryWriter::~TrajectoryWriter() {
+    std::error_code ignored;
+    if (out_.is_open()) std::filesystem::remove(beside_, ignored);
+}
+
 void TrajectoryWriter::add(std::span<const float> values) {
     if (!std::exchange(begun_, true)) {
         const Header header = {kMagic, steps_, values.size()};

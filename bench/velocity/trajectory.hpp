@@ -15,6 +15,10 @@ class TrajectoryWriter {
   public:
     /// Writes beside `file` until finish(). Throws Error(io), as all do.
     TrajectoryWriter(std::filesystem::path file, int steps);
+    /// Takes away what was not finished.
+    ~TrajectoryWriter();
+    TrajectoryWriter(const TrajectoryWriter&) = delete;
+    TrajectoryWriter& operator=(const TrajectoryWriter&) = delete;
     /// Alternately the latent and the prediction of a step; after the last step the final latent.
     void add(std::span<const float> values);
     void finish();

@@ -33,10 +33,16 @@ struct LinearBits {
 };
 
 /// How the linears of a model's transformers are kept.
+/// Of a drift curve: at the noise levels 1, 0.98 ... 0.02.
+inline constexpr std::size_t kDriftLevels = 50;
+
 struct Quantization {
     LinearBits bits;                           ///< of groups that `groups` doesn't name
     std::map<std::string, LinearBits> groups;  ///< by "ffn_2", or "blocks.3.ffn_2" for one block
     std::string record;                        ///< JSON of the calibration; empty without one
+    /// How far what sparse attention lacks has moved since a clip began, at kDriftLevels levels;
+    /// never falls. Empty: not recorded.
+    std::vector<float> drift;
 
     LinearBits of(std::string_view block_prefix, std::string_view group) const;
     LinearBits of(const NetworkBlock& block, const LinearGroup& group) const {

@@ -209,6 +209,26 @@ LinearBits read_bits(const json& record, const std::string& where) {
     return bits;
 }
 
+std::vector<float> read_drift(const json& levels, const std::string& where) {
+    constexpr double kMost = 1e6;
+    std::vector<float> drift;
+    double last = 0;
+    for (const json& level : levels.is_array() ? levels : json::array()) {
+        const double value = level.is_number() ? level.get<double>() : -1;
+        if (!(value >= last && value <= kMost)) {
+            break;
+        }
+        last = value;
+        drift.push_back(static_cast<float>(value));
+    }
+    if (drift.size() != kDriftLevels || levels.size() != kDriftLevels) {
+        reject(where, fmt::format("drift in its metadata must be {} numbers from 0 up that never "
+                                  "fall",
+                                  kDriftLevels));
+    }
+    return drift;
+}
+
 Quantization read_quantization(const std::string& text, const std::string& where) {
     Quantization quantization;
     quantization.record = text;
@@ -221,6 +241,9 @@ Quantization read_quantization(const std::string& text, const std::string& where
         for (const auto& [name, bits] : groups->items()) {
             quantization.groups[name] = read_bits(bits, where);
         }
+    }
+    if (const json* drift = find_field(record, {"drift"})) {
+        quantization.drift = read_drift(*drift, where);
     }
     return quantization;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "models/registry.hpp"
 #include "pipeline/sampling_parameters.hpp"
@@ -30,6 +31,14 @@ std::vector<bool> reused_steps(const GenerationParameters& p, const format::Comp
     return sampling::reused_steps(
         kind.step_changes({transformer.checkpoint.get(), 0}, transformer.network, timesteps),
         p.step_cache);
+}
+
+std::optional<attention::DriftCurve> recorded_drift(const format::Quantization& quantization) {
+    if (quantization.drift.empty()) return std::nullopt;
+    static_assert(std::tuple_size_v<attention::DriftCurve> == format::kDriftLevels);
+    attention::DriftCurve curve;
+    std::copy(quantization.drift.begin(), quantization.drift.end(), curve.begin());
+    return curve;
 }
 
 bool draws_noise(Sampler sampler) {
@@ -66,6 +75,7 @@ std::vector<ExpertSteps> steps_of(const GenerationParameters& p, const Recipe& r
                                   const format::ModelBundle& bundle) {
     const auto scheduler = make_scheduler(p);
     const std::span<const float> sigmas(scheduler->sigmas()), timesteps(scheduler->timesteps());
+    const auto recorded = recorded_drift(bundle.quantization);
     std::vector<ExpertSteps> steps;
     for (std::size_t first = 0, end = 0; first < timesteps.size(); first = end) {
         const std::size_t expert = expert_at(recipe, timesteps[first]);
@@ -78,6 +88,7 @@ std::vector<ExpertSteps> steps_of(const GenerationParameters& p, const Recipe& r
             own_refreshes(p.attention, static_cast<int>(first), static_cast<int>(end - first),
                           static_cast<int>(timesteps.size()));
         attention::Drift drift;
+        if (recorded) drift.curve = &*recorded;
         drift.last_sigma = sigmas[end];
         drift.fresh_noise = draws_noise(*p.sampler);
         steps.push_back({expert, static_cast<int>(first),

@@ -110,6 +110,13 @@ TEST(Trajectory, ReadsBackStepByStep) {
     EXPECT_EQ(in.final_latent(), (std::vector<float>{5, -5}));
 }
 
+TEST(Trajectory, LeavesNothingOfARunThatWasStopped) {
+    const fs::path file = scratch("002.trajectory");
+    TrajectoryWriter(file, 2).add(std::vector<float>{1});
+    EXPECT_FALSE(fs::exists(file));
+    EXPECT_FALSE(fs::exists(file.string() + ".part"));
+}
+
 TEST(Trajectory, RefusesFilesThatAreCutOrDamaged) {
     const fs::path file = scratch("001.trajectory");
     TrajectoryWriter out(file, 1);

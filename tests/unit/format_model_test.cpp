@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "format/bit_packing.hpp"
 #include "format/mapped_file.hpp"
@@ -316,6 +317,36 @@ TEST_F(ModelFileTest, RefusesNewerVersionsAndOtherArchitectures) {
     expect_error(ErrorCode::bad_file, {"lacks the metadata entry 'quantization'"}, [&] {
         open_model(write(4, [](auto& metadata) { metadata.erase("quantization"); }));
     });
+}
+
+TEST_F(ModelFileTest, HoldsTheDriftOrSaysWhatIsWrongWithIt) {
+    const auto with = [&](const nlohmann::json& drift) {
+        return write(4, [&](auto& metadata) {
+            metadata["quantization"] =
+                nlohmann::json{{"weight_bits", 4}, {"activation_bits", 8}, {"drift", drift}}.dump();
+        });
+    };
+    std::vector<double> levels(kDriftLevels, 0.5);
+    levels[0] = 0;
+    levels[49] = 0.75;
+    const auto drift = open_model(with(levels)).quantization.drift;
+    ASSERT_EQ(drift.size(), kDriftLevels);
+    EXPECT_EQ(drift[0], 0);
+    EXPECT_EQ(drift[48], 0.5f);
+    EXPECT_EQ(drift[49], 0.75f);
+    EXPECT_TRUE(open_model(write(4)).quantization.drift.empty());
+    auto falling = levels, endless = levels, longer = levels, negative = levels;
+    falling[30] = 0.4;
+    endless[49] = 1e300;
+    longer.push_back(1);
+    negative[0] = -1;
+    for (const nlohmann::json& wrong :
+         {nlohmann::json(falling), nlohmann::json(endless), nlohmann::json(longer),
+          nlohmann::json(negative), nlohmann::json::array(), nlohmann::json("none"),
+          nlohmann::json(std::vector<std::string>(kDriftLevels, "0"))}) {
+        expect_error(ErrorCode::bad_file, {"drift", "50 numbers"},
+                     [&] { open_model(with(wrong)); });
+    }
 }
 
 TEST_F(ModelFileTest, RefusesScalesThatAreNotPositive) {
