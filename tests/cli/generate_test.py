@@ -151,7 +151,7 @@ class Generate(CliTest):
         attention = json.loads(tags["comment"])["attention"]
         self.assertEqual((attention["kind"], attention["density"], attention["ssar"],
                           attention["refresh_interval"], attention["dense_steps"]),
-                         ("sparse", 0.25, "svd", 2, 0))
+                         ("sparse", 0.25, "first", 2, 0))  # below 8 steps
 
     def test_a_long_prompt_is_cut_with_a_warning(self) -> None:
         errors = self.assert_done(self.video("-m", MODEL, "-p", "red circle " * 200, *SMALL,
