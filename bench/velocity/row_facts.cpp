@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "attention/band.hpp"
+#include "attention/block_rule.hpp"
 #include "format/clip_geometry.hpp"
 #include "format/model_bundle.hpp"
 #include "pipeline/recipes.hpp"
@@ -10,9 +11,14 @@
 namespace quantsparse::bench {
 namespace {
 
-/// Pairs that the mask shows, of all.
+/// Pairs that the mask shows, of all; without the blocks that top_p adds.
 double mask_density(const AttentionParameters& attention, int tokens, int places) {
     const int sink = attention.sink == Sink::none ? 0 : places;
+    if (attention.mask == MaskMode::topk) {
+        return attention::make_block_rule({tokens, 0, tokens, sink}, *attention.block_size,
+                                          attention.density, 0)
+            .density();
+    }
     const int band = attention::band_width(tokens, sink, attention.density, attention.mask);
     return static_cast<double>(attention::count_pairs(tokens, band, sink)) /
            (static_cast<double>(tokens) * tokens);
