@@ -121,8 +121,8 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
 format::ModelBundle open_source(const CalibrationOptions& options, bool show_progress) {
     const auto& folder = options.model.model;
     if (!folder.empty() && !fs::exists(folder)) {
-        throw Error(ErrorCode::io, fmt::format("the model '{}' does not exist; check --model",
-                                               folder.string()));
+        throw Error(ErrorCode::io,
+                    fmt::format("the model '{}' does not exist; check --model", folder.string()));
     }
     if (fs::is_directory(folder) && !fs::exists(folder / "model_index.json")) {
         convert_folder(folder, show_progress);

@@ -286,8 +286,7 @@ void add_model_options(CLI::App& app, calib::CalibrationOptions& options) {
         "its transformer, in the place of the model's or without --model");
     add("--text-encoder", "text_encoder", "its text encoder");
     add("--vae", "vae", "its autoencoder");
-    add("--tokenizer", "tokenizer",
-        "its spiece.model; ComfyUI's and GGUF text encoders hold one");
+    add("--tokenizer", "tokenizer", "its spiece.model; ComfyUI's and GGUF text encoders hold one");
 }
 
 int run(int argc, char** argv) {

@@ -9,7 +9,6 @@
 
 #include "calib/method.hpp"
 #include "format/model_bundle.hpp"
-#include "quantsparse/model_files.hpp"
 #include "quantsparse/adapter.hpp"
 
 namespace quantsparse::calib {

@@ -192,7 +192,8 @@ class RoundingTest : public testing::Test {
   protected:
     void SetUp() override {
         reset_cancel();
-        options_.model.model = fs::path(QUANTSPARSE_TEST_ROOT) / "samples" / "models" / "shapes-tiny";
+        options_.model.model =
+            fs::path(QUANTSPARSE_TEST_ROOT) / "samples" / "models" / "shapes-tiny";
         options_.output = folder_ / "out.safetensors";
         options_.samples = 2;
         options_.steps = 4;
