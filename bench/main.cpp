@@ -183,15 +183,28 @@ void add_kernel_options(CLI::App& app, bench::KernelOptions& options) {
 void add_table_options(CLI::App& app, bench::TableOptions& options) {
     app.add_option("--table", options.table, "What to compare (bench/quality/tables/*.json)")
         ->required();
+    app.add_option("-m,--model", options.model, "A model's folder or file in place of the table's");
+    app.add_option("--prompt-file", options.prompt_file,
+                   "A prompt per line, in place of the table's");
+    for (const char* flag : {"--size", "--frames", "--steps"}) {
+        app.add_option_function<std::string>(
+            flag,
+            [flag, &options](const std::string& value) {
+                options.settings.insert(options.settings.end(), {flag, value});
+            },
+            "As quantsparse-video takes it, in place of the table's");
+    }
     app.add_option("--work-dir", options.work_directory,
                    "References, calibrated models and results; a stopped run goes on from there")
         ->default_str("out/" + app.get_name() + "/<table>");
     app.add_option("--json", options.json, "Write the figures here");
     app.add_option("--html", options.html, "Write a self-contained report here");
     app.add_option("--only", options.only, "Title of a group; may be given several times");
-    app.add_option("--prompts", options.prompts, "Only the first of the table's prompts")
+    app.add_option("--prompts", options.prompts, "Only the first so many prompts")
         ->check(CLI::PositiveNumber);
     app.add_option("--device", options.device, "Device number, UUID or part of its name");
+    app.add_flag("--plan", options.plan,
+                 "Measure nothing; print what device memory and disk the table takes");
     app.add_flag("--report-only", options.report_only,
                  "Measure nothing; report what earlier runs have left");
 }

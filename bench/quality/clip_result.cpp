@@ -3,9 +3,14 @@
 namespace quantsparse::bench {
 
 Json to_json(const ClipResult& r) {
-    return {{"psnr", r.psnr},       {"ssim", r.ssim},     {"gmsd", r.gmsd},
-            {"seconds", r.seconds}, {"colour", r.colour}, {"background", r.background},
-            {"shape", r.shape},     {"motion", r.motion}};
+    Json json{{"psnr", r.psnr}, {"ssim", r.ssim}, {"gmsd", r.gmsd}, {"seconds", r.seconds}};
+    if (r.followed) {
+        json["colour"] = r.followed->colour;
+        json["background"] = r.followed->background;
+        json["shape"] = r.followed->shape;
+        json["motion"] = r.followed->motion;
+    }
+    return json;
 }
 
 ClipResult clip_result_of(const Json& json) {
@@ -14,10 +19,10 @@ ClipResult clip_result_of(const Json& json) {
     r.ssim = json.at("ssim").get<double>();
     r.gmsd = json.at("gmsd").get<double>();
     r.seconds = json.at("seconds").get<double>();
-    r.colour = json.at("colour").get<bool>();
-    r.background = json.at("background").get<bool>();
-    r.shape = json.at("shape").get<bool>();
-    r.motion = json.at("motion").get<bool>();
+    if (json.contains("colour")) {
+        r.followed = {{json.at("colour").get<bool>(), json.at("background").get<bool>(),
+                       json.at("shape").get<bool>(), json.at("motion").get<bool>()}};
+    }
     return r;
 }
 

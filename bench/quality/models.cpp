@@ -5,21 +5,52 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fstream>
+
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::bench {
 namespace fs = std::filesystem;
 
+namespace {
+
+/// What a calibrated file was made from. Files of earlier versions have none beside them.
+fs::path made_from_file(const fs::path& model) {
+    return model.string() + ".flags";
+}
+
+/// A file of the same name that something else was made of would give its figures to this row.
+void require_same_flags(const fs::path& file, const std::string& made_from) {
+    std::ifstream in(made_from_file(file));
+    std::string line;
+    if (in && std::getline(in, line) && line != made_from) {
+        throw Error(ErrorCode::io,
+                    fmt::format("'{}' was made by '{}', but the table says '{}': take another work "
+                                "directory, or remove it and its results",
+                                file.string(), line, made_from));
+    }
+}
+
+}  // namespace
+
+fs::path model_file(const fs::path& work_directory, const std::string& name) {
+    return work_directory / (name + ".safetensors");
+}
+
 fs::path calibrated_model(const QualityTable& table, const fs::path& work_directory,
                           const std::string& name) {
     if (name.empty()) return table.model;
-    const fs::path file = work_directory / (name + ".safetensors");
-    if (fs::exists(file)) return file;
+    const fs::path file = model_file(work_directory, name);
+    const auto& flags = table.models.at(name);
+    const std::string made_from = table.model.generic_string() + " " + joined(flags);
+    if (fs::exists(file)) {
+        require_same_flags(file, made_from);
+        return file;
+    }
     const fs::path program =
         fs::read_symlink("/proc/self/exe").parent_path() / "quantsparse-calibrate";
     std::vector<std::string> words = {program.string(), "--model", table.model.string(), "--output",
                                       file.string()};
-    const auto& flags = table.models.at(name);
     words.insert(words.end(), flags.begin(), flags.end());
     fmt::print(stderr, "calibrating {}: {}\n", name, joined(flags));
     const fs::path log = work_directory / (name + ".log");
@@ -39,6 +70,7 @@ fs::path calibrated_model(const QualityTable& table, const fs::path& work_direct
         throw Error(ErrorCode::io,
                     fmt::format("calibrating '{}' failed: see '{}'", name, log.string()));
     }
+    std::ofstream(made_from_file(file)) << made_from << '\n';
     return file;
 }
 

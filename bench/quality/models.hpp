@@ -10,8 +10,13 @@
 
 namespace quantsparse::bench {
 
+/// Where one of the table's models lies or will lie.
+std::filesystem::path model_file(const std::filesystem::path& work_directory,
+                                 const std::string& name);
+
 /// The file of one of the table's models: runs quantsparse-calibrate, which lies beside this
-/// program, unless the file is there already. "": the table's own model. Throws Error(io).
+/// program, unless the file is there already. "": the table's own model. Throws Error(io); also
+/// when the file there was made with other flags or from another model.
 std::filesystem::path calibrated_model(const QualityTable& table,
                                        const std::filesystem::path& work_directory,
                                        const std::string& name);

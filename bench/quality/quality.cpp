@@ -18,9 +18,14 @@ namespace {
 
 /// A row's figures over its prompts.
 struct RowSummary {
-    Estimate psnr, ssim, gmsd, seconds;
+    Estimate psnr, ssim, gmsd;
     Estimate difference;  ///< of the PSNR to the group's first row, paired by prompt
-    double right = 0;     ///< share of clips with colour, background, shape and motion as asked
+    int judged = 0;       ///< clips whose prompt the checker understands
+    int right = 0;        ///< of those, with colour, background, shape and motion as asked
+
+    std::string followed() const {
+        return judged == 0 ? "–" : fmt::format("{:.0f} %", 100.0 * right / judged);
+    }
 };
 
 std::map<int, double> over(const ResultsFile::OfRow& results, double ClipResult::*value) {
@@ -34,14 +39,14 @@ RowSummary summarise(const ResultsFile::OfRow& results, const ResultsFile::OfRow
     RowSummary s{estimate(psnr),
                  estimate(over(results, &ClipResult::ssim)),
                  estimate(over(results, &ClipResult::gmsd)),
-                 estimate(over(results, &ClipResult::seconds)),
                  paired_difference(psnr, over(first, &ClipResult::psnr)),
+                 0,
                  0};
     for (const auto& [prompt, result] : results) {
         const ClipResult clip = clip_result_of(result);
-        s.right += clip.colour && clip.background && clip.shape && clip.motion;
+        s.judged += clip.followed.has_value();
+        s.right += clip.followed && clip.followed->all();
     }
-    if (!results.empty()) s.right /= static_cast<double>(results.size());
     return s;
 }
 
@@ -56,8 +61,7 @@ Json row_json(const QualityRow& row, const RowSummary& s) {
                                     {"standard_error", s.difference.standard_error}};
     json["ssim"] = s.ssim.mean;
     json["gmsd"] = s.gmsd.mean;
-    json["prompt_right"] = s.right;
-    json["denoise_seconds"] = s.seconds.mean;
+    if (s.judged > 0) json["prompt_right"] = static_cast<double>(s.right) / s.judged;
     return json;
 }
 
@@ -68,8 +72,7 @@ std::vector<std::string> row_cells(const QualityRow& row, const RowSummary& s) {
             fmt::format("{:+.2f} ± {:.2f}", s.difference.mean, s.difference.standard_error),
             fmt::format("{:.4f}", s.ssim.mean),
             fmt::format("{:.4f}", s.gmsd.mean),
-            fmt::format("{:.0f} %", 100 * s.right),
-            fmt::format("{:.1f}", s.seconds.mean),
+            s.followed(),
             std::to_string(s.psnr.count)};
 }
 
@@ -165,14 +168,11 @@ class Report {
                        s.psnr.count == 0
                            ? std::string("not measured")
                            : fmt::format("{:6.2f} ± {:.2f} dB  ({:+.2f} ± {:.2f})  SSIM {:.4f}  "
-                                         "right {:3.0f} %  {:.1f} s",
+                                         "prompt followed {}",
                                          s.psnr.mean, s.psnr.standard_error, s.difference.mean,
-                                         s.difference.standard_error, s.ssim.mean, 100 * s.right,
-                                         s.seconds.mean));
+                                         s.difference.standard_error, s.ssim.mean, s.followed()));
         }
-        html_.table(
-            {"row", "PSNR dB", "Δ dB", "SSIM", "GMSD", "prompt followed", "denoising s", "clips"},
-            cells);
+        html_.table({"row", "PSNR dB", "Δ dB", "SSIM", "GMSD", "prompt followed", "clips"}, cells);
         if (!group.x_label.empty())
             html_.line_chart({group.title, group.x_label, "PSNR, dB", {curve}});
         json_["groups"].push_back(
@@ -203,6 +203,14 @@ void require_clips(const QualityTable& table) {
 bool run_quality(const QualityOptions& options) {
     TableRun run;
     run.check = require_clips;
+    run.plan = [&](const QualityTable& table, Device& device) {
+        return plan_table(table, options.work_directory, device,
+                          quality_rows(table, options.work_directory),
+                          [](const GenerationParameters& p) {
+                              const auto side = [](int n) { return static_cast<std::uint64_t>(n); };
+                              return 3 * side(*p.width) * side(*p.height) * side(*p.frames);
+                          });
+    };
     run.measure = [&](const QualityTable& table, Device& device, ResultsFile& results) {
         return measure(table, options.work_directory, device, results);
     };

@@ -27,6 +27,13 @@ std::string current_commit() {
 std::string command_line(const std::string& subcommand, const TableOptions& options) {
     std::string command =
         fmt::format("quantsparse-bench {} --table {}", subcommand, options.table.generic_string());
+    if (!options.model.empty()) {
+        command += fmt::format(" --model {}", options.model.filename().generic_string());
+    }
+    if (!options.prompt_file.empty()) {
+        command += fmt::format(" --prompt-file {}", options.prompt_file.filename().string());
+    }
+    if (!options.settings.empty()) command += " " + joined(options.settings);
     if (options.prompts > 0) command += fmt::format(" --prompts {}", options.prompts);
     for (const std::string& group : options.only) command += fmt::format(" --only \"{}\"", group);
     return command;
@@ -37,11 +44,19 @@ std::string command_line(const std::string& subcommand, const TableOptions& opti
 bool run_table(const TableOptions& options, const TableRun& run) {
     const QualityTable table = selected(read_quality_table(options.table), options);
     run.check(table);
-    std::filesystem::create_directories(options.work_directory);
-    ResultsFile results(options.work_directory / "results.jsonl", settings_text(table));
     DeviceOptions device_options = row_options(table, table.model, table.settings, {}, 0).device;
     if (!options.device.empty()) device_options.selector = options.device;
     Device device(device_options);
+    if (!options.report_only) {
+        const TablePlan plan = run.plan(table, device);
+        if (options.plan) {
+            print(plan, options.work_directory);
+            return true;
+        }
+        require_room(plan, options.work_directory);
+    }
+    std::filesystem::create_directories(options.work_directory);
+    ResultsFile results(options.work_directory / "results.jsonl", settings_text(table));
     video::watch_for_interrupts();
     const bool complete = options.report_only || run.measure(table, device, results);
     run.report(table, results,

@@ -26,8 +26,8 @@ constexpr const char* kReference = "reference";
 constexpr int kStripFrames = 6;
 
 /// The clip of the unquantised model that the others of a prompt are compared with.
-fs::path reference_file(const fs::path& work_directory, int prompt) {
-    return work_directory / kReference / fmt::format("{:03d}.rgb", prompt);
+fs::path reference_file(const fs::path& work_directory, const QualityTable& table, int prompt) {
+    return work_directory / kReference / (reference_name(table, {}, prompt) + ".rgb");
 }
 
 void write_bytes(const fs::path& file, const std::vector<std::uint8_t>& bytes) {
@@ -89,11 +89,10 @@ ClipResult compare(const Video& clip, std::span<const std::uint8_t> reference,
     r.ssim /= clip.frames;
     r.gmsd /= clip.frames;
     const SceneWords asked = words_of_prompt(prompt);
+    if (!asked.complete()) return r;
     const SceneWords seen = check_clip(clip.rgb, clip.frames, clip.height, clip.width);
-    r.colour = seen.colour == asked.colour;
-    r.background = seen.background == asked.background;
-    r.shape = seen.shape == asked.shape;
-    r.motion = seen.motion == asked.motion;
+    r.followed = {{seen.colour == asked.colour, seen.background == asked.background,
+                   seen.shape == asked.shape, seen.motion == asked.motion}};
     return r;
 }
 
@@ -111,8 +110,8 @@ class RowRunner {
     bool run(const QualityRow& row, const std::string& identity) {
         for (int prompt = 0; prompt < static_cast<int>(table_.prompts.size()); ++prompt) {
             // Results may have been brought here without the reference clips: those are made again.
-            const bool gone =
-                identity == kReference && !fs::exists(reference_file(work_directory_, prompt));
+            const bool gone = identity == kReference &&
+                              !fs::exists(reference_file(work_directory_, table_, prompt));
             if (results_.has(identity, prompt) && !gone) continue;
             if (!run_prompt(row, identity, prompt)) return false;
         }
@@ -127,7 +126,7 @@ class RowRunner {
         callbacks.progress = [](const Progress&) { return !video::interrupted(); };
         const std::optional<Video> clip = pipeline_->generate(options.generation, callbacks);
         if (!clip) return false;
-        const fs::path reference = reference_file(work_directory_, prompt);
+        const fs::path reference = reference_file(work_directory_, table_, prompt);
         if (identity == kReference) write_bytes(reference, clip->rgb);
         ClipResult result =
             compare(*clip, read_bytes(reference), table_.prompts[static_cast<std::size_t>(prompt)]);
@@ -180,6 +179,20 @@ fs::path strip_file(const fs::path& work_directory, const std::string& identity,
         if (!std::isalnum(static_cast<unsigned char>(c)) && c != '.' && c != '-') c = '_';
     }
     return work_directory / "strips" / fmt::format("{}.{}.png", name, prompt);
+}
+
+std::vector<PlannedRow> quality_rows(const QualityTable& table, const fs::path& work_directory) {
+    QualityRow reference;
+    reference.name = kReference;
+    std::vector<fs::path> files;
+    for (int prompt = 0; prompt < static_cast<int>(table.prompts.size()); ++prompt) {
+        files.push_back(reference_file(work_directory, table, prompt));
+    }
+    std::vector<PlannedRow> rows = {{table.settings, reference, files, whole_run}};
+    for (const QualityRow& row : distinct_rows(table)) {
+        rows.push_back({table.settings, row, {}, whole_run});
+    }
+    return rows;
 }
 
 bool measure(const QualityTable& table, const fs::path& work_directory, Device& device,

@@ -14,6 +14,10 @@ struct SceneWords {
     std::string background = "-";
     std::string shape = "-";
     std::string motion = "-";
+
+    bool complete() const {
+        return colour != "-" && background != "-" && shape != "-" && motion != "-";
+    }
 };
 
 /// The words of a prompt in the plain form of samples/train/captions.py.

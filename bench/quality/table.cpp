@@ -84,11 +84,35 @@ QualityTable table_of(const SortedJson& json) {
     for (const SortedJson& entry : json.at("groups")) {
         table.groups.push_back(group_of(entry, table));
     }
-    if (table.prompts.empty()) throw Error(ErrorCode::bad_file, "it lists no prompts");
     return table;
 }
 
+/// One prompt per line; empty lines are left out.
+std::vector<std::string> prompts_of(const std::filesystem::path& file) {
+    std::ifstream in(file);
+    std::vector<std::string> prompts;
+    for (std::string line; std::getline(in, line);) {
+        if (!line.empty() && line.back() == '\r') line.pop_back();
+        if (line.find_first_not_of(" \t") != std::string::npos) prompts.push_back(line);
+    }
+    if (in.bad() || (!in.eof() && in.fail())) {
+        throw Error(ErrorCode::io,
+                    fmt::format("can't read the prompts '{}': check the path", file.string()));
+    }
+    if (prompts.empty()) {
+        throw Error(ErrorCode::bad_file,
+                    fmt::format("'{}' holds no prompts: write one per line", file.string()));
+    }
+    return prompts;
+}
+
 }  // namespace
+
+std::string fingerprint(const std::string& text) {
+    std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+    return fmt::format("{:016x}", hash);
+}
 
 std::string joined(const std::vector<std::string>& words) {
     return fmt::format("{}", fmt::join(words, " "));
@@ -121,6 +145,19 @@ QualityTable read_quality_table(const std::filesystem::path& file) {
 }
 
 QualityTable selected(QualityTable table, const TableOptions& options) {
+    if (!options.model.empty()) table.model = options.model;
+    if (!options.prompt_file.empty()) {
+        table.prompts = prompts_of(options.prompt_file);
+        table.prompt_source =
+            fmt::format("prompts {} {}", options.prompt_file.filename().string(),
+                        fingerprint(fmt::format("{}", fmt::join(table.prompts, "\n"))));
+    }
+    if (table.prompts.empty()) {
+        throw Error(ErrorCode::bad_file, fmt::format("'{}' lists no prompts: give a file of them",
+                                                     options.table.string()));
+    }
+    // The parser takes the last of a flag. What a group or row says itself is what it is about.
+    table.settings.insert(table.settings.end(), options.settings.begin(), options.settings.end());
     if (options.prompts > 0 && options.prompts < static_cast<int>(table.prompts.size())) {
         table.prompts.resize(static_cast<std::size_t>(options.prompts));
     }
@@ -137,9 +174,18 @@ QualityTable selected(QualityTable table, const TableOptions& options) {
     return table;
 }
 
+std::string reference_name(const QualityTable& table, const std::vector<std::string>& settings,
+                           int prompt) {
+    const std::string& text = table.prompts[static_cast<std::size_t>(prompt)];
+    const std::string all = fmt::format("{} {} {}", settings_text(table), joined(settings), text);
+    return fmt::format("{:03d}-{}", prompt, fingerprint(all));
+}
+
 std::string settings_text(const QualityTable& table) {
-    return fmt::format("{} {} seed {}", table.model.string(), joined(table.settings),
-                       table.first_seed);
+    std::string text = fmt::format("{} {} seed {}", table.model.string(), joined(table.settings),
+                                   table.first_seed);
+    if (!table.prompt_source.empty()) text += " " + table.prompt_source;
+    return text;
 }
 
 }  // namespace quantsparse::bench

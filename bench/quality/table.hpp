@@ -54,6 +54,8 @@ struct QualityTable {
     std::filesystem::path model;
     std::vector<std::string> settings;
     std::vector<std::string> prompts;
+    std::string
+        prompt_source;  ///< names a file of prompts and what it holds; empty: the table's own
     std::uint64_t first_seed = 0;
     std::map<std::string, std::vector<std::string>> models;
     std::vector<QualityGroup> groups;
@@ -65,6 +67,9 @@ QualityTable read_quality_table(const std::filesystem::path& file);
 /// What a run measures of a table, and where everything lies.
 struct TableOptions {
     std::filesystem::path table;
+    std::filesystem::path model;        ///< in place of the table's; empty: the table's
+    std::filesystem::path prompt_file;  ///< a prompt per line, in place of the table's
+    std::vector<std::string> settings;  ///< flags of quantsparse-video after the table's own
     std::filesystem::path
         work_directory;          ///< references, calibrated models, results; kept for the next run
     std::filesystem::path json;  ///< empty: not written
@@ -73,13 +78,23 @@ struct TableOptions {
     int prompts = 0;                ///< 0: all of the table's
     std::string device;
     bool report_only = false;  ///< nothing is measured, the report is made from what there is
+    bool plan = false;         ///< nothing is measured or written: what it would take is told
 };
 
-/// The groups and prompts that the options leave of a table.
+/// What the options make of a table. Throws Error(io) or Error(bad_file) for the file of prompts,
+/// Error(invalid_argument) for a group that the table lacks.
 QualityTable selected(QualityTable table, const TableOptions& options);
 
 /// Everything that a stored result depends on apart from its row and prompt.
 std::string settings_text(const QualityTable& table);
+
+/// 16 hexadecimal digits, the same on every machine.
+std::string fingerprint(const std::string& text);
+
+/// Names a prompt's reference in a work directory: other settings or another prompt of that number
+/// have another.
+std::string reference_name(const QualityTable& table, const std::vector<std::string>& settings,
+                           int prompt);
 
 std::string joined(const std::vector<std::string>& words);
 

@@ -1,6 +1,7 @@
 // What a row computes of self-attention, to be told beside its figures.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 
 #include "quantsparse/pipeline.hpp"
@@ -16,5 +17,9 @@ struct RowFacts {
 /// Of one clip. Refreshes count as dense steps, reused steps as none.
 RowFacts row_facts(const std::filesystem::path& model, const Generator& generator,
                    const GenerationParameters& parameters);
+
+/// Values of a clip's latents. `resolved`: with a size.
+std::uint64_t latent_values(const std::filesystem::path& model,
+                            const GenerationParameters& resolved);
 
 }  // namespace quantsparse::bench

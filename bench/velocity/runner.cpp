@@ -26,12 +26,10 @@ std::vector<std::string> settings_of(const QualityTable& table, const QualityGro
 }
 
 /// The run of the unquantised model with dense attention; groups of the same settings share it.
-fs::path reference_file(const fs::path& work_directory, const QualityGroup& group, int prompt) {
-    std::string name = "reference " + joined(group.settings);
-    for (char& c : name) {
-        if (!std::isalnum(static_cast<unsigned char>(c)) && c != '.' && c != '-') c = '_';
-    }
-    return work_directory / name / fmt::format("{:03d}.trajectory", prompt);
+fs::path reference_file(const fs::path& work_directory, const QualityTable& table,
+                        const QualityGroup& group, int prompt) {
+    return work_directory / "reference" /
+           (reference_name(table, group.settings, prompt) + ".trajectory");
 }
 
 Json to_json(const VelocityResult& r) {
@@ -149,7 +147,7 @@ bool Runner::make_references(const std::vector<Task>& tasks) {
     std::map<fs::path, std::pair<const QualityGroup*, int>> files;
     for (const Task& task : tasks) {
         for (int prompt = 0; prompt < prompts(); ++prompt) {
-            const fs::path file = reference_file(work_directory_, *task.group, prompt);
+            const fs::path file = reference_file(work_directory_, table_, *task.group, prompt);
             if (missing(task, prompt) && !fs::exists(file)) files[file] = {task.group, prompt};
         }
     }
@@ -202,7 +200,7 @@ bool Runner::run(const std::vector<Task>& tasks) {
 }
 
 bool Runner::run(const Task& task, int prompt, Counter& counter) {
-    Trajectory reference(reference_file(work_directory_, *task.group, prompt));
+    Trajectory reference(reference_file(work_directory_, table_, *task.group, prompt));
     const Measure measure = measure_of(task.group->measure);
     const GenerationParameters p = models_.open(*task.group, *task.row, prompt);
     const Generator& generator = models_.generator();
@@ -266,6 +264,30 @@ VelocityResult velocity_result_of(const Json& json) {
 std::string velocity_identity(const QualityGroup& group, const QualityRow& row) {
     return fmt::format("{}|{}|{}", word_of(measure_of(group.measure)), joined(group.settings),
                        row.identity());
+}
+
+std::vector<PlannedRow> velocity_rows(const QualityTable& table, const fs::path& work_directory) {
+    const auto levels = [](int steps, int branches) {
+        return whole_run(std::min(steps, kLevels), branches);
+    };
+    std::vector<PlannedRow> references, rows;
+    std::set<std::string> seen;
+    for (const Task& task : tasks_of(table)) {
+        const auto settings = settings_of(table, *task.group);
+        if (seen.insert(joined(task.group->settings)).second) {
+            QualityRow row;
+            row.name = "reference " + joined(task.group->settings);
+            std::vector<fs::path> files;
+            for (int prompt = 0; prompt < static_cast<int>(table.prompts.size()); ++prompt) {
+                files.push_back(reference_file(work_directory, table, *task.group, prompt));
+            }
+            references.push_back({settings, row, files, whole_run});
+        }
+        const bool few = measure_of(task.group->measure) == Measure::levels;
+        rows.push_back({settings, *task.row, {}, few ? levels : whole_run});
+    }
+    references.insert(references.end(), rows.begin(), rows.end());
+    return references;
 }
 
 bool measure_velocities(const QualityTable& table, const fs::path& work_directory, Device& device,

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 
+#include "quality/plan.hpp"
 #include "quality/results.hpp"
 #include "quality/table.hpp"
 #include "quantsparse/device.hpp"
@@ -25,6 +26,10 @@ VelocityResult velocity_result_of(const Json& json);
 
 /// Names the results of a row of a group.
 std::string velocity_identity(const QualityGroup& group, const QualityRow& row);
+
+/// What the table's rows run, references first.
+std::vector<PlannedRow> velocity_rows(const QualityTable& table,
+                                      const std::filesystem::path& work_directory);
 
 /// Measures what `results` lacks, the references first, then model by model. False when stopped.
 bool measure_velocities(const QualityTable& table, const std::filesystem::path& work_directory,

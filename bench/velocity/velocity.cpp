@@ -7,6 +7,7 @@
 #include "html_report.hpp"
 #include "quality/run_table.hpp"
 #include "report.hpp"
+#include "velocity/row_facts.hpp"
 #include "velocity/runner.hpp"
 
 namespace quantsparse::bench {
@@ -167,6 +168,14 @@ bool run_velocity(const TableOptions& options) {
     TableRun run;
     run.check = [](const QualityTable& table) {
         for (const QualityGroup& group : table.groups) measure_of(group.measure);
+    };
+    run.plan = [&](const QualityTable& table, Device& device) {
+        return plan_table(table, options.work_directory, device,
+                          velocity_rows(table, options.work_directory),
+                          [&](const GenerationParameters& p) {
+                              const auto latents = 2 * static_cast<std::uint64_t>(*p.steps) + 1;
+                              return latents * sizeof(float) * latent_values(table.model, p);
+                          });
     };
     run.measure = [&](const QualityTable& table, Device& device, ResultsFile& results) {
         return measure_velocities(table, options.work_directory, device, results);

@@ -113,6 +113,23 @@ class BenchTest(CliTest):
         self.assert_done(again)
         self.assertEqual((again.stdout, again.stderr), (first.stdout, b""), "nothing is measured twice")
 
+    def test_a_table_runs_with_another_model_and_other_prompts(self):
+        table, prompts, work = self.folder / "other.json", self.folder / "prompts.txt", self.folder / "other"
+        table.write_text(json.dumps({
+            "title": "test", "model": "is/not/here", "settings": ["--size", "96x96", "--frames", "9", "--steps", "6"],
+            "prompts": [], "groups": [{"title": "g", "rows": [{"name": "dense"}]}]}))
+        prompts.write_text("a red circle moves left on a black background\na fox in the snow\n")
+        options = ("--table", table, "--work-dir", work, "-m", MODEL, "--prompt-file", prompts, "--size", "64x64")
+        plan = self.bench("quality", *options, "--plan")
+        self.assert_done(plan)
+        for word in ("48 runs of the transformer", "216.0 KiB", "peak"):  # of 6 steps, 2 branches, reference and row; 9 x 64 x 64 x 3
+            self.assertIn(word, plan.stdout.decode())
+        self.assertFalse(work.exists())
+        result = self.bench("quality", *options, "--steps", "2", "--json", self.folder / "other-out.json")
+        self.assert_done(result)
+        row = json.loads((self.folder / "other-out.json").read_text())["groups"][0]["rows"][0]
+        self.assertEqual((row["clips"], row["psnr_db"]["mean"]), (2, 99))
+
     def test_velocities_that_could_not_be_compared_are_refused(self):
         for measure, flags, word in (("levels", ["--attention", "sparse"], "path"),
                                      ("path", ["--sampler", "euler"], "sampler")):

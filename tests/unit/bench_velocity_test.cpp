@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "bench/quality/models.hpp"
 #include "bench/quality/results.hpp"
 #include "bench/quality/table.hpp"
 #include "bench/velocity/snr.hpp"
@@ -29,6 +30,60 @@ std::string error_of(const std::string& table) {
         return error.what();
     }
     return "";
+}
+
+QualityTable small_table() {
+    QualityTable table;
+    table.model = "own";
+    table.settings = {"--size", "96x96"};
+    table.prompts = {"a", "b"};
+    table.groups = {{"g", "", "", "", {}, "", {{"row", "", {}, {}}}}};
+    return table;
+}
+
+TEST(TableOptions, PutModelPromptsAndSettingsInPlaceOfTheTables) {
+    TableOptions options;
+    options.model = "other";
+    options.prompt_file = scratch("prompts.txt");
+    options.settings = {"--size", "64x64"};
+    std::ofstream(options.prompt_file) << "a red fox\r\n\n  \na hare";
+    const QualityTable table = selected(small_table(), options);
+    EXPECT_EQ(table.model, "other");
+    EXPECT_EQ(table.prompts, (std::vector<std::string>{"a red fox", "a hare"}));
+    EXPECT_EQ(table.settings,
+              (std::vector<std::string>{"--size", "96x96", "--size", "64x64"}));  // the last counts
+
+    std::ofstream(options.prompt_file) << "a red fox\na cat";
+    EXPECT_NE(settings_text(selected(small_table(), options)), settings_text(table))
+        << "results of other prompts are not used";
+    std::ofstream(options.prompt_file) << " \n";
+    EXPECT_THROW(selected(small_table(), options), Error);
+    options.prompt_file = scratch("none.txt");
+    EXPECT_THROW(selected(small_table(), options), Error);
+}
+
+TEST(References, HaveANameForEachPromptAndSetting) {
+    const QualityTable table = small_table();
+    QualityTable other = table;
+    other.prompts[1] = "c";
+    EXPECT_EQ(reference_name(table, {}, 0), reference_name(other, {}, 0));
+    EXPECT_NE(reference_name(table, {}, 1), reference_name(other, {}, 1));
+    EXPECT_NE(reference_name(table, {}, 0), reference_name(table, {"--steps", "4"}, 0));
+    // FNV-1a of "a", as its authors publish it.
+    EXPECT_EQ(fingerprint("a"), "af63dc4c8601ec8c");
+}
+
+TEST(CalibratedModels, OfOtherFlagsAreNotTakenForTheTables) {
+    const fs::path folder = scratch("models");
+    fs::create_directories(folder);
+    QualityTable table = small_table();
+    table.models = {{"m", {"--preset", "fast"}}};
+    std::ofstream(model_file(folder, "m")) << "weights";
+    std::ofstream(model_file(folder, "m").string() + ".flags") << "own --preset fast\n";
+    EXPECT_EQ(calibrated_model(table, folder, "m"), model_file(folder, "m"));
+    table.models["m"] = {"--preset", "minmax"};
+    EXPECT_THROW(calibrated_model(table, folder, "m"), Error);
+    fs::remove_all(folder);
 }
 
 TEST(VelocitySnr, IsTheRelativeEnergyOfTheDifference) {
