@@ -121,7 +121,7 @@ void add_model_options(CLI::App& app, bench::ModelOptions& options, bool& plan) 
                    "wan-1.3b, wan-14b, a transformer's config.json or a diffusers folder")
         ->capture_default_str();
     app.add_option("--weights", options.weight_bits, "Bits of the block linears; 16: not quantised")
-        ->check(CLI::IsMember({4, 6, 8, 16}))
+        ->check(CLI::IsMember({3, 4, 6, 8, 16}))
         ->capture_default_str();
     app.add_option("--activations", options.activation_bits, "Bits of their inputs")
         ->check(CLI::IsMember({6, 8}))

@@ -42,8 +42,8 @@ void check_range(const char* name, int value, int lowest, int highest) {
 void check_bits(const format::LinearBits& bits) {
     const int weights = bits.weights;
     const int activations = bits.activations;
-    if (weights != 4 && weights != 6 && weights != 8 && weights != 16) {
-        refuse(fmt::format("{}-bit weights are not supported; use 4, 6, 8 or 16", weights));
+    if (weights != 3 && weights != 4 && weights != 6 && weights != 8 && weights != 16) {
+        refuse(fmt::format("{}-bit weights are not supported; use 3, 4, 6, 8 or 16", weights));
     }
     if (activations != 6 && activations != 8 && activations != 16) {
         refuse(fmt::format("{}-bit activations are not supported; use 6, 8 or 16", activations));

@@ -20,7 +20,7 @@ struct CalibrationOptions {
     std::filesystem::path work_directory;  ///< empty: "<output>.partial"
     std::vector<Adapter> adapters;         ///< that become part of the weights first
     std::string preset = "fast";
-    int weight_bits = 4;      ///< 4, 6, 8, or 16: nothing is quantised
+    int weight_bits = 4;      ///< 3, 4, 6, 8, or 16: nothing is quantised
     int activation_bits = 8;  ///< 8, 6, or 16 together with 16-bit weights
     /// Other bits for groups of linears: by "ffn_2", or "blocks.3.ffn_2" for one block.
     std::map<std::string, format::LinearBits> group_bits;

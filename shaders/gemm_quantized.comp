@@ -3,7 +3,8 @@
 //   activations  int8 [M, x_stride4 * 4 words], 4 codes a word, from quantize_rows
 //   row_sums     int32 [M]: sum_k xq[m, k]; takes the zero point of unsigned weight codes out
 //   weights      words [K / codes_per_word, n_stride] (runtime/format/bit_packing.hpp):
-//                4 bits unsigned (+8), 6 bits unsigned (+32) in two planes, 8 bits signed
+//                3 bits unsigned (+4) in two planes, 4 bits unsigned (+8), 6 bits unsigned (+32) in two
+//                planes, 8 bits signed
 //   out          fp32 [M, out_stride]
 //   lora_rows    with LORA: fp32 [M, rank]; their product with lora_up is added
 //

@@ -276,7 +276,8 @@ std::vector<PlannedRow> velocity_rows(const QualityTable& table, const fs::path&
         const auto settings = settings_of(table, *task.group);
         if (seen.insert(joined(task.group->settings)).second) {
             QualityRow row;
-            row.name = "reference " + joined(task.group->settings);
+            row.name = task.group->settings.empty() ? "reference"
+                                                    : "reference " + joined(task.group->settings);
             std::vector<fs::path> files;
             for (int prompt = 0; prompt < static_cast<int>(table.prompts.size()); ++prompt) {
                 files.push_back(reference_file(work_directory, table, *task.group, prompt));

@@ -24,21 +24,38 @@ void check_sizes(int rows, int k, std::size_t codes) {
 }
 
 void check_bits(int bits) {
-    if (bits != 4 && bits != 6 && bits != 8) {
+    if (bits != 3 && bits != 4 && bits != 6 && bits != 8) {
         throw Error(ErrorCode::invalid_argument,
-                    fmt::format("{} bits are not supported; use 4, 6 or 8", bits));
+                    fmt::format("{} bits are not supported; use 3, 4, 6 or 8", bits));
     }
 }
 
-/// Where a code's low nibble sits in its word of the 4-bit plane: codes 0..3 of a word take the low
-/// nibbles of its bytes, codes 4..7 the high ones.
-int nibble_shift(int k) {
-    return 8 * (k & 3) + ((k & 4) != 0 ? 4 : 0);
-}
+/// Codes of `bits` bits that lie one beside the other in the bytes of a word: code k of a word is
+/// in byte k % 4, above those of k - 4, k - 8 and so on.
+struct Plane {
+    int bits;
+    std::size_t first = 0;  ///< word
+    int low = 0;            ///< the lowest bit of a code that it holds
 
-/// Where a code's two high bits sit in its word of the 2-bit plane.
-int pair_shift(int k) {
-    return 8 * (k & 3) + 2 * (k >> 2 & 3);
+    int codes_per_word() const { return 32 / bits; }
+    int shift(int k) const { return 8 * (k & 3) + bits * (k % codes_per_word() / 4); }
+    std::uint32_t mask() const { return (1U << bits) - 1; }
+    std::size_t word(std::size_t k, std::size_t column, std::size_t columns) const {
+        return first + k / static_cast<std::size_t>(codes_per_word()) * columns + column;
+    }
+};
+
+/// The planes of codes of `bits` bits, low bits first.
+std::vector<Plane> planes_of(int n, int k, int bits) {
+    const auto columns = static_cast<std::size_t>(packed_n(n));
+    switch (bits) {
+        case 3:
+            return {{2}, {1, word_rows(k, 16) * columns, 2}};
+        case 6:
+            return {{4}, {2, word_rows(k, 8) * columns, 4}};
+        default:
+            return {{bits}};
+    }
 }
 
 /// NaN or infinity where the row holds either. Magnitudes order as their bits do, NaN above all;
@@ -97,15 +114,8 @@ QuantizedWeight quantize(std::span<const float> values, int rows, int k, int bit
 
 std::size_t packed_word_count(int n, int k, int bits) {
     check_bits(bits);
-    const auto columns = static_cast<std::size_t>(packed_n(n));
-    switch (bits) {
-        case 4:
-            return word_rows(k, 8) * columns;
-        case 6:
-            return (word_rows(k, 8) + word_rows(k, 16)) * columns;
-        default:
-            return word_rows(k, 4) * columns;
-    }
+    return word_rows(k, 32) * static_cast<std::size_t>(bits) *
+           static_cast<std::size_t>(packed_n(n));
 }
 
 std::vector<std::uint32_t> pack_weight_codes(std::span<const std::int8_t> codes, int n, int k,
@@ -113,30 +123,24 @@ std::vector<std::uint32_t> pack_weight_codes(std::span<const std::int8_t> codes,
     check_bits(bits);
     check_sizes(n, k, codes.size());
     const int half = 1 << (bits - 1);
+    const int zero = bits == 8 ? 0 : half;  // 8 bits are stored signed
     const auto columns = static_cast<std::size_t>(packed_n(n));
-    const std::size_t plane = word_rows(k, 8) * columns;
+    const auto planes = planes_of(n, k, bits);
     std::vector<std::uint32_t> words(packed_word_count(n, k, bits), 0);
     for (int row = 0; row < packed_n(n); ++row) {
         const auto column = static_cast<std::size_t>(row);
         for (int i = 0; i < packed_k(k); ++i) {
             const bool inside = row < n && i < k;
-            const int code =
-                inside ? codes[column * static_cast<std::size_t>(k) + static_cast<std::size_t>(i)]
-                       : 0;
+            const auto index = static_cast<std::size_t>(i);
+            const int code = inside ? codes[column * static_cast<std::size_t>(k) + index] : 0;
             if (code < -half || code >= half) {
                 throw Error(ErrorCode::invalid_argument,
                             fmt::format("code {} of row {} does not fit {} bits", code, row, bits));
             }
-            const auto index = static_cast<std::size_t>(i);
-            if (bits == 8) {
-                words[index / 4 * columns + column] |= static_cast<std::uint32_t>(code & 0xFF)
-                                                       << (8 * (i & 3));
-                continue;
-            }
-            const auto stored = static_cast<std::uint32_t>(code + half);
-            words[index / 8 * columns + column] |= (stored & 15U) << nibble_shift(i);
-            if (bits == 6) {
-                words[plane + index / 16 * columns + column] |= (stored >> 4) << pair_shift(i);
+            const auto stored = static_cast<std::uint32_t>(code + zero);
+            for (const Plane& plane : planes) {
+                words[plane.word(index, column, columns)] |= (stored >> plane.low & plane.mask())
+                                                             << plane.shift(i);
             }
         }
     }
@@ -150,25 +154,22 @@ std::vector<std::int8_t> unpack_weight_codes(std::span<const std::uint32_t> word
                     fmt::format("{} words where {} x {} at {} bits needs {}", words.size(), n, k,
                                 bits, packed_word_count(n, k, bits)));
     }
-    const int half = 1 << (bits - 1);
+    const int zero = bits == 8 ? 0 : 1 << (bits - 1);
     const auto columns = static_cast<std::size_t>(packed_n(n));
-    const std::size_t plane = word_rows(k, 8) * columns;
+    const auto planes = planes_of(n, k, bits);
     std::vector<std::int8_t> codes(static_cast<std::size_t>(n) * static_cast<std::size_t>(k));
     for (int row = 0; row < n; ++row) {
         const auto column = static_cast<std::size_t>(row);
         for (int i = 0; i < k; ++i) {
             const auto index = static_cast<std::size_t>(i);
-            auto& code = codes[column * static_cast<std::size_t>(k) + index];
-            if (bits == 8) {
-                code =
-                    static_cast<std::int8_t>(words[index / 4 * columns + column] >> (8 * (i & 3)));
-                continue;
+            std::uint32_t stored = 0;
+            for (const Plane& plane : planes) {
+                stored |=
+                    (words[plane.word(index, column, columns)] >> plane.shift(i) & plane.mask())
+                    << plane.low;
             }
-            std::uint32_t stored = words[index / 8 * columns + column] >> nibble_shift(i) & 15U;
-            if (bits == 6) {
-                stored |= (words[plane + index / 16 * columns + column] >> pair_shift(i) & 3U) << 4;
-            }
-            code = static_cast<std::int8_t>(static_cast<int>(stored) - half);
+            codes[column * static_cast<std::size_t>(k) + index] =
+                static_cast<std::int8_t>(static_cast<int>(stored) - zero);
         }
     }
     return codes;

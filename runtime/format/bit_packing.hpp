@@ -6,12 +6,16 @@
 //   4 bits: unsigned (code + 8), 8 per word: (word & 0x0F0F0F0F) holds codes 8*k8 + 0..3 in its
 //   bytes
 //           0..3, ((word >> 4) & 0x0F0F0F0F) holds codes 8*k8 + 4..7.
+//   3 bits: unsigned (code + 4): a plane of the two low bits [K_padded / 16, N_padded], laid out as
+//           the high ones of 6 bits are, followed by a 1-bit plane [K_padded / 32, N_padded]:
+//           ((word >> i) & 0x01010101) holds the high bits of codes 32*k32 + 4*i + 0..3, for
+//           i = 0..7.
 //   6 bits: unsigned (code + 32): a 4-bit plane of the low nibbles as above, followed by a 2-bit
 //   plane
 //           [K_padded / 16, N_padded]: ((word >> 2*i) & 0x03030303) holds the high bits of codes
 //           16*k16 + 4*i + 0..3, for i = 0..3.
-// K is padded to a multiple of 32 and N to a multiple of 4, with codes of value zero (that is 8, 32
-// or 0 as stored). Activations are signed bytes, row-major: [M, K_padded / 4] words.
+// K is padded to a multiple of 32 and N to a multiple of 4, with codes of value zero (that is 4, 8,
+// 32 or 0 as stored). Activations are signed bytes, row-major: [M, K_padded / 4] words.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +34,7 @@ constexpr int packed_n(int n) {
     return (n + 3) / 4 * 4;
 }
 
-/// Words of a packed weight [n, k] at 4, 6 or 8 bits.
+/// Words of a packed weight [n, k] at 3, 4, 6 or 8 bits.
 std::size_t packed_word_count(int n, int k, int bits);
 
 /// Packs signed codes [n, k], row-major. Throws Error(invalid_argument) for a code out of range.

@@ -198,7 +198,7 @@ const Architecture& architecture_named(const std::string& name, const std::strin
 }
 
 LinearBits read_bits(const json& record, const std::string& where) {
-    const LinearBits bits{bits_of(record, "weight_bits", {4, 6, 8, 16}, where),
+    const LinearBits bits{bits_of(record, "weight_bits", {3, 4, 6, 8, 16}, where),
                           bits_of(record, "activation_bits", {6, 8, 16}, where)};
     if ((bits.weights == 16) != (bits.activations == 16)) {
         throw Error(ErrorCode::unsupported,

@@ -15,7 +15,7 @@ struct GemmCall {
     int rows = 0;      ///< of the dispatch
     int all_rows = 0;  ///< of the product, which may be in several
     int columns = 0;
-    int weight_bits = 32;      ///< 4, 6 or 8: codes; 16 or 32: floats
+    int weight_bits = 32;      ///< 3, 4, 6 or 8: codes; 16 or 32: floats
     int activation_bits = 32;  ///< 6 or 8: codes
     bool texels = false;       ///< the device reads both operands faster as texels
     bool accumulators = false;

@@ -25,7 +25,7 @@ ShaderId shader_of(int weight_bits, bool large) {
 
 std::optional<GemmPass> gemm_matrix(const program::Limits& limits, const GemmCall& call) {
     if (limits.arithmetic != Arithmetic::matrix || call.weight_bits == 32 ||
-        call.rows < kFewestMatrixRows) {
+        call.weight_bits == 3 || call.rows < kFewestMatrixRows) {  // 3 bits: without a module
         return std::nullopt;
     }
     using Constant = shaders::gemm_matrix::Constant;

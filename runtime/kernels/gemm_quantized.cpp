@@ -18,22 +18,29 @@ using Constant = shaders::gemm_quantized::Constant;
 
 /// Whether sums of 16 products fit the halves of a word: gemm_quantized_pairs.comp.
 bool fits_pairs(int weight_bits, int activation_bits) {
-    return weight_bits == 4 || (weight_bits == 6 && activation_bits <= 6);
+    return weight_bits <= 4 || (weight_bits == 6 && activation_bits <= 6);
 }
 
 ShaderId pairs_shader(int bits, bool texels, bool lora) {
-    constexpr ShaderId kShaders[2][2][2] = {
+    constexpr ShaderId kShaders[3][2][2] = {
+        {{ShaderId::gemm_quantized_pairs_w3, ShaderId::gemm_quantized_pairs_w3_lora},
+         {ShaderId::gemm_quantized_pairs_w3_texels, ShaderId::gemm_quantized_pairs_w3_texels_lora}},
         {{ShaderId::gemm_quantized_pairs_w4, ShaderId::gemm_quantized_pairs_w4_lora},
          {ShaderId::gemm_quantized_pairs_w4_texels, ShaderId::gemm_quantized_pairs_w4_texels_lora}},
         {{ShaderId::gemm_quantized_pairs_w6, ShaderId::gemm_quantized_pairs_w6_lora},
          {ShaderId::gemm_quantized_pairs_w6_texels,
           ShaderId::gemm_quantized_pairs_w6_texels_lora}}};
-    return kShaders[bits == 4 ? 0 : 1][texels][lora];
+    return kShaders[bits == 3 ? 0 : bits == 4 ? 1 : 2][texels][lora];
 }
 
 /// By dot, texels, LoRA.
 using Variants = ShaderId[2][2][2];
 // Not through texels: where they are faster, pairs are, too.
+constexpr Variants kThreeBits = {
+    {{ShaderId::gemm_quantized_w3_portable, ShaderId::gemm_quantized_w3_portable_lora},
+     {ShaderId::gemm_quantized_w3_portable, ShaderId::gemm_quantized_w3_portable_lora}},
+    {{ShaderId::gemm_quantized_w3_dot, ShaderId::gemm_quantized_w3_dot_lora},
+     {ShaderId::gemm_quantized_w3_dot, ShaderId::gemm_quantized_w3_dot_lora}}};
 constexpr Variants kFourBits = {
     {{ShaderId::gemm_quantized_w4_portable, ShaderId::gemm_quantized_w4_portable_lora},
      {ShaderId::gemm_quantized_w4_portable, ShaderId::gemm_quantized_w4_portable_lora}},
@@ -54,6 +61,8 @@ constexpr Variants kEightBits = {
 
 ShaderId gemm_shader(int bits, bool dot, bool texels, bool lora) {
     switch (bits) {
+        case 3:
+            return kThreeBits[dot][texels][lora];
         case 4:
             return kFourBits[dot][texels][lora];
         case 6:
@@ -61,7 +70,7 @@ ShaderId gemm_shader(int bits, bool dot, bool texels, bool lora) {
         case 8:
             return kEightBits[dot][texels][lora];
         default:
-            throw Error(ErrorCode::unsupported, "weights must have 4, 6 or 8 bits");
+            throw Error(ErrorCode::unsupported, "weights must have 3, 4, 6 or 8 bits");
     }
 }
 
@@ -119,8 +128,7 @@ std::optional<GemmPass> gemm_quantized_pairs(const program::Limits& limits, cons
 
 GemmPass gemm_quantized(const program::Limits& limits, const GemmCall& call) {
     const MatmulShape tile = tile_for(limits, call.all_rows);
-    const bool texels =
-        call.texels && call.weight_bits != 4;  // where they are faster, so are pairs
+    const bool texels = call.texels && call.weight_bits > 4;  // where they are faster, so are pairs
     return pass_of(gemm_shader(call.weight_bits, limits.uses_dot(), texels, call.lora), call, tile,
                    limits.runs_on_cpu ? fours_for(call.columns4(), tile.lanes, 2) : 1, texels);
 }
@@ -206,7 +214,7 @@ void multiply(Program& program, const std::string& name, const QuantizedRows& a,
             .factor_stride4 = stride4(epilogue.factor),
             .residual_stride4 = stride4(epilogue.residual),
             .gate_offset4 = u32(epilogue.gate_offset / 4),
-            .high_plane4 = u32(k_padded / 8) * n4,
+            .high_plane4 = u32(k_padded / (weight.bits == 3 ? 16 : 8)) * n4,
         };
         const double products = 2.0 * rows * weight.n * weight.k;
         if (!lora) {

@@ -1,4 +1,4 @@
-// Integer matrix products: rows quantised on the fly, times packed 4-, 6- or 8-bit weights.
+// Integer matrix products: rows quantised on the fly, times packed weights of 3, 4, 6 or 8 bits.
 #pragma once
 
 #include "kernels/matmul.hpp"

@@ -35,6 +35,12 @@ void load_codes(uint k8, uint column4, out uvec4 first, out uvec4 second) {
 #if WEIGHT_BITS == 8
     first = load_weights((2 * k8) * p.n_stride4 + column4);
     second = load_weights((2 * k8 + 1) * p.n_stride4 + column4);
+#elif WEIGHT_BITS == 3
+    const uvec4 pairs = load_weights((k8 / 2) * p.n_stride4 + column4) >> (4 * (k8 & 1));
+    const uvec4 singles =
+        load_weights(p.high_plane4 + (k8 / 4) * p.n_stride4 + column4) >> (2 * (k8 & 3));
+    first = (pairs & 0x03030303u) | (singles & 0x01010101u) << 2;
+    second = ((pairs >> 2) & 0x03030303u) | ((singles >> 1) & 0x01010101u) << 2;
 #else
     const uvec4 nibbles = load_weights(k8 * p.n_stride4 + column4);
     first = nibbles & 0x0F0F0F0Fu;

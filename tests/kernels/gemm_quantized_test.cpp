@@ -175,7 +175,7 @@ class QuantizedTest : public DeviceTest {
 
 std::vector<Case> cases() {
     std::vector<Case> list;
-    for (const int weight_bits : {4, 6, 8}) {
+    for (const int weight_bits : {3, 4, 6, 8}) {
         for (const int activation_bits : {6, 8}) {
             for (const auto& [m, n, k] : std::initializer_list<std::array<int, 3>>{{1, 1, 1},
                                                                                    {3, 13, 37},

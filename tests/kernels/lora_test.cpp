@@ -151,7 +151,7 @@ std::vector<LoraCase> lora_cases(int most_rows) {
     std::vector<LoraCase> cases;
     int next = 0;
     for (const auto& [weight_bits, activation_bits] :
-         {std::pair{4, 8}, std::pair{6, 6}, std::pair{6, 8}, std::pair{8, 8}}) {
+         {std::pair{3, 8}, std::pair{4, 8}, std::pair{6, 6}, std::pair{6, 8}, std::pair{8, 8}}) {
         for (const auto& [m, n, k] : kShapes) {
             const auto& [rank, first, columns] = kRanks[static_cast<std::size_t>(next % 4)];
             cases.push_back({std::min(m, most_rows), n, k, weight_bits, activation_bits, rank,

@@ -58,7 +58,7 @@ std::vector<format::LinearSpec> all_linears(const format::ModelBundle& model) {
 }
 
 TEST_F(CalibrateTest, WritesAFileTheRuntimeAcceptsAtEveryWidth) {
-    for (const auto& [weights, activations] : {std::pair{4, 8}, {6, 6}, {8, 8}, {16, 16}}) {
+    for (const auto& [weights, activations] : {std::pair{3, 8}, {4, 8}, {6, 6}, {8, 8}, {16, 16}}) {
         options_.weight_bits = weights;
         options_.activation_bits = activations;
         const auto summary = calibrate(options_, false);

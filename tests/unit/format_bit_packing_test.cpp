@@ -23,7 +23,7 @@ std::vector<std::int8_t> random_codes(int n, int k, int bits, unsigned seed) {
 }
 
 TEST(BitPacking, PackingAndUnpackingAreInverseForRaggedSizes) {
-    for (const int bits : {4, 6, 8}) {
+    for (const int bits : {3, 4, 6, 8}) {
         for (const auto& [n, k] : {std::pair{36, 100}, {1, 1}, {4, 32}, {7, 33}, {13, 320}}) {
             const auto codes = random_codes(n, k, bits, static_cast<unsigned>(n * k + bits));
             const auto words = pack_weight_codes(codes, n, k, bits);
@@ -62,6 +62,21 @@ TEST(BitPacking, SixBitWordsKeepTheHighBitsInASecondPlane) {
     const std::uint32_t high = words[16];
     EXPECT_EQ(high & 0x03030303U, 0x02020203U);       // codes 0..3; code 0 is stored as 32
     EXPECT_EQ(high >> 2 & 0x03030303U, 0x02010002U);  // codes 4..7
+}
+
+TEST(BitPacking, ThreeBitWordsKeepTheHighBitsInASecondPlane) {
+    std::vector<std::int8_t> codes(32, 0);  // stored 4: low bits 0, high bit 1
+    codes[0] = 3;                           // stored 7
+    codes[5] = -4;                          // stored 0
+    codes[18] = -2;                         // stored 2: in the second word of the first plane
+    const auto words = pack_weight_codes(codes, 1, 32, 3);
+    ASSERT_EQ(words.size(), (2U + 1U) * 4U);
+    EXPECT_EQ(words[0], 0x00000003U);
+    EXPECT_EQ(words[4] & 0x03030303U, 0x00020000U);  // codes 16..19
+    const std::uint32_t high = words[8];
+    EXPECT_EQ(high & 0x01010101U, 0x01010101U);       // codes 0..3
+    EXPECT_EQ(high >> 1 & 0x01010101U, 0x01010001U);  // codes 4..7
+    EXPECT_EQ(high >> 4 & 0x01010101U, 0x01000101U);  // codes 16..19
 }
 
 TEST(BitPacking, EightBitWordsHoldSignedBytes) {
