@@ -303,7 +303,8 @@ int run(int argc, char** argv) {
     app.add_option("-o,--output", options.output, "the model file to write");
     add_lora_option(app, options);
     app.add_option("--preset", options.preset, preset_help())->capture_default_str();
-    app.add_option("--weights", options.weight_bits, "bits of the weights: 4, 6, 8, 16; 3 for comparisons")
+    app.add_option("--weights", options.weight_bits,
+                   "bits of the weights: 4, 6, 8, 16; 3 for comparisons")
         ->capture_default_str();
     app.add_option("--activations", options.activation_bits,
                    "bits of the activations: 8, 6, 16 (default: 6 with 6-bit weights, else 8)");

@@ -207,16 +207,19 @@ std::vector<Result> run_vae(const Case& c, const Settings& settings) {
         vae->weights().upload(executor, {&checkpoint, 0});
 
         std::map<std::string, std::vector<float>> kept;  // name -> chunks one after another
-        const models::Clip out =
-            vae->run(executor, {shape[0], shape[1], shape[2], shape[3], c.floats(input_name)}, {},
-                     [&](const std::string& prefix) {
-                         for (const auto& [name, tensor] : executor.program().intermediates()) {
-                             if (name.rfind(prefix, 0) != 0) continue;
-                             const auto values = read_kept(executor, name);
-                             auto& all = kept[name.substr(prefix.size())];
-                             all.insert(all.end(), values.begin(), values.end());
-                         }
-                     });
+        models::JoinedClip parts;
+        vae->run(
+            executor, {shape[0], shape[1], shape[2], shape[3], c.floats(input_name)},
+            [&](const models::Clip& part) { parts.add(part); }, {},
+            [&](const std::string& prefix) {
+                for (const auto& [name, tensor] : executor.program().intermediates()) {
+                    if (name.rfind(prefix, 0) != 0) continue;
+                    const auto values = read_kept(executor, name);
+                    auto& all = kept[name.substr(prefix.size())];
+                    all.insert(all.end(), values.begin(), values.end());
+                }
+            });
+        const models::Clip out = parts.take();
 
         RunReport report(c.name + "/" + run.at("id").get<std::string>(),
                          settings.tolerance(c.json.at("tolerance")));

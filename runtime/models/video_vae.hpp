@@ -18,6 +18,21 @@ struct Clip {
     std::vector<float> values;
 };
 
+/// Takes the next frames of a clip, [channels, some frames, height, width].
+using TakeFrames = std::function<void(const Clip& part)>;
+
+/// Puts the parts of a clip together again.
+class JoinedClip {
+  public:
+    /// For TakeFrames.
+    void add(const Clip& part);
+    /// Of all parts so far; without any, an empty clip.
+    Clip take();
+
+  private:
+    std::vector<Clip> parts_;
+};
+
 /// Encoder or decoder for one picture size. Not for several threads at once.
 class VideoVae {
   public:
@@ -25,11 +40,12 @@ class VideoVae {
 
     virtual ~VideoVae() = default;
     virtual const WeightSet& weights() const = 0;
-    /// Runs a whole clip through; the weights must have been uploaded. Decoding: normalised latents
-    /// to unclamped RGB; encoding: RGB in [-1, 1] to normalised latent means. The clip is empty
-    /// when `between` cancelled. `after_chunk(prefix)` lets tests read the intermediates named
-    /// "<prefix>…".
-    virtual Clip run(program::Executor& executor, const Clip& input, const Between& between = {},
+    /// Runs a whole clip through, and hands out the frames as they are made; the weights must have
+    /// been uploaded. Decoding: normalised latents to unclamped RGB; encoding: RGB in [-1, 1] to
+    /// normalised latent means. False when `between` cancelled. `after_chunk(prefix)` lets tests
+    /// read the intermediates named "<prefix>…".
+    virtual bool run(program::Executor& executor, const Clip& input, const TakeFrames& take,
+                     const Between& between = {},
                      const std::function<void(const std::string&)>& after_chunk = {}) const = 0;
 };
 

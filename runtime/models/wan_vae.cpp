@@ -328,77 +328,73 @@ WanVae::ChunkIo WanVae::build_encoder(bool first) {
     return io;
 }
 
-Clip WanVae::run(program::Executor& executor, const Clip& input, const Between& between,
-                 const std::function<void(const std::string&)>& after_chunk) const {
+/// The chunk's frames, frame-major.
+std::vector<float> WanVae::chunk_input(const ChunkIo& io, const Clip& input,
+                                       int first_frame) const {
+    const auto plane = static_cast<std::size_t>(io.input.plane());
+    std::vector<float> values;
+    values.reserve(static_cast<std::size_t>(io.input.frames * io.input.frame_floats()));
+    for (int f = first_frame; f < first_frame + io.input.frames; ++f) {
+        for (int c = 0; c < io.input.channels; ++c) {
+            const auto begin =
+                input.values.begin() +
+                static_cast<std::ptrdiff_t>(static_cast<std::size_t>(c * input.frames + f) * plane);
+            values.insert(values.end(), begin, begin + static_cast<std::ptrdiff_t>(plane));
+        }
+    }
+    return values;
+}
+
+/// What a chunk made, as a clip. Encoding: the mean half, normalised with the reciprocal in fp32 as
+/// upstream does (wan facts 20, 21).
+Clip WanVae::chunk_output(const ChunkIo& io, program::Executor& executor) const {
     const bool decode = direction_ == Direction::decode;
-    const int in_channels = first_.input.channels;
-    const int out_channels = decode ? 3 : config_.z_dim;
+    const auto plane = static_cast<std::size_t>(io.output.plane());
+    const auto result = executor.read_values<float>(
+        io.output.tensor, static_cast<std::size_t>(io.output.frames * io.output.frame_floats()));
+    Clip out{decode ? 3 : config_.z_dim, io.output.frames, io.output.height, io.output.width, {}};
+    out.values.reserve(static_cast<std::size_t>(out.channels * out.frames) * plane);
+    for (int c = 0; c < out.channels; ++c) {
+        for (int f = 0; f < out.frames; ++f) {
+            const auto from =
+                result.begin() + static_cast<std::ptrdiff_t>(
+                                     static_cast<std::size_t>(f * io.output.channels + c) * plane);
+            out.values.insert(out.values.end(), from, from + static_cast<std::ptrdiff_t>(plane));
+        }
+        if (decode) continue;
+        const auto channel = static_cast<std::size_t>(c);
+        const auto begin = out.values.end() - static_cast<std::ptrdiff_t>(
+                                                  static_cast<std::size_t>(out.frames) * plane);
+        std::transform(begin, out.values.end(), begin, [&](float x) {
+            return (x - config_.latents_mean[channel]) * (1.0f / config_.latents_std[channel]);
+        });
+    }
+    return out;
+}
+
+bool WanVae::run(program::Executor& executor, const Clip& input, const TakeFrames& take,
+                 const Between& between,
+                 const std::function<void(const std::string&)>& after_chunk) const {
     const int chunks = 1 + (input.frames - 1) / next_.input.frames;
     for (const auto& [name, conv] : convolutions_) {
         if (conv.history.valid()) executor.clear(conv.history);
     }
-
-    Clip out{out_channels,
-             first_.output.frames + (chunks - 1) * next_.output.frames,
-             first_.output.height,
-             first_.output.width,
-             {}};
-    const std::size_t in_plane = static_cast<std::size_t>(first_.input.plane());
-    const std::size_t out_plane = static_cast<std::size_t>(first_.output.plane());
-    out.values.resize(static_cast<std::size_t>(out_channels) *
-                      static_cast<std::size_t>(out.frames) * out_plane);
-    int in_frame = 0, out_frame = 0;
+    int frame = 0;
     for (int chunk = 0; chunk < chunks; ++chunk) {
         const ChunkIo& io = chunk == 0 ? first_ : next_;
-        std::vector<float> values;
-        values.reserve(static_cast<std::size_t>(io.input.frames * io.input.frame_floats()));
-        for (int f = 0; f < io.input.frames; ++f) {
-            for (int c = 0; c < in_channels; ++c) {
-                const auto begin =
-                    input.values.begin() +
-                    static_cast<std::ptrdiff_t>(
-                        static_cast<std::size_t>(c * input.frames + in_frame + f) * in_plane);
-                values.insert(values.end(), begin, begin + static_cast<std::ptrdiff_t>(in_plane));
-            }
-        }
-        in_frame += io.input.frames;
+        const std::vector<float> values = chunk_input(io, input, frame);
+        frame += io.input.frames;
         executor.write_values(io.input.tensor, std::span<const float>(values));
         const bool finished = executor.run(io.phase, [&](int done, int total) {
             // Submissions are cut anew as they are measured, so their number is no steady measure.
             return !between ||
                    between(chunk * kChunkParts + done * kChunkParts / total, chunks * kChunkParts);
         });
-        if (!finished) return {};
-        const auto result = executor.read_values<float>(
-            io.output.tensor,
-            static_cast<std::size_t>(io.output.frames * io.output.frame_floats()));
-        for (int f = 0; f < io.output.frames; ++f) {
-            for (int c = 0; c < out_channels; ++c) {
-                const auto from =
-                    result.begin() +
-                    static_cast<std::ptrdiff_t>(
-                        static_cast<std::size_t>(f * io.output.channels + c) * out_plane);
-                std::copy_n(
-                    from, out_plane,
-                    out.values.begin() +
-                        static_cast<std::ptrdiff_t>(
-                            static_cast<std::size_t>(c * out.frames + out_frame + f) * out_plane));
-            }
-        }
-        out_frame += io.output.frames;
+        if (!finished) return false;
+        take(chunk_output(io, executor));
         if (after_chunk) after_chunk(chunk == 0 ? "first." : "next.");
     }
-    if (!decode) {
-        // The mean half, normalised with the reciprocal in fp32 as upstream does (wan facts 20,
-        // 21).
-        const std::size_t per_channel = static_cast<std::size_t>(out.frames) * out_plane;
-        for (std::size_t i = 0; i < out.values.size(); ++i) {
-            const std::size_t c = i / per_channel;
-            out.values[i] =
-                (out.values[i] - config_.latents_mean[c]) * (1.0f / config_.latents_std[c]);
-        }
-    }
-    return out;
+    return true;
 }
 
 }  // namespace quantsparse::models

@@ -19,7 +19,8 @@ class WanVae final : public VideoVae {
            int width);
 
     const WeightSet& weights() const override { return weights_; }
-    Clip run(program::Executor& executor, const Clip& input, const Between& between = {},
+    bool run(program::Executor& executor, const Clip& input, const TakeFrames& take,
+             const Between& between = {},
              const std::function<void(const std::string&)>& after_chunk = {}) const override;
 
   private:
@@ -36,6 +37,8 @@ class WanVae final : public VideoVae {
         std::uint32_t phase = 0;
     };
 
+    std::vector<float> chunk_input(const ChunkIo& io, const Clip& input, int first_frame) const;
+    Clip chunk_output(const ChunkIo& io, program::Executor& executor) const;
     ChunkIo build_decoder(bool first);
     ChunkIo build_encoder(bool first);
     Pictures residual_block(const std::string& name, const Pictures& x, int out_channels);

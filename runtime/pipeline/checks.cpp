@@ -24,19 +24,20 @@ void require_finite(std::span<const float> values, const char* what) {
     require_finite(values, [&] { return std::string(what); });
 }
 
-void require_picture(const Video& video) {
-    const std::size_t frame = static_cast<std::size_t>(video.width * video.height) * 3;
-    for (int f = 0; f < video.frames; ++f) {
-        for (std::size_t c = 0; c < 3; ++c) {
-            int low = 255, high = 0;
-            for (std::size_t i = c; i < frame; i += 3) {
-                const int value = video.rgb[static_cast<std::size_t>(f) * frame + i];
-                low = std::min(low, value);
-                high = std::max(high, value);
-            }
-            if (high - low > 3) return;
+bool shows_anything(std::span<const std::uint8_t> rgb) {
+    constexpr int kFlat = 3;
+    for (std::size_t c = 0; c < 3; ++c) {
+        int low = 255, high = 0;
+        for (std::size_t i = c; i < rgb.size(); i += 3) {
+            low = std::min<int>(low, rgb[i]);
+            high = std::max<int>(high, rgb[i]);
         }
+        if (high - low > kFlat) return true;
     }
+    return false;
+}
+
+void refuse_flat_clip() {
     throw Error(
         ErrorCode::non_finite,
         "every frame of the result is one flat colour: the checkpoint is damaged, or the number of "

@@ -11,6 +11,8 @@ namespace quantsparse::pipeline {
 namespace {
 
 using models::Clip;
+using models::JoinedClip;
+using models::TakeFrames;
 using models::VideoVae;
 
 /// A decoder or encoder on the device, with its weights.
@@ -32,9 +34,9 @@ class VaeOnDevice {
     ~VaeOnDevice() { deliver_profile(options_, *executor_); }
     VaeOnDevice(const VaeOnDevice&) = delete;
 
-    /// Empty when cancelled.
-    Clip run(const Clip& input, const Between& between) {
-        return loaded_ ? vae_->run(*executor_, input, between) : Clip{};
+    /// False when cancelled.
+    bool run(const Clip& input, const TakeFrames& take, const Between& between) {
+        return loaded_ && vae_->run(*executor_, input, take, between);
     }
 
   private:
@@ -109,17 +111,15 @@ struct TileAxis {
 /// Sums weighted tiles up to a clip.
 class Blend {
   public:
-    Blend(int height, int width)
-        : out_{3, 0, height, width, {}}, weights_(static_cast<std::size_t>(height * width), 0.0f) {}
+    Blend(int frames, int height, int width)
+        : out_{3, frames, height, width, {}},
+          weights_(static_cast<std::size_t>(height * width), 0.0f) {
+        out_.values.assign(static_cast<std::size_t>(3 * frames) * weights_.size(), 0.0f);
+    }
 
-    /// Adds a tile whose first pixel is (x0, y0), weighted by row and by column.
-    void add(const Clip& tile, int y0, int x0, const std::vector<float>& of_row,
+    /// Adds frames of a tile whose first pixel is (x0, y0), weighted by row and by column.
+    void add(const Clip& tile, int first_frame, int y0, int x0, const std::vector<float>& of_row,
              const std::vector<float>& of_column) {
-        if (out_.frames == 0) {
-            out_.frames = tile.frames;
-            out_.values.assign(static_cast<std::size_t>(3 * out_.frames) * weights_.size(), 0.0f);
-        }
-        const std::size_t planes = static_cast<std::size_t>(3 * out_.frames);
         for (int y = 0; y < tile.height; ++y) {
             for (int x = 0; x < tile.width; ++x) {
                 const float w =
@@ -127,12 +127,15 @@ class Blend {
                 const std::size_t target =
                     static_cast<std::size_t>(y0 + y) * static_cast<std::size_t>(out_.width) +
                     static_cast<std::size_t>(x0 + x);
-                weights_[target] += w;
+                if (first_frame == 0) weights_[target] += w;
                 std::size_t source =
                     static_cast<std::size_t>(y) * static_cast<std::size_t>(tile.width) +
                     static_cast<std::size_t>(x);
-                for (std::size_t plane = 0; plane < planes; ++plane) {
-                    out_.values[plane * weights_.size() + target] += w * tile.values[source];
+                for (int plane = 0; plane < 3 * tile.frames; ++plane) {
+                    const int to =
+                        plane / tile.frames * out_.frames + first_frame + plane % tile.frames;
+                    out_.values[static_cast<std::size_t>(to) * weights_.size() + target] +=
+                        w * tile.values[source];
                     source += static_cast<std::size_t>(tile.height * tile.width);
                 }
             }
@@ -198,40 +201,58 @@ std::uint64_t least_vae_bytes(const program::Limits& limits, const format::Netwo
     }
 }
 
-Clip decode_latents(vulkan::Device& device, const format::Component& vae, const Clip& latents,
-                    const VaeTile& tile, const StageOptions& options, const Between& between) {
+bool decode_latents(vulkan::Device& device, const format::Component& vae, const Clip& latents,
+                    const VaeTile& tile, const StageOptions& options, const TakeFrames& take,
+                    const Between& between) {
     const auto decode = VideoVae::Direction::decode;
     if (tile.height >= latents.height && tile.width >= latents.width) {
         return VaeOnDevice(device, vae, decode, latents.height, latents.width, options, between)
-            .run(latents, between);
+            .run(latents, take, between);
     }
     VaeOnDevice decoder(device, vae, decode, tile.height, tile.width, options, between);
-    const int factor = vae.network.geometry.space;
+    const format::NetworkGeometry& cells = vae.network.geometry;
     const TileAxis rows(latents.height, tile.height), columns(latents.width, tile.width);
-    Blend blend(latents.height * factor, latents.width * factor);
+    Blend blend((latents.frames - 1) * cells.time + 1, latents.height * cells.space,
+                latents.width * cells.space);
     const int tiles = static_cast<int>(rows.starts.size() * columns.starts.size());
     int done_tiles = 0;
     for (std::size_t r = 0; r < rows.starts.size(); ++r) {
         for (std::size_t c = 0; c < columns.starts.size(); ++c) {
             const int y = rows.starts[r], x = columns.starts[c];
-            const Clip decoded =
-                decoder.run(crop(latents, y, x, tile.height, tile.width), [&](int done, int total) {
-                    return !between || between(done_tiles * total + done, tiles * total);
-                });
-            if (decoded.values.empty()) return {};
+            const auto of_row = rows.ramps(r, cells.space),
+                       of_column = columns.ramps(c, cells.space);
+            int frame = 0;
+            const auto add = [&](const Clip& part) {
+                blend.add(part, frame, y * cells.space, x * cells.space, of_row, of_column);
+                frame += part.frames;
+            };
+            const auto part_between = [&](int done, int total) {
+                return !between || between(done_tiles * total + done, tiles * total);
+            };
+            if (!decoder.run(crop(latents, y, x, tile.height, tile.width), add, part_between)) {
+                return false;
+            }
             ++done_tiles;
-            blend.add(decoded, y * factor, x * factor, rows.ramps(r, factor),
-                      columns.ramps(c, factor));
         }
     }
-    return blend.take();
+    take(blend.take());
+    return true;
+}
+
+Clip decode_latents(vulkan::Device& device, const format::Component& vae, const Clip& latents,
+                    const VaeTile& tile, const StageOptions& options, const Between& between) {
+    JoinedClip clip;
+    const auto add = [&](const Clip& part) { clip.add(part); };
+    return decode_latents(device, vae, latents, tile, options, add, between) ? clip.take() : Clip{};
 }
 
 Clip encode_video(vulkan::Device& device, const format::Component& vae, const Clip& video,
                   const StageOptions& options, const Between& between) {
-    return VaeOnDevice(device, vae, VideoVae::Direction::encode, video.height, video.width, options,
-                       between)
-        .run(video, between);
+    JoinedClip clip;
+    const auto add = [&](const Clip& part) { clip.add(part); };
+    VaeOnDevice encoder(device, vae, VideoVae::Direction::encode, video.height, video.width,
+                        options, between);
+    return encoder.run(video, add, between) ? clip.take() : Clip{};
 }
 
 std::vector<std::uint8_t> to_rgb8(const Clip& video) {

@@ -23,8 +23,13 @@ std::uint64_t least_vae_bytes(const program::Limits& limits, const format::Netwo
 VaeTile choose_vae_tile(const program::Limits& limits, const format::Network& vae, int height,
                         int width, std::uint64_t budget_bytes);
 
-/// Normalised latents [z, f, h, w] to unclamped RGB [3, frames, height, width]; tiles overlap by a
-/// quarter and are blended linearly. Empty when cancelled.
+/// Normalised latents [z, f, h, w] to unclamped RGB, which is handed out as it is made: a few
+/// frames [3, frames, height, width] at a time. Tiles overlap by a quarter and are blended
+/// linearly; then the whole clip is held until the last of them is there. False when cancelled.
+bool decode_latents(vulkan::Device& device, const format::Component& vae,
+                    const models::Clip& latents, const VaeTile& tile, const StageOptions& options,
+                    const models::TakeFrames& take, const Between& between = {});
+/// The same as one clip; empty when cancelled.
 models::Clip decode_latents(vulkan::Device& device, const format::Component& vae,
                             const models::Clip& latents, const VaeTile& tile,
                             const StageOptions& options, const Between& between = {});

@@ -405,22 +405,33 @@ bool Generation::preview(int steps_done) {
 
 std::optional<Video> Generation::decode() {
     begin_stage("decode");
+    Video video;
+    video.fps = model_.bundle.defaults.fps;
+    bool seen = false;
+    const auto take = [&](const models::Clip& part) {
+        pipeline::require_finite(part.values, "the decoded video");
+        const std::vector<std::uint8_t> rgb = pipeline::to_rgb8(part);
+        const std::size_t frame_bytes = rgb.size() / static_cast<std::size_t>(part.frames);
+        for (int f = 0; f < part.frames; ++f) {
+            const auto frame =
+                std::span(rgb).subspan(static_cast<std::size_t>(f) * frame_bytes, frame_bytes);
+            seen = seen || pipeline::shows_anything(frame);
+            if (callbacks_.frame) callbacks_.frame(video.frames + f, frame);
+        }
+        video.width = part.width;
+        video.height = part.height;
+        video.frames += part.frames;
+        if (callbacks_.keep_frames) video.rgb.insert(video.rgb.end(), rgb.begin(), rgb.end());
+    };
     const models::Clip latents{shape_.channels, shape_.frames, shape_.height, shape_.width,
                                latent_};
-    const models::Clip decoded =
-        pipeline::decode_latents(model_.device, model_.bundle.at(model_.recipe.vae), latents,
-                                 stages_.tile, model_.stage_options("decode"), reporter_.between());
-    if (decoded.values.empty()) return std::nullopt;
-    pipeline::require_finite(decoded.values, "the decoded video");
+    if (!pipeline::decode_latents(model_.device, model_.bundle.at(model_.recipe.vae), latents,
+                                  stages_.tile, model_.stage_options("decode"), take,
+                                  reporter_.between())) {
+        return std::nullopt;
+    }
     finish_stage("decode");
-
-    Video video;
-    video.width = decoded.width;
-    video.height = decoded.height;
-    video.frames = decoded.frames;
-    video.fps = model_.bundle.defaults.fps;
-    video.rgb = pipeline::to_rgb8(decoded);
-    pipeline::require_picture(video);
+    if (!seen) pipeline::refuse_flat_clip();
     return with_latents(std::move(video));
 }
 

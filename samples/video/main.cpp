@@ -89,26 +89,20 @@ struct Outputs {
         }
     }
 
-    // False when interrupted.
-    bool write(const Video& video) {
-        const std::size_t frame_bytes = video.rgb.size() / static_cast<std::size_t>(video.frames);
-        const std::span<const std::uint8_t> rgb(video.rgb);
+    void write_frame(std::span<const std::uint8_t> rgb) {
         for (const auto& writer : writers) {
-            for (int frame = 0; frame < video.frames; ++frame) {
-                if (interrupted()) {
-                    return false;
-                }
-                writer->write_frame(
-                    rgb.subspan(static_cast<std::size_t>(frame) * frame_bytes, frame_bytes));
-            }
+            writer->write_frame(rgb);
         }
+    }
+
+    // Nothing is left behind of what was written before without it.
+    void finish(const Video& video) {
         for (const auto& writer : writers) {
             writer->finish();
         }
         if (latents) {
             latents->write(video.latents, video.latent_shape);
         }
-        return true;
     }
 };
 
@@ -235,6 +229,8 @@ int generate(const Options& options) {
             write_png(options.preview, picture.width, picture.height, picture.rgb);
         };
     }
+    callbacks.frame = [&](int, std::span<const std::uint8_t> rgb) { outputs->write_frame(rgb); };
+    callbacks.keep_frames = false;
     callbacks.plan = [&](const MemoryPlan& plan) {
         const bool streams = std::any_of(plan.stages.begin(), plan.stages.end(),
                                          [](const auto& stage) { return stage.host_bytes > 0; });
@@ -251,7 +247,7 @@ int generate(const Options& options) {
         video = pipeline.generate(parameters, callbacks);
     }
     view.end_line();
-    if (!video) {
+    if (!video || interrupted()) {
         return stopped();
     }
     video->fps = properties.fps.per_second();
@@ -260,9 +256,7 @@ int generate(const Options& options) {
                     fmt::format("the validation layers reported {} messages: no file was written",
                                 device.validation_message_count()));
     }
-    if (!outputs->write(*video)) {
-        return stopped();
-    }
+    outputs->finish(*video);
     report_profile(options, pipeline, device, *outputs);
     if (!options.quiet) {
         report_done(options, parameters, *video, pipeline, device);

@@ -139,6 +139,11 @@ struct GenerationCallbacks {
     /// applied.
     std::function<void(int step, std::span<const float> prediction)> predicted;
     bool decode = true;  ///< false: no autoencoder runs, and the clip has latents alone
+    /// Called with each frame in order, as soon as it is decoded: [height, width, 3]. With tiles,
+    /// all come when the last tile is there. That a clip is no picture is known after its last
+    /// frame.
+    std::function<void(int frame, std::span<const std::uint8_t> rgb)> frame;
+    bool keep_frames = true;  ///< false: Video::rgb stays empty, host memory does not hold the clip
     /// Called once, before anything is allocated.
     std::function<void(const MemoryPlan&)> plan;
     /// Called with one line about something that was done differently from what was asked, for
@@ -151,7 +156,7 @@ struct Video {
     int height = 0;
     int frames = 0;
     double fps = 16;
-    std::vector<std::uint8_t> rgb;  ///< [frames, height, width, 3]
+    std::vector<std::uint8_t> rgb;  ///< [frames, height, width, 3]; empty where it is not kept
     std::vector<float> latents;     ///< final latents [z, f, h, w], normalised as the DiT sees them
     std::vector<int> latent_shape;
 };
