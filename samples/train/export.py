@@ -23,7 +23,7 @@ def _json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def _half(tensors: dict[str, Tensor], rename) -> dict[str, Tensor]:
+def half(tensors: dict[str, Tensor], rename) -> dict[str, Tensor]:
     out = {rename(k): v.half() for k, v in tensors.items()}
     for k, v in out.items():
         if not torch.isfinite(v).all():
@@ -77,6 +77,6 @@ def export(workdir: Path, out: Path) -> None:
         "predict_x0": True, "lower_order_final": True, "final_sigmas_type": "zero", "use_flow_sigmas": True,
         "prediction_type": "flow_prediction", "flow_shift": SHIFT})
     shutil.copyfile(workdir / "spiece.model", out / "tokenizer/spiece.model")
-    stfile.write(_half(dit, names.dit_name), out / "transformer/diffusion_pytorch_model.safetensors")
-    stfile.write(_half(text, names.text_name), out / "text_encoder/model.safetensors")
-    stfile.write(_half(vae_state["model"], names.vae_name), out / "vae/diffusion_pytorch_model.safetensors")
+    stfile.write(half(dit, names.dit_name), out / "transformer/diffusion_pytorch_model.safetensors")
+    stfile.write(half(text, names.text_name), out / "text_encoder/model.safetensors")
+    stfile.write(half(vae_state["model"], names.vae_name), out / "vae/diffusion_pytorch_model.safetensors")
