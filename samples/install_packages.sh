@@ -19,7 +19,7 @@ packages=(
 )
 if [[ ${1:-} == --tests ]]; then
     # chromium brings SwiftShader, a second Vulkan driver and the poorest one to hold
-    packages+=(chromium clang-format ffmpeg python3-numpy python3-pil python3-sentencepiece
+    packages+=(abigail-tools chromium clang-format ffmpeg python3-numpy python3-pil python3-sentencepiece
         python3-torch vulkan-validationlayers)
 fi
 

@@ -1,4 +1,7 @@
-"""Installs libquantsparse into an empty root and builds programs against what lies there: package_test.py BUILD ROOT"""
+"""Installs libquantsparse into an empty root and builds programs against what lies there: package_test.py BUILD ROOT
+
+The interface is compared with runtime/c/abi.xml. After a change on purpose: package_test.py BUILD ROOT --write-abi
+"""
 from __future__ import annotations
 
 import json
@@ -34,6 +37,20 @@ def short_model(folder: Path) -> Path:
     return folder
 
 
+def dump_interface(header: Path, out: Path) -> None:
+    """Functions and types that programs see. Of a library of empty functions: ours has its own types behind the handles."""
+    declared = re.findall(r"^QS_API ([^;]*);", header.read_text(), re.M)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "quantsparse.c").write_text(
+            '#include "quantsparse.h"\n' + "\n".join(f"{function} {{ for (;;) {{}} }}" for function in declared))
+        for command in (("cc", "-g", "-w", "-fPIC", "-shared", "-Wl,-soname,libquantsparse.so.0", f"-I{header.parent}",
+                         "quantsparse.c", "-o", "library.so"),
+                        ("abidw", "--no-corpus-path", "--no-comp-dir-path", "--no-show-locs", "--no-elf-needed",
+                         "--out-file", out.resolve(), "library.so")):
+            result = run(*command, cwd=folder)
+            assert result.returncode == 0, result.stderr
+
+
 class PackageTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -62,6 +79,13 @@ class PackageTest(unittest.TestCase):
         self.assertFalse({s for s in symbols if not s.startswith("qs_")})
         header = (self.root / "include/quantsparse.h").read_text()
         self.assertEqual(symbols, set(re.findall(r"^QS_API [^;]*?\b(qs_\w+)\(", header, re.M)))
+
+    @unittest.skipUnless(shutil.which("abidw"), "needs abigail-tools")
+    def test_programs_of_before_run_with_this_library(self):
+        now = self.scratch / "abi.xml"
+        dump_interface(self.root / "include/quantsparse.h", now)
+        difference = run("abidiff", ROOT / "runtime/c/abi.xml", now)
+        self.assertEqual(difference.returncode, 0, difference.stdout + "\nif that is on purpose: --write-abi")
 
     def test_the_header_is_c99_and_cpp11(self):
         header = self.root / "include/quantsparse.h"
@@ -110,4 +134,7 @@ class PackageTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
+    if "--write-abi" in sys.argv:
+        dump_interface(ROOT / "runtime/include/quantsparse.h", ROOT / "runtime/c/abi.xml")
+        sys.exit()
     unittest.main(argv=sys.argv[:1])
