@@ -84,7 +84,7 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
                                 static_cast<int>(learning.attention),
                                 learning.density};
     }
-    if (method.learns || method.rounding == Rounding::gptq) {
+    if (method.learns || method.rounding != Rounding::nearest) {
         settings["inputs"] = static_cast<int>(block_inputs(options));
     }
     json networks;
@@ -111,6 +111,7 @@ std::string fingerprint_of(const CalibrationOptions& options, const format::Mode
                 {"steps", options.steps},
                 {"seed", options.seed},
                 {"kept_rows", options.kept_rows},
+                {"guidance", clip_guidance(model, options)},
                 {"size", {size.width, size.height, size.frames}},
                 {"prompts", choose_prompts(options)}}
         // Prompts that are no UTF-8 are refused by the tokenizer, with a better message.
@@ -230,6 +231,12 @@ void check_options(const CalibrationOptions& options) {
         }
     }
     check_range("--steps", options.steps, 1, 1000);
+    if (options.guidance != 0 && !(options.guidance >= 1 && options.guidance <= 100)) {
+        refuse(
+            fmt::format("--guidance-scale {} is out of range; give 1 to 100, or 0 for the "
+                        "model's own",
+                        options.guidance));
+    }
     check_range("--rows", options.kept_rows, 64, 65536);
     check_range("--threads", options.threads, 0, 4096);
     check_range("--width", options.width, 0, 16384);
@@ -252,12 +259,14 @@ namespace {
 class BlockCalibrator {
   public:
     BlockCalibrator(const format::Component& transformer, const CalibrationOptions& options,
-                    const fs::path& folder, const std::string& fingerprint, Collected& collected)
+                    const fs::path& folder, const std::string& fingerprint, double guidance,
+                    Collected& collected)
         : transformer_(transformer),
           network_(make_transformer(transformer)),
           options_(options),
           folder_(folder),
           fingerprint_(fingerprint),
+          guidance_(guidance),
           collected_(collected) {}
 
     /// Takes the block over from an interrupted run where it can, and adds it to the summary.
@@ -274,6 +283,7 @@ class BlockCalibrator {
     const CalibrationOptions& options_;
     const fs::path& folder_;
     const std::string& fingerprint_;
+    double guidance_;  ///< by which predictions are combined
     Collected& collected_;
 };
 
@@ -362,9 +372,10 @@ fs::path BlockCalibrator::run(int block, CalibrationSummary& summary) {
     std::vector<at::Tensor> exact_outputs;
     if (linears.empty()) {
         BlockObservation observed;
-        if (method.rounding == Rounding::gptq) {
-            observed =
-                observe_block(*network_, weights, collected_.samples, inputs, options_.threads);
+        if (method.rounding != Rounding::nearest) {
+            const double guidance = method.rounding == Rounding::refined ? guidance_ : 1.0;
+            observed = observe_block(*network_, weights, collected_.samples, inputs, guidance,
+                                     options_.threads);
         }
         if (inputs == BlockInputs::fp) {
             exact_outputs = std::move(observed.outputs);
@@ -429,10 +440,12 @@ CalibrationSummary calibrate(const CalibrationOptions& options, bool show_progre
         auto collected = collect_or_load(model, options, folder, fingerprint, show_progress,
                                          &summary.resumed_activations);
         summary.drift = collected.samples.drift;
+        summary.guidance = clip_guidance(model, options);
         set_thread_count(
             worthwhile_threads(options.threads, size.tokens, transformer.network.geometry.width));
         Progress progress("quantising blocks", blocks, show_progress);
-        BlockCalibrator calibrator(transformer, options, folder, fingerprint, collected);
+        BlockCalibrator calibrator(transformer, options, folder, fingerprint,
+                                   combining_guidance(model, options), collected);
         for (int block = 0; block < blocks; ++block) {
             check_cancelled();
             block_files.push_back(calibrator.run(block, summary));

@@ -27,6 +27,7 @@ struct CalibrationSummary {
     std::vector<LinearReport> reports;  ///< of all linears, block by block; empty at 16 bits
     std::vector<BlockReport> blocks;
     std::vector<float> drift;  ///< for the runtime to place refreshes by; may be empty
+    double guidance = 1;       ///< scale of the calibration clips
     int resumed_blocks = 0;    ///< taken over from an interrupted run
     bool resumed_activations = false;
     double seconds = 0;

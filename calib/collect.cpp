@@ -139,6 +139,14 @@ std::vector<std::string> choose_prompts(const CalibrationOptions& options) {
     return prompts;
 }
 
+double clip_guidance(const format::ModelBundle& model, const CalibrationOptions& options) {
+    return options.guidance > 0 ? options.guidance : model.defaults.guidance_scale;
+}
+
+double combining_guidance(const format::ModelBundle& model, const CalibrationOptions& options) {
+    return branches_of(model) == 2 ? clip_guidance(model, options) : 1.0;
+}
+
 int training_count(const CalibrationOptions& options) {
     constexpr int kDefaultSamples = 20;
     if (!method_of(options).learns) {
@@ -255,7 +263,7 @@ std::vector<TransformerInput> Collector::inputs_of(int step) const {
         TransformerInput input;
         input.latent = latents_[i];
         input.timestep = schedulers_[i]->timesteps()[static_cast<std::size_t>(step)];
-        input.guidance = model_.defaults.guidance_scale;
+        input.guidance = clip_guidance(model_, options_);
         for (std::size_t branch = 0; branch < branches_; ++branch) {
             input.texts = branch == 0 ? texts_[i] : texts_.back();
             inputs.push_back(input);
@@ -294,7 +302,7 @@ void Collector::advance(std::vector<at::Tensor> predictions) {
         if (branches_ == 2) {
             const auto plain = predictions[2 * i + 1].contiguous();
             sampling::apply_guidance({guided.data_ptr<float>(), count}, values_of(plain),
-                                     static_cast<float>(model_.defaults.guidance_scale));
+                                     static_cast<float>(clip_guidance(model_, options_)));
         }
         // A new tensor: the step's inputs still refer to the old one.
         latents_[i] = latents_[i].clone();

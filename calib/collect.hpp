@@ -28,6 +28,13 @@ ClipSize choose_clip_size(const format::ModelBundle& model, const CalibrationOpt
 /// The prompts in use: the options' own or the built-in ones, repeated or cut to the clip count.
 std::vector<std::string> choose_prompts(const CalibrationOptions& options);
 
+/// The guidance scale of the clips: the options' own or the model's default.
+double clip_guidance(const format::ModelBundle& model, const CalibrationOptions& options);
+
+/// The scale by which predictions with the prompt and without are combined; 1 for a model that
+/// makes one prediction.
+double combining_guidance(const format::ModelBundle& model, const CalibrationOptions& options);
+
 /// The transformer that is calibrated.
 const format::Component& transformer_of(const format::ModelBundle& model);
 

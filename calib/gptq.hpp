@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "calib/gptq_descent.hpp"
 #include "calib/hessian.hpp"
 #include "calib/method.hpp"
 #include "format/bit_packing.hpp"
@@ -28,6 +29,7 @@ struct ErrorFeedback {
     /// fp32 [k, k], below the diagonal: an error e in column order[s] adds e * shares[s][r] to
     /// column order[r], r < s.
     at::Tensor shares;
+    OutputError error;  ///< what it keeps small; undefined for inputs of zeros
 };
 
 /// `hessian`: fp32 [k, k], in the basis of the weight. `damping`, a share of the mean of its
@@ -36,6 +38,7 @@ ErrorFeedback error_feedback(const at::Tensor& hessian, double damping, int thre
 
 /// That of a group, in the basis its weights are stored in. Nothing where the method rounds to
 /// nearest. Text enters some groups once per prompt, few rows in all: their damping is higher.
+/// Refined rounding has more than GPTQ's, too: guided rows stress what few directions say.
 std::optional<ErrorFeedback> group_feedback(const format::LinearGroup& group, const Method& method,
                                             const BlockHessians& hessians,
                                             std::span<const float> channel_scale,
@@ -47,5 +50,10 @@ std::optional<ErrorFeedback> group_feedback(const format::LinearGroup& group, co
 format::QuantizedWeight quantize_with_feedback(std::span<const float> weight, int n, int k,
                                                int bits, std::span<const float> gamma,
                                                const ErrorFeedback& feedback, int threads);
+
+/// The weight of a linear rounded as the method says. `feedback`: of its group; none: to nearest.
+format::QuantizedWeight round_weight(std::span<const float> weight, int n, int k, int bits,
+                                     std::span<const float> gamma, Rounding rounding,
+                                     const std::optional<ErrorFeedback>& feedback, int threads);
 
 }  // namespace quantsparse::calib

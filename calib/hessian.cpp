@@ -14,6 +14,24 @@ constexpr std::int64_t kSumTile = 256;  // of the sums; a thread adds to a whole
 /// The rows that entered each group in one run of the block.
 using GroupRows = std::map<std::string, std::vector<at::Tensor>, std::less<>>;
 
+/// Rows with the prompt and without, combined as guidance combines what becomes of them.
+GroupRows guided_rows(const GroupRows& with_prompt, const GroupRows& without, double guidance,
+                      const format::NetworkBlock& block) {
+    GroupRows result;
+    for (const auto& [group, prompted] : with_prompt) {
+        const auto& plain = without.at(group);
+        if (group_of(block, group).once_per_prompt || plain.size() != prompted.size()) {
+            continue;
+        }
+        for (std::size_t i = 0; i < plain.size(); ++i) {
+            if (plain[i].sizes() == prompted[i].sizes()) {
+                result[group].push_back(at::lerp(plain[i], prompted[i], guidance));
+            }
+        }
+    }
+    return result;
+}
+
 /// A tile of the lower triangle of one group's sum.
 struct Tile {
     std::string group;
@@ -26,6 +44,19 @@ struct Tile {
         return matrix.narrow(1, column, std::min(kSumTile, matrix.size(1) - column));
     }
 };
+
+/// Puts the combined rows of each pair behind it, so that they are always added in that place.
+void append_guided(double guidance, const format::NetworkBlock& block,
+                   std::vector<GroupRows>& runs) {
+    std::vector<GroupRows> all;
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+        all.push_back(std::move(runs[i]));
+        if (i % 2 == 1) {
+            all.push_back(guided_rows(all[all.size() - 2], all.back(), guidance, block));
+        }
+    }
+    runs = std::move(all);
+}
 
 class Sums {
   public:
@@ -82,13 +113,14 @@ class Sums {
 }  // namespace
 
 BlockObservation observe_block(const Transformer& transformer, const BlockWeights& weights,
-                               const SampleSet& samples, BlockInputs inputs, int threads) {
+                               const SampleSet& samples, BlockInputs inputs, double guidance,
+                               int threads) {
     const at::NoGradGuard no_gradients;
     const OneThreadPerOperation exact;
     BlockObservation result;
     result.outputs.resize(samples.training);
     Sums sums(*weights.described);
-    const auto at_once = static_cast<std::size_t>(core_count(threads));
+    const auto at_once = static_cast<std::size_t>(core_count(threads) + 1) / 2 * 2;
     for (std::size_t first = 0; first < samples.training; first += at_once) {
         std::vector<GroupRows> runs(std::min(at_once, samples.training - first));
         in_parallel(runs.size(), threads, [&](std::size_t index) {
@@ -107,6 +139,9 @@ BlockObservation observe_block(const Transformer& transformer, const BlockWeight
             result.outputs[sample] = transformer.run_block(weights, state, methods);
         });
         check_cancelled();
+        if (guidance != 1) {
+            append_guided(guidance, *weights.described, runs);
+        }
         sums.add(runs, threads);
     }
     result.hessians = std::move(sums).finish(threads);

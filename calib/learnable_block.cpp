@@ -302,9 +302,8 @@ QuantizedLinear LearnableBlock::fold_linear(LearnableLinear& source, const Learn
     const auto transformed =
         to_vector(rotate_rows(effective_weight(source).to(at::kDouble) * scale, rotation));
     const auto gamma = to_vector(source.gamma_logit.sigmoid());
-    const auto quantized = feedback ? quantize_with_feedback(transformed, n, k, bits, gamma,
-                                                             *feedback, options_.threads)
-                                    : format::quantize_weight(transformed, n, k, bits, gamma);
+    const auto quantized =
+        round_weight(transformed, n, k, bits, gamma, method_.rounding, feedback, options_.threads);
     const auto dequantized = dequantize(quantized, k);
     source.quantized = from_vector(dequantized).view({n, k});
     linear.codes = format::pack_weight_codes(quantized.codes, n, k, bits);

@@ -172,8 +172,9 @@ void add_method_options(CLI::App& app, calib::CalibrationOptions& options) {
     auto* group = app.add_option_group("Method", "changes to the preset");
     add_choice<std::optional<Rounding>, Rounding>(
         group, "--rounding", method.rounding,
-        {{"nearest", Rounding::nearest}, {"gptq", Rounding::gptq}},
-        "of the weights: each to the nearest code, or each taking back the errors of those before");
+        {{"nearest", Rounding::nearest}, {"gptq", Rounding::gptq}, {"refined", Rounding::refined}},
+        "of the weights: each to the nearest code; each taking back the errors of those before; "
+        "the same for inputs as guidance combines them, then each code improved once more");
     add_choice<std::optional<Rotation>, Rotation>(group, "--rotation", method.rotation,
                                                   {{"none", Rotation::none},
                                                    {"hadamard", Rotation::hadamard},
@@ -320,6 +321,10 @@ int run(int argc, char** argv) {
     app.add_option("--width", options.width, "of the calibration clips (default: reduced)");
     app.add_option("--height", options.height, "of the calibration clips (default: reduced)");
     app.add_option("--frames", options.frames, "of the calibration clips (default: reduced)");
+    app.add_option(
+        "--guidance-scale", options.guidance,
+        "of the calibration clips, and what --rounding refined rounds for; 1 for a model "
+        "made for few steps (default: the model's)");
     app.add_option("--rows", options.kept_rows, "input rows kept per group of linears")
         ->capture_default_str();
     app.add_option("--prompts", prompts, "file with one prompt per line (default: built in)");

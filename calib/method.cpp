@@ -11,7 +11,7 @@ namespace {
 
 Method searched() {
     Method method;
-    method.rounding = Rounding::gptq;
+    method.rounding = Rounding::refined;
     return method;
 }
 
@@ -43,7 +43,7 @@ Method paper() {
 /// The paper's, from all that fast finds: its rotation has blocks of 128 (format::hadamard_block).
 Method full() {
     auto method = paper();
-    method.rounding = Rounding::gptq;
+    method.rounding = Rounding::refined;
     method.rotation_block = 128;
     return method;
 }
@@ -63,7 +63,7 @@ std::span<const Preset> presets() {
     static const std::array<Preset, 8> kPresets = {
         Preset{"fast",
                "searched channel scale, Hadamard rotation, MSE clipping, rounding with error "
-               "feedback, bias correction; no learning",
+               "feedback for guided inputs and descent, bias correction; no learning",
                searched()},
         Preset{"full",
                "from the solution of fast, channel scale, rotation and clipping learned per block "
@@ -121,7 +121,7 @@ Method method_of(const std::string& preset, const MethodOverrides& overrides, in
 }
 
 const char* name_of(Rounding rounding) {
-    constexpr std::array kNames = {"nearest", "gptq"};
+    constexpr std::array kNames = {"nearest", "gptq", "refined"};
     return kNames.at(static_cast<std::size_t>(rounding));
 }
 

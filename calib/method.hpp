@@ -7,7 +7,9 @@
 
 namespace quantsparse::calib {
 
-enum class Rounding { nearest, gptq };
+/// Of weights: to the nearest code; GPTQ as published; GPTQ for guided inputs, then coordinate
+/// descent (method 2.6).
+enum class Rounding { nearest, gptq, refined };
 enum class Rotation { none, hadamard, learned };
 enum class ChannelScale { none, smooth, search, learned };
 enum class Distillation { none, global, local, msad };

@@ -34,6 +34,7 @@ struct CalibrationOptions {
     int width = 0;  ///< of the calibration clips; 0: chosen from the native size
     int height = 0;
     int frames = 0;
+    double guidance = 0;               ///< of the calibration clips; 0: the model's default
     int kept_rows = 512;               ///< tokens kept per group of linears
     int threads = 0;                   ///< 0: all cores
     std::vector<std::string> prompts;  ///< empty: the built-in ones

@@ -142,7 +142,7 @@ std::vector<QuantizedLinear> GroupQuantizer::run() const {
     auto chosen = quantize(smoothing_of(problem, method_.scale));
     const bool searched =
         method_.scale == ChannelScale::search || method_.scale == ChannelScale::learned;
-    if (method_.rounding == Rounding::gptq && searched &&
+    if (method_.rounding != Rounding::nearest && searched &&
         chosen.linears.front().report.alpha >= 0) {
         auto plain = quantize(smoothing_of(problem, ChannelScale::none));
         if (plain.error < chosen.error) {
@@ -184,9 +184,8 @@ QuantizedLinear GroupQuantizer::quantize_linear(std::size_t index, const Smoothi
     const auto transformed = transform_weight(weight, k, choice.scale, signs_);
     const auto grid = method_.clip_search ? clip_grid(bits) : std::vector<float>{1.0f};
     const auto gamma = search_clipping(transformed, n, k, bits, grid);
-    const auto quantized = feedback ? quantize_with_feedback(transformed, n, k, bits, gamma,
-                                                             *feedback, options_.threads)
-                                    : format::quantize_weight(transformed, n, k, bits, gamma);
+    const auto quantized =
+        round_weight(transformed, n, k, bits, gamma, method_.rounding, feedback, options_.threads);
     const auto dequantized = dequantize(quantized, k);
     const auto target = multiply_transposed(activations_.rows, weight, rows, n, k);
     auto output = multiply_transposed(quantized_rows, dequantized, rows, n, k);

@@ -116,6 +116,7 @@ std::string quantization_record(const CalibrationOptions& options, const format:
     record["calibration"] = {
         {"samples", method.learns ? training_count(options) : clip_count(options)},
         {"steps", options.steps},
+        {"guidance_scale", summary.guidance},
         {"epochs", method.learns ? options.learning.epochs : 0},
         {"seed", options.seed},
         {"width", size.width},

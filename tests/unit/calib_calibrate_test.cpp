@@ -141,7 +141,7 @@ TEST_F(CalibrateTest, RecordsHowItWasMade) {
     calibrate(options_, false);
     const auto model = format::open_model(options_.output);
     const auto record = nlohmann::json::parse(model.quantization.record);
-    EXPECT_EQ(record["rounding"], "gptq");
+    EXPECT_EQ(record["rounding"], "refined");
     EXPECT_EQ(record["rotation"], "hadamard");
     EXPECT_EQ(record["method"], "fast");
     const auto& calibration = record["calibration"];
