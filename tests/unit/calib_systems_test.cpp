@@ -421,18 +421,20 @@ TEST_F(SystemsTest, MpqDmPutsAProductBesideTheCodes) {
     }
     const auto checkpoint = written();
     const auto model = format::open_model(options_.output);
-    const auto& codes = checkpoint->at("blocks.0.ffn.0.scale");
+    const auto& scale = checkpoint->at("blocks.0.ffn.0.scale");
     const auto& down = checkpoint->at("blocks.0.ffn.0.lora_down");
     const auto& up = checkpoint->at("blocks.0.ffn.0.lora_up");
-    EXPECT_EQ(up.shape.front(), codes.shape.front());
+    EXPECT_EQ(up.shape.front(), scale.shape.front());
     EXPECT_EQ(up.shape.back(), down.shape.front());
-    EXPECT_EQ(down.shape.front(), 16 + codes.shape.front() / 10);
+    EXPECT_EQ(down.shape.front(), 16 + scale.shape.front() / 10);
+    EXPECT_NE(model.quantization.record.find(R"("branch_rank":16)"), std::string::npos);
 }
 
 TEST_F(SystemsTest, QVditLearnsABranchOfRankOne) {
     const auto summary = run("q-vdit");
     EXPECT_LT(summary.blocks.back().errors.own, 0.2);
-    const auto& up = written()->at("blocks.1.ffn.0.lora_up");
+    const auto checkpoint = written();
+    const auto& up = checkpoint->at("blocks.1.ffn.0.lora_up");
     EXPECT_EQ(up.shape.back(), 1);
     const auto values = format::to_float(up);
     EXPECT_TRUE(std::any_of(values.begin(), values.end(), [](float value) { return value != 0; }));
