@@ -9,7 +9,8 @@
 #include "quantsparse/error.hpp"
 
 namespace quantsparse::calib {
-CollectedActivations::CollectedActivations(const format::Network& network) {
+CollectedActivations::CollectedActivations(const format::Network& network, bool keep_observations)
+    : keep_observations_(keep_observations) {
     for (const auto& block : network.blocks) {
         prefixes_.push_back(block.prefix);
         for (const auto& group : block.groups) {
@@ -64,6 +65,10 @@ void CollectedActivations::add(int block, std::string_view which, const Observat
     for (std::size_t i = 0; i < entry.absmax.size(); ++i) {
         entry.absmax[i] += observation.absmax.at(i);
     }
+    if (keep_observations_) {
+        entry.observations.insert(entry.observations.end(), observation.absmax.begin(),
+                                  observation.absmax.end());
+    }
     entry.rows.insert(entry.rows.end(), observation.rows.begin(), observation.rows.end());
     ++entry.forwards;
 }
@@ -84,10 +89,17 @@ void CollectedActivations::save(const std::filesystem::path& path,
     for (const auto& [name, entry] : groups_) {
         writer.declare(name + ".absmax", DType::f32, {entry.width});
         writer.declare(name + ".rows", DType::f32, {entry.row_count(), entry.width});
+        if (!entry.observations.empty()) {
+            const auto count = std::ssize(entry.observations) / entry.width;
+            writer.declare(name + ".observations", DType::f32, {count, entry.width});
+        }
     }
     for (const auto& [name, entry] : groups_) {
         writer.write(name + ".absmax", std::as_bytes(std::span(entry.absmax)));
         writer.write(name + ".rows", std::as_bytes(std::span(entry.rows)));
+        if (!entry.observations.empty()) {
+            writer.write(name + ".observations", std::as_bytes(std::span(entry.observations)));
+        }
     }
     writer.finish();
 }
@@ -108,6 +120,9 @@ std::optional<CollectedActivations> CollectedActivations::load(const std::filesy
         for (auto& [name, entry] : result.groups_) {
             entry.absmax = format::to_float(file.at(name + ".absmax"));
             entry.rows = format::to_float(file.at(name + ".rows"));
+            if (const auto* observations = file.find(name + ".observations")) {
+                entry.observations = format::to_float(*observations);
+            }
         }
         return result;
     } catch (const Error&) {

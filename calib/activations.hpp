@@ -18,6 +18,8 @@ namespace quantsparse::calib {
 struct GroupActivations {
     std::vector<float> absmax;  ///< per channel: largest of a forward, averaged over the forwards
     std::vector<float> rows;    ///< [row_count, width], a sample over all forwards
+    /// [forwards, width]: largest of each forward, where they are kept apart; else empty.
+    std::vector<float> observations;
     int width = 0;
     int forwards = 0;
     int row_count() const { return width == 0 ? 0 : static_cast<int>(rows.size()) / width; }
@@ -36,7 +38,8 @@ Observation observe_rows(std::span<const float> rows, int width, int keep, std::
 class CollectedActivations {
   public:
     CollectedActivations() = default;
-    explicit CollectedActivations(const format::Network& network);
+    /// `keep_observations`: each forward's maxima are wanted, not only their average.
+    explicit CollectedActivations(const format::Network& network, bool keep_observations = false);
 
     GroupActivations& group(int block, std::string_view group);
     const GroupActivations& group(int block, std::string_view group) const;
@@ -55,6 +58,7 @@ class CollectedActivations {
     /// By "<block prefix><group>", in the network's order.
     std::vector<std::pair<std::string, GroupActivations>> groups_;
     std::vector<std::string> prefixes_;  ///< of the blocks
+    bool keep_observations_ = false;
 };
 
 }  // namespace quantsparse::calib

@@ -52,6 +52,10 @@ QuantizedLinear read_linear(const File& file, const std::string& name, int out_f
         linear.rotation = raw_values<std::uint16_t>(*rotation);
         linear.rotation_block = static_cast<int>(rotation->shape.at(1));
     }
+    if (const auto* down = file.find(linear.name + format::kLoraDown)) {
+        linear.branch_down = raw_values<std::uint16_t>(*down);
+        linear.branch_up = raw_values<std::uint16_t>(file.at(linear.name + format::kLoraUp));
+    }
     if (const auto* clip = file.find(linear.name + ".activation_clip")) {
         linear.activation_clip = format::to_float(*clip).at(0);
     }
@@ -83,6 +87,10 @@ void save_block(const std::filesystem::path& path, const std::vector<QuantizedLi
             const int b = linear.rotation_block;
             declare(".rotation", DType::f16, {linear.in_features / b, b, b});
         }
+        if (const int rank = linear.branch_rank(); rank > 0) {
+            declare(format::kLoraDown, DType::f16, {rank, linear.in_features});
+            declare(format::kLoraUp, DType::f16, {linear.out_features, rank});
+        }
         if (linear.activation_clip != 1.0f) {
             declare(".activation_clip", DType::f32, {1});
         }
@@ -100,6 +108,8 @@ void save_block(const std::filesystem::path& path, const std::vector<QuantizedLi
         write(".channel_scale", std::span(linear.channel_scale));
         write(".rotation_signs", std::span(linear.rotation_signs));
         write(".rotation", std::span(linear.rotation));
+        write(format::kLoraDown, std::span(linear.branch_down));
+        write(format::kLoraUp, std::span(linear.branch_up));
         if (linear.activation_clip != 1.0f) {
             write(".activation_clip", std::span(&linear.activation_clip, 1));
         }

@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <map>
+#include <optional>
 
+#include "calib/candidates.hpp"
 #include "calib/drift.hpp"
 #include "calib/forward.hpp"
 #include "calib/linear_algebra.hpp"
@@ -208,6 +211,7 @@ class Collector {
     void observe(std::size_t input, int step, std::string_view group, const at::Tensor& rows);
     void keep_samples(int step, const std::vector<BlockState>& states);
     void advance(std::vector<at::Tensor> predictions);
+    void select_samples(const Transformer& transformer);
 
     const format::ModelBundle& model_;
     const CalibrationOptions& options_;
@@ -222,6 +226,7 @@ class Collector {
     int text_rows_ = 0;
     std::vector<SampleChoice> choices_;
     SampleSet samples_;
+    std::optional<Candidates> candidates_;  ///< of presets that choose among all inputs
     CollectedActivations collected_;
     /// Filled by the workers, taken in the inputs' order, so that a run can be repeated exactly.
     std::vector<std::map<std::string, Observation, std::less<>>> seen_;
@@ -236,7 +241,7 @@ Collector::Collector(const format::ModelBundle& model, const CalibrationOptions&
       prompts_(choose_prompts(options)),
       texts_(encode_prompts(model, prompts_, show_progress)),
       inputs_per_step_(branches_ * prompts_.size()),
-      collected_(transformer_.network) {
+      collected_(transformer_.network, method_of(options).scale == ChannelScale::salient) {
     const int inputs = static_cast<int>(inputs_per_step_);
     const int rows = kept_rows(transformer_.network, options.kept_rows);
     rows_per_forward_ = (rows + inputs * options.steps - 1) / (inputs * options.steps);
@@ -255,6 +260,9 @@ Collector::Collector(const format::ModelBundle& model, const CalibrationOptions&
     choices_ = choose_samples(kept, kHeldOut, options.steps, static_cast<int>(prompts_.size()));
     samples_.states.resize(choices_.size());
     samples_.training = static_cast<std::size_t>(kept);
+    if (kept > 0 && method_of(options).selection != SampleSelection::spread) {
+        candidates_.emplace(transformer_, options, inputs_per_step_, branches_);
+    }
 }
 
 std::vector<TransformerInput> Collector::inputs_of(int step) const {
@@ -285,7 +293,7 @@ void Collector::observe(std::size_t input, int step, std::string_view group,
 }
 
 void Collector::keep_samples(int step, const std::vector<BlockState>& states) {
-    for (std::size_t i = 0; i < choices_.size(); ++i) {
+    for (std::size_t i = candidates_ ? samples_.training : 0; i < choices_.size(); ++i) {
         if (choices_[i].step == step) {
             const auto branch =
                 std::min(static_cast<std::size_t>(choices_[i].branch), branches_ - 1);
@@ -293,6 +301,20 @@ void Collector::keep_samples(int step, const std::vector<BlockState>& states) {
                 kept_state(states[branches_ * static_cast<std::size_t>(choices_[i].clip) + branch]);
         }
     }
+}
+
+void Collector::select_samples(const Transformer& transformer) {
+    const auto first_held_out = static_cast<std::ptrdiff_t>(samples_.training);
+    const std::vector<SampleChoice> held_out(choices_.begin() + first_held_out, choices_.end());
+    std::vector<BlockState> states;
+    for (const auto& choice : candidates_->choose(samples_.training, held_out, latents_)) {
+        states.push_back(kept_state(transformer.prepare(candidates_->input_of(choice))));
+    }
+    const auto chosen = states.size();
+    std::move(samples_.states.begin() + first_held_out, samples_.states.end(),
+              std::back_inserter(states));
+    samples_.states = std::move(states);
+    samples_.training = chosen;
 }
 
 void Collector::advance(std::vector<at::Tensor> predictions) {
@@ -318,6 +340,9 @@ Collected Collector::run(bool show_progress) {
     DriftRecorder drift(transformer_.network.blocks.size());
     forward.observe_attention([&](std::size_t input, int block, const BlockState& state,
                                   const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+        if (candidates_) {
+            candidates_->observe(input, block, state);
+        }
         if (input == 0) {  // the first clip with its prompt
             drift.observe(static_cast<std::size_t>(block), q, k, v, state.grid);
         }
@@ -336,13 +361,21 @@ Collected Collector::run(bool show_progress) {
             check_cancelled();
             progress.advance();
         };
-        advance(forward.run(
-            inputs_of(step),
+        auto inputs = inputs_of(step);
+        auto predictions = forward.run(
+            inputs,
             [&](std::size_t input, int, std::string_view group, const at::Tensor& rows) {
                 observe(input, step, group, rows);
             },
-            after_block, [&](const auto& states) { keep_samples(step, states); }));
+            after_block, [&](const auto& states) { keep_samples(step, states); });
+        if (candidates_) {
+            candidates_->end_step(forward.transformer(), std::move(inputs), predictions);
+        }
+        advance(std::move(predictions));
         drift.end_step(sigma);
+    }
+    if (candidates_) {
+        select_samples(forward.transformer());
     }
     collected_.finish();
     samples_.drift = drift.curve();

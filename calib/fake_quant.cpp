@@ -24,6 +24,12 @@ at::Tensor learnable_weight_quantize(const at::Tensor& weight, const at::Tensor&
     return straight_through_quantize(weight, scale, -qmax - 1, qmax);
 }
 
+at::Tensor clip_ends(const at::Tensor& weight, const at::Tensor& low, const at::Tensor& high) {
+    const auto least = weight.amin(1, true).clamp_max(0) * low.unsqueeze(1);
+    const auto largest = weight.amax(1, true).clamp_min(0) * high.unsqueeze(1);
+    return at::minimum(at::maximum(weight, least), largest);
+}
+
 at::Tensor learnable_row_quantize(const at::Tensor& rows, const at::Tensor& clip, int bits) {
     const double qmax = (1 << (bits - 1)) - 1;
     auto scale = row_absmax(rows, qmax) / qmax;

@@ -14,6 +14,10 @@ at::Tensor straight_through_quantize(const at::Tensor& v, const at::Tensor& scal
 /// Weights [n, k] with the scale gamma[j] max_i |w[j, i]| / qmax; gamma [n].
 at::Tensor learnable_weight_quantize(const at::Tensor& weight, const at::Tensor& gamma, int bits);
 
+/// Weights [n, k] clipped to [low_j min_i w_ji, high_j max_i w_ji], of rows that have either sign;
+/// low, high [n].
+at::Tensor clip_ends(const at::Tensor& weight, const at::Tensor& low, const at::Tensor& high);
+
 /// Rows [m, k] with the dynamic scale clip * max_i |x[t, i]| / qmax; `clip` a scalar, undefined: 1.
 at::Tensor learnable_row_quantize(const at::Tensor& rows, const at::Tensor& clip, int bits);
 

@@ -8,6 +8,7 @@
 #include "calib/band.hpp"
 #include "calib/distillation.hpp"
 #include "calib/progress.hpp"
+#include "calib/token_error.hpp"
 
 namespace quantsparse::calib {
 namespace {
@@ -19,6 +20,7 @@ struct Target {
     at::Tensor salient;  ///< int64 [k]
     at::Tensor rows;     ///< half [heads, k, L], of the salient queries
     at::Tensor frames;   ///< [F, F], frame similarities
+    at::Tensor weights;  ///< of the tokens in the output's error; undefined: equal
     BandMask mask;       ///< of the quantised block's self-attention
 };
 
@@ -77,7 +79,7 @@ class Reconstruction {
             return attention(q, k, v, target.mask);
         };
         const auto y = transformer_.run_block(weights_, input, methods);
-        terms.output = (y - target.y).square().mean();
+        terms.output = token_error(y, target.y, target.weights);
         if (target.frames.defined()) {
             const auto similarities = frame_similarities(y, input.grid[0]);
             terms.temporal = (target.frames * (target.frames / similarities).log()).sum(1).mean();
@@ -130,6 +132,9 @@ class Reconstruction {
             const auto tokens = q.size(0);
             if (options_.attention == CalibAttention::sparse) {
                 target.mask = choose_band(q, k, v, state.grid, options_.density);
+            }
+            if (method_.token_weights) {
+                target.weights = token_weights(received_attention(q, k));
             }
             if (global) {
                 target.pooled = pooled_map(q, k, stride(tokens));
@@ -207,6 +212,7 @@ LearningReport learn_block(const Transformer& transformer, const BlockWeights& w
         return losses.output + report.lambda_global * losses.global +
                report.lambda_local * losses.local + kTemporalWeight * losses.temporal;
     };
+    const bool plain_loss = method_of(options).plain_loss;
     auto best = learnable.snapshot();
     AdamW optimizer(learnable.parameters());
     const int steps = learning.epochs * static_cast<int>(samples.training);
@@ -227,7 +233,7 @@ LearningReport learn_block(const Transformer& transformer, const BlockWeights& w
                 loss = loss + kTemporalWeight * terms.temporal;
             }
             // Samples of early steps have errors many times those of late ones.
-            (loss / loss.detach().clamp_min(1e-30)).backward();
+            (plain_loss ? loss : loss / loss.detach().clamp_min(1e-30)).backward();
             optimizer.step(cosine_factor(step++, steps));
         }
         const auto losses = measure();

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "calib/fake_quant.hpp"
+#include "calib/input_matrix.hpp"
 #include "calib/orthogonal.hpp"
 #include "calib/progress.hpp"
 #include "calib/quantizers.hpp"
@@ -81,10 +82,19 @@ LearnableBlock::LearnableGroup LearnableBlock::make_group(const format::LinearGr
     group.once_per_prompt = described.once_per_prompt;
     const int k = head.in_features;
     group.log_scale = from_vector(head.channel_scale).log_();
+    group.signs = head.rotation_signs;
+    if (!head.rotation.empty()) {  // quantize_block() learns none: it rotates first
+        const auto parts = parts_of(head.rotation, head.rotation_block);
+        group.rotate_first = true;
+        group.log_scale = parts.scale.log();
+        group.start_rotation = parts.rotation;
+        if (method_.rotation == Rotation::learned) {
+            group.skew = parameter(at::zeros_like(parts.rotation));
+        }
+    }
     if (method_.scale == ChannelScale::learned) {
         group.log_scale = parameter(group.log_scale);
     }
-    group.signs = head.rotation_signs;
     if (!group.signs.empty()) {
         const bool learned = method_.rotation == Rotation::learned;
         const int b = learned ? rotation_block(k, learned_rotation_block(options_))
@@ -117,10 +127,14 @@ LearnableBlock::LearnableLinear LearnableBlock::make_linear(const std::string& s
     const auto bias = weights_.tensors.find(short_name + ".bias");
     linear.bias = bias != weights_.tensors.end() ? bias->second : at::zeros({n}, at::kFloat);
     linear.shift = at::zeros_like(linear.bias);
-    const auto transformed =
-        rotate_rows(linear.weight * scale_of(group.log_scale.detach()), group.start_rotation);
+    const auto transformed = weight_in_basis(
+        group, linear.weight, scale_of(group.log_scale.detach()), group.start_rotation);
     linear.gamma_logit =
         parameter(gamma_logits(transformed, group.bits.weights, method_.clip_search));
+    if (method_.two_sided_clip) {
+        linear.gamma_logit = parameter(at::full({n}, kClipLogit, at::kFloat));
+        linear.low_logit = parameter(at::full({n}, kClipLogit, at::kFloat));
+    }
     if (method_.low_rank > 0) {
         const auto rank = std::min<std::int64_t>(method_.low_rank, std::min(n, k));
         // Kaiming for one factor, zero for the other: the start is the weight itself.
@@ -128,14 +142,21 @@ LearnableBlock::LearnableLinear LearnableBlock::make_linear(const std::string& s
                                  std::sqrt(static_cast<double>(k)));
         linear.low_b = parameter(at::zeros({n, rank}, at::kFloat));
     }
+    if (method_.branch_rank > 0) {
+        linear.branch_down = parameter((at::rand({method_.branch_rank, k}, at::kFloat) * 2 - 1) /
+                                       std::sqrt(static_cast<double>(k)));
+        linear.branch_up = parameter(at::zeros({n, method_.branch_rank}, at::kFloat));
+    }
     return linear;
 }
 
 std::vector<ParameterGroup> LearnableBlock::parameters() const {
     constexpr double kLowRankShare = 0.1;  // Q-VDiT gives its branches a rate of their own
-    ParameterGroup transforms{{}, options_.learning.rate};
-    ParameterGroup quantizers{{}, options_.learning.quantizer_rate};
-    ParameterGroup branches{{}, options_.learning.rate * kLowRankShare};
+    const double rate = options_.learning.rate.value_or(method_.rate);
+    ParameterGroup transforms{{}, rate};
+    ParameterGroup quantizers{{},
+                              options_.learning.quantizer_rate.value_or(method_.quantizer_rate)};
+    ParameterGroup branches{{}, rate * kLowRankShare};
     const auto add = [](ParameterGroup& to, const at::Tensor& tensor) {
         if (tensor.defined() && tensor.requires_grad()) {
             to.parameters.push_back(tensor);
@@ -147,8 +168,11 @@ std::vector<ParameterGroup> LearnableBlock::parameters() const {
         add(quantizers, group.clip_logit);
         for (const auto& linear : group.linears) {
             add(quantizers, linear.gamma_logit);
+            add(quantizers, linear.low_logit);
             add(branches, linear.low_a);
             add(branches, linear.low_b);
+            add(branches, linear.branch_down);
+            add(branches, linear.branch_up);
         }
     }
     return {transforms, quantizers, branches};
@@ -159,6 +183,26 @@ at::Tensor LearnableBlock::effective_weight(const LearnableLinear& linear) {
                                   : linear.weight;
 }
 
+at::Tensor LearnableBlock::input_in_basis(const LearnableGroup& group, const at::Tensor& rows) {
+    return group.rotate_first ? rotate_rows(rows, group.rotation) / group.scale
+                              : rotate_rows(rows / group.scale, group.rotation);
+}
+
+at::Tensor LearnableBlock::weight_in_basis(const LearnableGroup& group, const at::Tensor& weight,
+                                           const at::Tensor& scale, const at::Tensor& rotation) {
+    return group.rotate_first ? rotate_rows(weight, rotation) * scale
+                              : rotate_rows(weight * scale, rotation);
+}
+
+std::pair<at::Tensor, at::Tensor> LearnableBlock::clipped(const LearnableLinear& linear,
+                                                          const at::Tensor& transformed) {
+    const auto gamma = linear.gamma_logit.sigmoid();
+    if (!linear.low_logit.defined()) {
+        return {transformed, gamma};
+    }
+    return {clip_ends(transformed, linear.low_logit.sigmoid(), gamma), at::ones_like(gamma)};
+}
+
 void LearnableBlock::refresh() {
     for (auto& group : groups_) {
         group.scale = scale_of(group.log_scale);
@@ -166,9 +210,10 @@ void LearnableBlock::refresh() {
             group.skew.defined() ? cayley(group.start_rotation, group.skew) : group.start_rotation;
         group.clip = clip_of(group.clip_logit);
         for (auto& linear : group.linears) {
-            linear.quantized = learnable_weight_quantize(
-                rotate_rows(effective_weight(linear) * group.scale, group.rotation),
-                linear.gamma_logit.sigmoid(), group.bits.weights);
+            const auto [weight, gamma] = clipped(
+                linear,
+                weight_in_basis(group, effective_weight(linear), group.scale, group.rotation));
+            linear.quantized = learnable_weight_quantize(weight, gamma, group.bits.weights);
         }
     }
 }
@@ -182,11 +227,15 @@ std::vector<at::Tensor> LearnableBlock::project(std::string_view which,
         return project_exactly(weights_, which, rows);
     }
     const auto& group = *found;
-    const auto x = learnable_row_quantize(rotate_rows(rows / group.scale, group.rotation),
-                                          group.clip, group.bits.activations);
+    const auto x =
+        learnable_row_quantize(input_in_basis(group, rows), group.clip, group.bits.activations);
     std::vector<at::Tensor> outputs;
     for (const auto& linear : group.linears) {
         outputs.push_back(at::linear(x, linear.quantized, linear.bias + linear.shift));
+        if (linear.branch_down.defined()) {
+            outputs.back() =
+                outputs.back() + at::linear(at::linear(rows, linear.branch_down), linear.branch_up);
+        }
     }
     return outputs;
 }
@@ -246,22 +295,28 @@ std::vector<QuantizedLinear> LearnableBlock::fold(int block,
     refresh();
     std::vector<QuantizedLinear> result;
     for (auto& group : groups_) {
-        const auto scale = scale_of(group.log_scale.to(at::kDouble));
+        auto scale = scale_of(group.log_scale.to(at::kDouble));
+        if (group.rotate_first) {
+            scale = normalised_scale(scale);
+        }
         const auto start =
             group.start_rotation.defined() ? group.start_rotation.to(at::kDouble) : at::Tensor();
         const auto rotation =
             group.skew.defined() ? cayley(start, group.skew.to(at::kDouble)) : start;
-        const auto feedback =
-            group_feedback(group_of(*weights_.described, group.name), method_, hessians,
-                           to_vector(scale), rotation, options_.threads);
+        // The matrix that the file holds, and the scale that stays beside it.
+        const auto matrix =
+            group.rotate_first ? rotation / scale.view({-1, 1, rotation.size(1)}) : rotation;
+        const auto beside = to_vector(group.rotate_first ? at::ones_like(scale) : scale);
+        const auto feedback = group_feedback(group_of(*weights_.described, group.name), method_,
+                                             hessians, beside, matrix, options_.threads);
         for (auto& source : group.linears) {
             check_cancelled();
             auto linear = fold_linear(source, group, scale, rotation, feedback);
-            if (&source == &group.linears.front() && group.skew.defined()) {
-                linear.rotation_block = static_cast<int>(rotation.size(1));
-                for (const float value : to_vector(rotation)) {
-                    linear.rotation.push_back(format::half_from_float(value));
-                }
+            linear.channel_scale = beside;
+            const bool stored = group.skew.defined() || group.rotate_first;
+            if (&source == &group.linears.front() && stored) {
+                linear.rotation_block = static_cast<int>(matrix.size(1));
+                linear.rotation = half_values(matrix);
             }
             if (&source == &group.linears.front() && group.clip.defined()) {
                 linear.activation_clip = group.clip.item<float>();
@@ -299,18 +354,22 @@ QuantizedLinear LearnableBlock::fold_linear(LearnableLinear& source, const Learn
     linear.bits = group.bits;
     linear.out_features = n;
     linear.in_features = k;
-    const auto transformed =
-        to_vector(rotate_rows(effective_weight(source).to(at::kDouble) * scale, rotation));
-    const auto gamma = to_vector(source.gamma_logit.sigmoid());
+    const auto [weight, factors] = clipped(
+        source, weight_in_basis(group, effective_weight(source).to(at::kDouble), scale, rotation));
+    const auto transformed = to_vector(weight);
+    const auto gamma = to_vector(factors);
     const auto quantized =
         round_weight(transformed, n, k, bits, gamma, method_.rounding, feedback, options_.threads);
     const auto dequantized = dequantize(quantized, k);
     source.quantized = from_vector(dequantized).view({n, k});
     linear.codes = format::pack_weight_codes(quantized.codes, n, k, bits);
     linear.scale = quantized.scale;
-    linear.channel_scale = to_vector(scale);
     if (!group.skew.defined()) {
         linear.rotation_signs = group.signs;
+    }
+    if (source.branch_down.defined()) {
+        linear.branch_down = half_values(source.branch_down);
+        linear.branch_up = half_values(source.branch_up);
     }
     linear.report.name = source.name;
     linear.report.weight_snr_db = signal_to_noise_db(transformed, dequantized);

@@ -44,15 +44,18 @@ class LearnableBlock {
         std::string name;  ///< with its block
         at::Tensor weight, bias;
         at::Tensor gamma_logit;   ///< [n]; gamma = sigmoid
+        at::Tensor low_logit;     ///< [n]; of the least weight, gamma then of the largest; or none
         at::Tensor low_a, low_b;  ///< [r, k], [n, r]; the weight is W + low_b low_a
-        at::Tensor shift;         ///< correction of the bias
-        at::Tensor quantized;     ///< made by refresh()
-        float alpha = -1;         ///< of the start, for the report
+        at::Tensor branch_down, branch_up;  ///< [r, k], [n, r]: beside the codes
+        at::Tensor shift;                   ///< correction of the bias
+        at::Tensor quantized;               ///< made by refresh()
+        float alpha = -1;                   ///< of the start, for the report
     };
     struct LearnableGroup {
         std::string name;
         format::LinearBits bits;
         bool once_per_prompt = false;
+        bool rotate_first = false;  ///< c is in the rotated basis
         at::Tensor log_scale;       ///< [k]
         at::Tensor start_rotation;  ///< [k / b, b, b]; undefined: none
         at::Tensor skew;            ///< T of the Cayley transform
@@ -70,6 +73,14 @@ class LearnableBlock {
     QuantizedLinear fold_linear(LearnableLinear& source, const LearnableGroup& group,
                                 const at::Tensor& scale, const at::Tensor& rotation,
                                 const std::optional<ErrorFeedback>& feedback) const;
+    /// Rows or weights in the basis that is quantised, by that scale and rotation.
+    static at::Tensor input_in_basis(const LearnableGroup& group, const at::Tensor& rows);
+    static at::Tensor weight_in_basis(const LearnableGroup& group, const at::Tensor& weight,
+                                      const at::Tensor& scale, const at::Tensor& rotation);
+    /// Clipped to the learned ends where there are two, and the gamma that is left to the
+    /// quantiser.
+    static std::pair<at::Tensor, at::Tensor> clipped(const LearnableLinear& linear,
+                                                     const at::Tensor& transformed);
     static at::Tensor effective_weight(const LearnableLinear& linear);
     std::vector<at::Tensor> learned() const;
 

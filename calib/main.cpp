@@ -184,13 +184,17 @@ void add_method_options(CLI::App& app, calib::CalibrationOptions& options) {
         group, "--scale", method.scale,
         {{"none", ChannelScale::none},
          {"smooth", ChannelScale::smooth},
+         {"salient", ChannelScale::salient},
          {"search", ChannelScale::search},
          {"learned", ChannelScale::learned}},
-        "channel scale: alpha 0.5, searched per group, or learned from there");
+        "channel scale: alpha 0.5, the same with maxima as PTQ4DiT weights them, searched per "
+        "group, "
+        "or learned from there");
     add_choice<std::optional<bool>, bool>(group, "--bias-correction", method.correct_bias,
                                           {{"on", true}, {"off", false}},
                                           "the mean output error goes into the bias");
-    auto* learn = app.add_option_group("Learning", "of the presets full, paper and q-vdit");
+    auto* learn = app.add_option_group(
+        "Learning", "of the presets full, paper, q-vdit, quantvggt and s2q-vdit");
     add_choice<std::optional<Distillation>, Distillation>(
         learn, "--distill", method.distill,
         {{"none", Distillation::none},
@@ -199,10 +203,10 @@ void add_method_options(CLI::App& app, calib::CalibrationOptions& options) {
          {"msad", Distillation::msad}},
         "attention maps that are matched beside the block's output: pooled, salient rows, both");
     learn->add_option("--epochs", learning.epochs)->capture_default_str();
-    learn->add_option("--rate", learning.rate, "of channel scale and rotation")
-        ->capture_default_str();
-    learn->add_option("--quantizer-rate", learning.quantizer_rate, "of clipping")
-        ->capture_default_str();
+    learn->add_option("--rate", learning.rate,
+                      "of channel scale and rotation (default: 0.001 with quantvggt, else 0.005)");
+    learn->add_option("--quantizer-rate", learning.quantizer_rate,
+                      "of clipping (default: 0.01 with quantvggt, else 0.05)");
     learn->add_option("--rotation-block", learning.rotation_block,
                       "largest block of learned rotations (default: 128 with full, else 64)");
     learn->add_option("--stride", learning.stride,
@@ -224,7 +228,7 @@ void add_method_options(CLI::App& app, calib::CalibrationOptions& options) {
         learn, "--inputs", learning.inputs,
         {{"fp", BlockInputs::fp}, {"quantized", BlockInputs::quantized}},
         "what a block reads while it learns or is rounded with error feedback (default: quantized "
-        "where it learns, else fp)");
+        "where it learns, else fp; fp with quantvggt)");
     add_choice<CalibAttention, CalibAttention>(
         learn, "--calib-attention", learning.attention,
         {{"dense", CalibAttention::dense}, {"sparse", CalibAttention::sparse}},

@@ -31,6 +31,51 @@ Method quarot() {
     return method;
 }
 
+Method ptq4dit() {
+    auto method = plain(Rotation::none, ChannelScale::salient);
+    method.rounding = Rounding::gptq;
+    method.clip_search = true;
+    return method;
+}
+
+Method q_dit() {
+    auto method = plain(Rotation::none, ChannelScale::none);
+    method.rounding = Rounding::gptq;
+    return method;
+}
+
+Method mpq_dm() {
+    auto method = plain(Rotation::none, ChannelScale::smooth);
+    method.branch_rank = 16;
+    method.salient_share = 0.1;
+    return method;
+}
+
+Method s2q_vdit() {
+    auto method = plain(Rotation::hadamard, ChannelScale::smooth);
+    method.clip_search = true;
+    method.learns = true;
+    method.selection = SampleSelection::salient;
+    method.token_weights = true;
+    return method;
+}
+
+/// Of its code: rates, floating-point inputs, plain loss.
+Method quantvggt() {
+    auto method = plain(Rotation::hadamard, ChannelScale::learned);
+    method.order = TransformOrder::rotate_scale;
+    method.start_alpha = 0.5f;
+    method.learns = true;
+    method.two_sided_clip = true;
+    method.clip_activations = true;
+    method.plain_loss = true;
+    method.selection = SampleSelection::diverse;
+    method.rate = 1e-3;
+    method.quantizer_rate = 1e-2;
+    method.inputs = BlockInputs::fp;
+    return method;
+}
+
 Method paper() {
     Method method;
     method.rotation = Rotation::learned;
@@ -53,6 +98,7 @@ Method q_vdit() {
     method.clip_search = true;
     method.learns = true;
     method.low_rank = 32;
+    method.branch_rank = 1;
     method.temporal_loss = true;
     return method;
 }
@@ -60,7 +106,7 @@ Method q_vdit() {
 }  // namespace
 
 std::span<const Preset> presets() {
-    static const std::array<Preset, 8> kPresets = {
+    static const std::array<Preset, 13> kPresets = {
         Preset{"fast",
                "searched channel scale, Hadamard rotation, MSE clipping, rounding with error "
                "feedback for guided inputs and descent, bias correction; no learning",
@@ -87,9 +133,34 @@ std::span<const Preset> presets() {
                plain(Rotation::hadamard, ChannelScale::smooth)},
         Preset{"q-vdit",
                "Q-VDiT (arXiv 2505.22167): learned addition of rank 32 to each weight and learned "
-               "clipping, with its temporal loss; symmetric codes, without its on-line branch of "
-               "rank 1",
-               q_vdit()}};
+               "clipping, a learned branch of rank 1 beside the codes, with its temporal loss per "
+               "block; "
+               "symmetric codes, without its factors per token",
+               q_vdit()},
+        Preset{"ptq4dit",
+               "PTQ4DiT (arXiv 2405.16005): channel scale from the steps' maxima, weighted by how "
+               "little they agree with the weight's, MSE clipping; GPTQ in the place of AdaRound",
+               ptq4dit()},
+        Preset{"q-dit",
+               "Q-DiT (arXiv 2406.17343): absolute maxima, GPTQ, dynamic activations; per output "
+               "channel, without its groups of input channels and the search for their size",
+               q_dit()},
+        Preset{"quantvggt",
+               "QuantVGGT (arXiv 2509.21302): rotated first, then a channel scale that is learned "
+               "from alpha 0.5, two learned clipping factors per output channel, plain loss on "
+               "floating-point inputs, samples filtered by quartiles and taken from clusters; "
+               "rotation in blocks, one clipping factor for activations, no weight decay",
+               quantvggt()},
+        Preset{"s2q-vdit",
+               "S2Q-VDiT (arXiv 2508.04016): samples by change of the latent times sensitivity to "
+               "rounding, loss weighted by the attention that tokens receive; formulas ours where "
+               "the abstract has none, learned clipping on ViDiT-Q's transform",
+               s2q_vdit()},
+        Preset{"mpq-dm",
+               "MPQ-DMv2 (arXiv 2507.04290): channel scale (alpha 0.5), beside the codes one-bit "
+               "residuals of the tenth of output channels with the highest kurtosis and the first "
+               "16 terms of what is left; without learning and its memory of past features",
+               mpq_dm()}};
     return kPresets;
 }
 
@@ -109,7 +180,8 @@ Method method_of(const std::string& preset, const MethodOverrides& overrides, in
                         method.distill != Distillation::none;
         // 8 bits have room for the largest value; at 6 a token's outlier costs the others dearly.
         method.clip_activations =
-            method.learns && overrides.clip_activations.value_or(activation_bits < 8);
+            method.learns &&
+            overrides.clip_activations.value_or(method.clip_activations || activation_bits < 8);
         return method;
     }
     std::string names;
@@ -131,7 +203,7 @@ const char* name_of(Rotation rotation) {
 }
 
 const char* name_of(ChannelScale scale) {
-    constexpr std::array kNames = {"none", "smooth", "search", "learned"};
+    constexpr std::array kNames = {"none", "smooth", "search", "learned", "salient"};
     return kNames.at(static_cast<std::size_t>(scale));
 }
 

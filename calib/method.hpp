@@ -11,10 +11,14 @@ namespace quantsparse::calib {
 /// descent (method 2.6).
 enum class Rounding { nearest, gptq, refined };
 enum class Rotation { none, hadamard, learned };
-enum class ChannelScale { none, smooth, search, learned };
+enum class ChannelScale { none, smooth, search, learned, salient };
+/// Of an input: divided by c, then rotated, or the other way round with c in the rotated basis.
+enum class TransformOrder { scale_rotate, rotate_scale };
 enum class Distillation { none, global, local, msad };
 enum class Saliency { salient, random };
 enum class BlockInputs { fp, quantized };
+/// Which inputs are learned from: spread over the steps, those that count most, or all kinds.
+enum class SampleSelection { spread, salient, diverse };
 enum class CalibAttention { dense, sparse };
 
 struct Method {
@@ -27,8 +31,19 @@ struct Method {
     bool clip_activations = false;  ///< a learned factor >= 0.7 on the activations' scale
     Distillation distill = Distillation::none;
     int low_rank = 0;            ///< rank of a learned addition to the weight, folded into it
+    int branch_rank = 0;         ///< of a product beside the codes, run with the model
+    double salient_share = 0;    ///< of a weight's rows that get a one-bit residual in it
     bool temporal_loss = false;  ///< similarity of frames as a further loss (Q-VDiT)
     int rotation_block = 64;     ///< of learned rotations, unless LearningOptions say another
+    TransformOrder order = TransformOrder::scale_rotate;
+    SampleSelection selection = SampleSelection::spread;
+    bool token_weights = false;         ///< the output's error counts by received attention
+    float start_alpha = -1;             ///< of a channel scale that is learned; negative: searched
+    bool two_sided_clip = false;        ///< learned factors on largest and least weight apart
+    bool plain_loss = false;            ///< of learning; else divided by its own value
+    double rate = 5e-3;                 ///< as LearningOptions, unless those say another
+    double quantizer_rate = 5e-2;       ///< as LearningOptions, unless those say another
+    std::optional<BlockInputs> inputs;  ///< as LearningOptions, unless those say another
 };
 
 /// What the command line changes of a preset.
@@ -44,16 +59,17 @@ struct MethodOverrides {
 /// Settings of block-wise reconstruction (method 3.1, 10.12, 10.29).
 struct LearningOptions {
     int epochs = 15;
-    double rate = 5e-3;            ///< of channel scale and rotation
-    double quantizer_rate = 5e-2;  ///< of clipping
-    int rotation_block = 0;        ///< 0: the preset's
-    int stride = 0;                ///< of pooling; 0: about 128 pooled tokens
-    int salient_count = 0;         ///< 0: 1.5 % of the tokens
-    double lambda_global = -1;     ///< negative: balanced against the output error at the start
+    std::optional<double> rate;            ///< of channel scale and rotation; none: the preset's
+    std::optional<double> quantizer_rate;  ///< of clipping; none: the preset's
+    int rotation_block = 0;                ///< 0: the preset's
+    int stride = 0;                        ///< of pooling; 0: about 128 pooled tokens
+    int salient_count = 0;                 ///< 0: 1.5 % of the tokens
+    double lambda_global = -1;  ///< negative: balanced against the output error at the start
     double lambda_local = -1;
     double balance = 1.0;  ///< the ratio that is balanced to
     Saliency saliency = Saliency::salient;
-    /// What a block reads while it learns or is rounded; none: quantised while it learns, else fp.
+    /// What a block reads while it learns or is rounded; none: the preset's, else quantised while
+    /// it learns and fp where nothing is learned.
     std::optional<BlockInputs> inputs;
     CalibAttention attention = CalibAttention::dense;
     double density = 0.25;  ///< of sparse attention

@@ -49,8 +49,9 @@ inline int learned_rotation_block(const CalibrationOptions& options) {
     return given > 0 ? given : method_of(options).rotation_block;
 }
 inline BlockInputs block_inputs(const CalibrationOptions& options) {
-    return options.learning.inputs.value_or(method_of(options).learns ? BlockInputs::quantized
-                                                                      : BlockInputs::fp);
+    const auto method = method_of(options);
+    const auto usual = method.learns ? BlockInputs::quantized : BlockInputs::fp;
+    return options.learning.inputs.value_or(method.inputs.value_or(usual));
 }
 inline format::Quantization quantization_of(const CalibrationOptions& options) {
     return {{options.weight_bits, options.activation_bits}, options.group_bits, {}};

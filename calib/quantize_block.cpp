@@ -2,16 +2,22 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <iterator>
 
 #include "calib/gptq.hpp"
+#include "calib/input_matrix.hpp"
 #include "calib/linear_algebra.hpp"
+#include "calib/low_rank_branch.hpp"
 #include "calib/orthogonal.hpp"
+#include "calib/parallel.hpp"
 #include "calib/progress.hpp"
 #include "calib/quantizers.hpp"
 #include "calib/rotation.hpp"
 #include "calib/smoothing.hpp"
+#include "calib/tensors.hpp"
 #include "format/bit_packing.hpp"
 #include "format/model_file.hpp"
 #include "quantsparse/error.hpp"
@@ -48,16 +54,19 @@ double mean_of(const std::vector<float>& values) {
     return values.empty() ? 0 : sum / static_cast<double>(values.size());
 }
 
-SmoothingChoice smoothing_of(const GroupProblem& problem, ChannelScale kind) {
+SmoothingChoice smoothing_of(const GroupProblem& problem, ChannelScale kind, float start_alpha) {
     constexpr float kSmoothQuantAlpha = 0.5f;
     switch (kind) {
         case ChannelScale::none:
             break;
         case ChannelScale::smooth:
             return fixed_smoothing(problem, kSmoothQuantAlpha);
+        case ChannelScale::salient:
+            return salient_smoothing(problem);
         case ChannelScale::search:
         case ChannelScale::learned:
-            return choose_smoothing(problem);
+            return start_alpha < 0 ? choose_smoothing(problem)
+                                   : fixed_smoothing(problem, start_alpha);
     }
     SmoothingChoice none;
     none.scale.assign(static_cast<std::size_t>(problem.activations->width), 1.0f);
@@ -99,7 +108,15 @@ class GroupQuantizer {
     std::vector<QuantizedLinear> run() const;
 
   private:
-    QuantizedGroup quantize(const SmoothingChoice& choice) const;
+    QuantizedGroup quantize(const SmoothingChoice& found) const;
+    bool rotates_first() const;
+    std::optional<ErrorFeedback> feedback_of(const std::vector<float>& scale) const;
+    /// What the method puts beside the codes.
+    void add_branch(const std::vector<float>& transformed, const std::vector<float>& dequantized,
+                    const std::vector<float>& scale, QuantizedLinear& linear) const;
+    /// Channel scale and rotation, or the matrix of both with the first linear of the group.
+    void store_input_side(const std::vector<float>& scale, bool head,
+                          QuantizedLinear& linear) const;
     QuantizedLinear quantize_linear(std::size_t index, const SmoothingChoice& choice,
                                     const std::optional<ErrorFeedback>& feedback,
                                     const std::vector<float>& quantized_rows, double* error) const;
@@ -138,13 +155,14 @@ GroupQuantizer::GroupQuantizer(const format::Component& transformer, int block, 
 }
 
 std::vector<QuantizedLinear> GroupQuantizer::run() const {
-    const GroupProblem problem{&activations_, &weights_, signs_, bits_.weights, bits_.activations};
-    auto chosen = quantize(smoothing_of(problem, method_.scale));
+    const GroupProblem problem{&activations_, &weights_,         signs_,
+                               bits_.weights, bits_.activations, method_.order};
+    auto chosen = quantize(smoothing_of(problem, method_.scale, method_.start_alpha));
     const bool searched =
         method_.scale == ChannelScale::search || method_.scale == ChannelScale::learned;
     if (method_.rounding != Rounding::nearest && searched &&
         chosen.linears.front().report.alpha >= 0) {
-        auto plain = quantize(smoothing_of(problem, ChannelScale::none));
+        auto plain = quantize(smoothing_of(problem, ChannelScale::none, -1));
         if (plain.error < chosen.error) {
             chosen = std::move(plain);
         }
@@ -152,15 +170,65 @@ std::vector<QuantizedLinear> GroupQuantizer::run() const {
     return std::move(chosen.linears);
 }
 
-QuantizedGroup GroupQuantizer::quantize(const SmoothingChoice& choice) const {
+bool GroupQuantizer::rotates_first() const {
+    return method_.order == TransformOrder::rotate_scale && !signs_.empty();
+}
+
+std::optional<ErrorFeedback> GroupQuantizer::feedback_of(const std::vector<float>& scale) const {
+    const int b = format::hadamard_block(group_.width);
+    if (rotates_first()) {
+        return group_feedback(group_, method_, hessians_, std::vector<float>(scale.size(), 1.0f),
+                              input_matrix(signs_, b, scale), options_.threads);
+    }
+    return group_feedback(group_, method_, hessians_, scale,
+                          signs_.empty() ? at::Tensor() : signed_hadamard(signs_, b),
+                          options_.threads);
+}
+
+void GroupQuantizer::store_input_side(const std::vector<float>& scale, bool head,
+                                      QuantizedLinear& linear) const {
+    if (!rotates_first()) {
+        linear.channel_scale = scale;
+        linear.rotation_signs = signs_;
+        return;
+    }
+    linear.channel_scale.assign(scale.size(), 1.0f);
+    if (head) {
+        linear.rotation_block = format::hadamard_block(group_.width);
+        linear.rotation = half_values(input_matrix(signs_, linear.rotation_block, scale));
+    }
+}
+
+void GroupQuantizer::add_branch(const std::vector<float>& transformed,
+                                const std::vector<float>& dequantized,
+                                const std::vector<float>& scale, QuantizedLinear& linear) const {
+    const at::NoGradGuard no_gradients;
+    const OneThreadPerOperation exact;
+    const auto matrix = [&](const std::vector<float>& values) {  // only read
+        return at::from_blob(const_cast<float*>(values.data()),
+                             {linear.out_features, linear.in_features}, at::kFloat);
+    };
+    const auto branch = residual_branch(matrix(transformed), matrix(dequantized),
+                                        method_.salient_share, method_.branch_rank);
+    const auto down = branch.down.contiguous();
+    linear.branch_down = half_values(
+        directions_of_inputs(values_of(down), linear.in_features, scale, signs_, method_.order));
+    linear.branch_up = half_values(branch.up);
+}
+
+QuantizedGroup GroupQuantizer::quantize(const SmoothingChoice& found) const {
+    auto choice = found;
+    if (rotates_first()) {
+        const float least = *std::min_element(choice.scale.begin(), choice.scale.end());
+        for (auto& c : choice.scale) {  // so that the matrix that holds 1/c fits the file
+            c /= least;
+        }
+    }
     const int k = group_.width;
-    const auto quantized_rows =
-        fake_quantize_rows(transform_rows(activations_.rows, k, choice.scale, signs_),
-                           activations_.row_count(), k, bits_.activations);
-    const auto feedback = group_feedback(
-        group_, method_, hessians_, choice.scale,
-        signs_.empty() ? at::Tensor() : signed_hadamard(signs_, format::hadamard_block(k)),
-        options_.threads);
+    const auto quantized_rows = fake_quantize_rows(
+        transform_rows(activations_.rows, k, choice.scale, signs_, method_.order),
+        activations_.row_count(), k, bits_.activations);
+    const auto feedback = feedback_of(choice.scale);
     QuantizedGroup result;
     for (std::size_t i = 0; i < linears_.size(); ++i) {
         check_cancelled();
@@ -177,11 +245,11 @@ QuantizedLinear GroupQuantizer::quantize_linear(std::size_t index, const Smoothi
     const auto& spec = linears_[index];
     const auto& weight = weights_[index];
     QuantizedLinear linear;
-    const int k = spec.in_features;
-    const int n = spec.out_features;
+    const int k = linear.in_features = spec.in_features;
+    const int n = linear.out_features = spec.out_features;
     const int rows = activations_.row_count();
     const int bits = bits_.weights;
-    const auto transformed = transform_weight(weight, k, choice.scale, signs_);
+    const auto transformed = transform_weight(weight, k, choice.scale, signs_, method_.order);
     const auto grid = method_.clip_search ? clip_grid(bits) : std::vector<float>{1.0f};
     const auto gamma = search_clipping(transformed, n, k, bits, grid);
     const auto quantized =
@@ -189,6 +257,14 @@ QuantizedLinear GroupQuantizer::quantize_linear(std::size_t index, const Smoothi
     const auto dequantized = dequantize(quantized, k);
     const auto target = multiply_transposed(activations_.rows, weight, rows, n, k);
     auto output = multiply_transposed(quantized_rows, dequantized, rows, n, k);
+    if (method_.branch_rank > 0 && !method_.learns) {  // else learned from zero
+        add_branch(transformed, dequantized, choice.scale, linear);
+        const auto added = multiply_transposed(
+            multiply_transposed(activations_.rows, float_values(linear.branch_down), rows,
+                                linear.branch_rank(), k),
+            float_values(linear.branch_up), rows, n, linear.branch_rank());
+        std::transform(output.begin(), output.end(), added.begin(), output.begin(), std::plus<>());
+    }
     linear.bias = bias_of(*transformer_.checkpoint, spec);
     // Few prompts give too few different text rows to tell a mean by: measured, it costs 0.2 dB.
     if (method_.correct_bias && !group_.once_per_prompt) {
@@ -208,12 +284,9 @@ QuantizedLinear GroupQuantizer::quantize_linear(std::size_t index, const Smoothi
     linear.name = spec.name;
     linear.group = group_.name;
     linear.bits = bits_;
-    linear.out_features = n;
-    linear.in_features = k;
     linear.codes = format::pack_weight_codes(quantized.codes, n, k, bits);
     linear.scale = quantized.scale;
-    linear.channel_scale = choice.scale;
-    linear.rotation_signs = signs_;
+    store_input_side(choice.scale, index == 0, linear);
     linear.report = {spec.name, signal_to_noise_db(transformed, dequantized),
                      signal_to_noise_db(target, output), choice.alpha, mean_of(gamma)};
     return linear;

@@ -38,6 +38,10 @@ struct QuantizedLinear {
     std::vector<std::uint16_t> rotation;  ///< half precision
     int rotation_block = 0;
     float activation_clip = 1;  ///< factor on the activation's scale, as `rotation`
+    /// A product beside the codes, y += x (up down)^T on raw rows: halves [rank, in], [out, rank];
+    /// empty: none.
+    std::vector<std::uint16_t> branch_down, branch_up;
+    int branch_rank() const { return static_cast<int>(branch_down.size()) / in_features; }
     LinearReport report;
 };
 

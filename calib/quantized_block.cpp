@@ -8,6 +8,7 @@
 #include "calib/orthogonal.hpp"
 #include "calib/parallel.hpp"
 #include "calib/progress.hpp"
+#include "calib/tensors.hpp"
 #include "format/bit_packing.hpp"
 #include "format/model_file.hpp"
 #include "format/safetensors.hpp"
@@ -97,6 +98,13 @@ QuantizedBlock::QuantizedBlock(const std::vector<QuantizedLinear>& linears,
         }
         group.weights.push_back(dequantised(linear, linear.bits.weights));
         group.biases.push_back(to_tensor(linear.bias, {linear.out_features}));
+        const std::int64_t rank = linear.branch_rank();
+        const auto branch = [&](const std::vector<std::uint16_t>& halves, std::int64_t rows,
+                                std::int64_t columns) {
+            return rank > 0 ? to_tensor(float_values(halves), {rows, columns}) : at::Tensor();
+        };
+        group.downs.push_back(branch(linear.branch_down, rank, linear.in_features));
+        group.ups.push_back(branch(linear.branch_up, linear.out_features, rank));
     }
 }
 
@@ -112,6 +120,9 @@ std::vector<at::Tensor> QuantizedBlock::project(std::string_view which,
     std::vector<at::Tensor> outputs;
     for (std::size_t i = 0; i < group.weights.size(); ++i) {
         outputs.push_back(at::linear(x, group.weights[i], group.biases[i]));
+        if (group.downs[i].defined()) {
+            outputs.back() += at::linear(at::linear(rows, group.downs[i]), group.ups[i]);
+        }
     }
     return outputs;
 }

@@ -21,6 +21,7 @@ class QuantizedBlock {
         at::Tensor clip;                  ///< scalar; undefined: 1
         std::vector<at::Tensor> weights;  ///< dequantised [n, k]
         std::vector<at::Tensor> biases;
+        std::vector<at::Tensor> downs, ups;  ///< beside the codes; undefined: none
         int activation_bits = 8;
     };
     std::map<std::string, Group, std::less<>> groups_;

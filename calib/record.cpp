@@ -101,6 +101,12 @@ std::string quantization_record(const CalibrationOptions& options, const format:
     record["rounding"] = name_of(method.rounding);
     record["rotation"] = name_of(method.rotation);
     record["smoothing"] = name_of(method.scale);
+    if (method.order == TransformOrder::rotate_scale) {
+        record["transform_order"] = "rotate_scale";
+    }
+    if (method.branch_rank > 0) {
+        record["branch_rank"] = method.branch_rank;
+    }
     record["bias_correction"] = method.correct_bias;
     record["distillation"] = name_of(method.distill);
     record["high_precision"] = high_precision_of(network);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "calib/channel_salience.hpp"
 #include "calib/linear_algebra.hpp"
 #include "calib/progress.hpp"
 #include "calib/quantizers.hpp"
@@ -30,6 +31,27 @@ std::vector<float> some_channels(const std::vector<float>& weight, int k, int* c
     }
     *count = static_cast<int>(kept);
     return result;
+}
+
+struct Maxima {
+    std::vector<float> activations, weights;  ///< per channel of the basis that c is in
+};
+
+/// Rotated first, the maxima are those of the rows that were kept: of all others only the maxima in
+/// the basis before are known.
+Maxima maxima_of(const GroupProblem& problem) {
+    const auto& activations = *problem.activations;
+    const int k = activations.width;
+    if (problem.order == TransformOrder::scale_rotate || problem.signs.empty()) {
+        return {activations.absmax, column_absmax(*problem.weights, k)};
+    }
+    const std::vector<float> ones(static_cast<std::size_t>(k), 1.0f);
+    std::vector<std::vector<float>> rotated;
+    for (const auto& weight : *problem.weights) {
+        rotated.push_back(transform_weight(weight, k, ones, problem.signs));
+    }
+    return {column_absmax({transform_rows(activations.rows, k, ones, problem.signs)}, k),
+            column_absmax(rotated, k)};
 }
 
 }  // namespace
@@ -73,40 +95,74 @@ std::vector<float> column_absmax(const std::vector<std::vector<float>>& weights,
 }
 
 std::vector<float> transform_rows(std::span<const float> rows, int k, std::span<const float> scale,
-                                  std::span<const float> signs) {
+                                  std::span<const float> signs, TransformOrder order) {
+    std::vector<float> inverse(scale.size());
+    std::transform(scale.begin(), scale.end(), inverse.begin(), [](float c) { return 1.0f / c; });
+    return transform_weight(rows, k, inverse, signs, order);
+}
+
+std::vector<float> transform_weight(std::span<const float> weight, int k,
+                                    std::span<const float> scale, std::span<const float> signs,
+                                    TransformOrder order) {
     const auto width = static_cast<std::size_t>(k);
-    std::vector<float> result(rows.begin(), rows.end());
-    for (std::size_t start = 0; start < result.size(); start += width) {
-        for (std::size_t i = 0; i < width; ++i) {
-            result[start + i] /= scale[i];
+    std::vector<float> result(weight.begin(), weight.end());
+    const auto multiply = [&] {
+        for (std::size_t start = 0; start < result.size(); start += width) {
+            for (std::size_t i = 0; i < width; ++i) {
+                result[start + i] *= scale[i];
+            }
         }
+    };
+    if (order == TransformOrder::scale_rotate) {
+        multiply();
     }
     if (!signs.empty()) {
         format::apply_hadamard(result, k, signs);
+    }
+    if (order == TransformOrder::rotate_scale) {
+        multiply();
     }
     return result;
 }
 
-std::vector<float> transform_weight(std::span<const float> weight, int k,
-                                    std::span<const float> scale, std::span<const float> signs) {
+std::vector<float> directions_of_inputs(std::span<const float> rows, int k,
+                                        std::span<const float> scale, std::span<const float> signs,
+                                        TransformOrder order) {
+    // The transpose: its factors from behind. Hadamard's matrix is symmetric.
     const auto width = static_cast<std::size_t>(k);
-    std::vector<float> result(weight.begin(), weight.end());
-    for (std::size_t start = 0; start < result.size(); start += width) {
-        for (std::size_t i = 0; i < width; ++i) {
-            result[start + i] *= scale[i];
+    std::vector<float> result(rows.begin(), rows.end());
+    const auto divide = [&] {
+        for (std::size_t i = 0; i < result.size(); ++i) {
+            result[i] /= scale[i % width];
         }
+    };
+    if (order == TransformOrder::rotate_scale) {
+        divide();
     }
     if (!signs.empty()) {
-        format::apply_hadamard(result, k, signs);
+        format::apply_hadamard(result, k);
+        for (std::size_t i = 0; i < result.size(); ++i) {
+            result[i] *= signs[i % width];
+        }
+    }
+    if (order == TransformOrder::scale_rotate) {
+        divide();
     }
     return result;
 }
 
 SmoothingChoice fixed_smoothing(const GroupProblem& problem, float alpha) {
+    const auto maxima = maxima_of(problem);
+    return {channel_scale(maxima.activations, maxima.weights, alpha), alpha, 0};
+}
+
+SmoothingChoice salient_smoothing(const GroupProblem& problem) {
+    constexpr float kAlpha = 0.5f;
     const auto& activations = *problem.activations;
-    return {channel_scale(activations.absmax, column_absmax(*problem.weights, activations.width),
-                          alpha),
-            alpha, 0};
+    const auto weight_maxima = column_absmax(*problem.weights, activations.width);
+    return {channel_scale(salient_absmax(activations.observations, weight_maxima), weight_maxima,
+                          kAlpha),
+            kAlpha, 0};
 }
 
 SmoothingChoice choose_smoothing(const GroupProblem& problem) {
@@ -128,13 +184,14 @@ SmoothingChoice choose_smoothing(const GroupProblem& problem) {
             power += static_cast<double>(value) * value;
         }
     }
-    const auto weight_maxima = column_absmax(*problem.weights, k);
+    const auto maxima = maxima_of(problem);
     const auto error_of = [&](const std::vector<float>& scale) {
-        const auto x = fake_quantize_rows(transform_rows(activations.rows, k, scale, problem.signs),
-                                          rows, k, problem.activation_bits);
+        const auto x = fake_quantize_rows(
+            transform_rows(activations.rows, k, scale, problem.signs, problem.order), rows, k,
+            problem.activation_bits);
         double error = 0;
         for (std::size_t i = 0; i < weights.size(); ++i) {
-            const auto w = transform_weight(weights[i], k, scale, problem.signs);
+            const auto w = transform_weight(weights[i], k, scale, problem.signs, problem.order);
             const auto fine = clip_grid(problem.weight_bits);
             const auto grid = fine.size() == 1 ? std::span<const float>(fine)
                                                : std::span<const float>(kCoarseGrid);
@@ -153,7 +210,7 @@ SmoothingChoice choose_smoothing(const GroupProblem& problem) {
     for (int tenths = 0; tenths <= 7; ++tenths) {
         check_cancelled();
         const float alpha = static_cast<float>(tenths) / 10.0f;
-        auto scale = channel_scale(activations.absmax, weight_maxima, alpha);
+        auto scale = channel_scale(maxima.activations, maxima.weights, alpha);
         const double error = error_of(scale);
         if (error < best.error) {
             best = {std::move(scale), alpha, error};

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "calib/activations.hpp"
+#include "calib/method.hpp"
 
 namespace quantsparse::calib {
 
@@ -23,6 +24,7 @@ struct GroupProblem {
     std::span<const float> signs;                              ///< empty: no rotation
     int weight_bits = 4;
     int activation_bits = 8;
+    TransformOrder order = TransformOrder::scale_rotate;  ///< without signs it makes no difference
 };
 
 struct SmoothingChoice {
@@ -34,16 +36,26 @@ struct SmoothingChoice {
 /// c for a given alpha, the one choose_smoothing() tries.
 SmoothingChoice fixed_smoothing(const GroupProblem& problem, float alpha);
 
+/// c of PTQ4DiT (channel_salience.hpp) with alpha 0.5, from the observations that were kept.
+SmoothingChoice salient_smoothing(const GroupProblem& problem);
+
 /// Tries c = 1 and alpha in {0, 0.1, ..., 0.7} on the kept rows with both sides quantised, and
 /// takes the one with the least output error. At most kSearchChannels outputs of each linear take
 /// part.
 SmoothingChoice choose_smoothing(const GroupProblem& problem);
 
-/// Rows divided by c and rotated: what the runtime quantises.
+/// Rows divided by c and rotated, in the order asked for: what the runtime quantises.
 std::vector<float> transform_rows(std::span<const float> rows, int k, std::span<const float> scale,
-                                  std::span<const float> signs);
-/// W diag(c), rotated: what is quantised and stored.
+                                  std::span<const float> signs,
+                                  TransformOrder order = TransformOrder::scale_rotate);
+/// W diag(c), rotated, or (W R) diag(c): what is quantised and stored.
 std::vector<float> transform_weight(std::span<const float> weight, int k,
-                                    std::span<const float> scale, std::span<const float> signs);
+                                    std::span<const float> scale, std::span<const float> signs,
+                                    TransformOrder order = TransformOrder::scale_rotate);
+
+/// Rows d [count, k] of the transformed basis in that of raw inputs: x' d^T = x (result)^T.
+std::vector<float> directions_of_inputs(std::span<const float> rows, int k,
+                                        std::span<const float> scale, std::span<const float> signs,
+                                        TransformOrder order);
 
 }  // namespace quantsparse::calib

@@ -136,11 +136,15 @@ void write_model(const format::ModelBundle& model, const std::filesystem::path& 
     const auto entries = entries_of(model, role, blocks);
 
     format::SafetensorsWriter writer(output);
-    const bool learned_inputs = std::any_of(entries.begin(), entries.end(), [](const Entry& entry) {
-        return entry.name.ends_with(".rotation") || entry.name.ends_with(".activation_clip");
-    });
+    const auto has = [&](std::string_view part) {
+        return std::any_of(entries.begin(), entries.end(),
+                           [&](const Entry& entry) { return entry.name.ends_with(part); });
+    };
+    const int version = has(format::kLoraDown)                        ? 3
+                        : has(".rotation") || has(".activation_clip") ? 2
+                                                                      : 1;
     for (const auto& [key, value] :
-         format::model_file_metadata(model, quantization_record, learned_inputs)) {
+         format::model_file_metadata(model, quantization_record, version)) {
         writer.set_metadata(key, value);
     }
     for (const auto& entry : entries) {

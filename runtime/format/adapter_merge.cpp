@@ -233,9 +233,12 @@ void put_change(Checkpoint& checkpoint, const std::string& tensor, ScaledChange 
     if (!change.differences.empty() || change.low_rank.empty()) {
         refuse_on_quantised(tensor, change.differences.front().values, checkpoint);
     }
-    const auto& first = change.low_rank.front().term;
     const std::string linear = tensor.substr(0, tensor.rfind('.'));
     checkpoint.at(linear + ".codes");
+    if (const auto* down = checkpoint.find(linear + kLoraDown)) {  // the file's own stays
+        change.low_rank.push_back({{*down, checkpoint.at(linear + kLoraUp), 1.0}, 1.0f});
+    }
+    const auto& first = change.low_rank.front().term;
     const std::int64_t rank = change.rank();
     const std::int64_t in = first.down.element_count() / first.rank();
     checkpoint.put(computed_view(linear + kLoraDown, {rank, in},

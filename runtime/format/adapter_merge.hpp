@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "format/adapter.hpp"
-#include "format/model_bundle.hpp"
+#include "format/model_file.hpp"
 
 namespace quantsparse::format {
 
@@ -17,16 +17,13 @@ struct AppliedAdapter {
     double strength = 1;
 };
 
-/// Names, after that of a quantised linear, of its low-rank matrices: all adapters' one below the
-/// other, with strength and factor in the second. fp32 [rank, in] and [out, rank].
-inline constexpr const char* kLoraDown = ".lora_down";
-inline constexpr const char* kLoraUp = ".lora_up";
-
 /// The network with the adapters in it: W' = W + sum of strength * factor * up * down, in fp32 from
-/// the stored values (lora fact 55). `expert`: which of the model's transformers it is. `warn` gets
-/// a line about each file that holds more than the network has a place for. Throws Error(bad_file)
-/// and Error(unsupported) as AdapterFile::changes_for() does, and Error(unsupported) naming a
-/// difference that a quantised weight can't take.
+/// the stored values (lora fact 55). A quantised linear gets the low-rank matrices beside it
+/// instead (kLoraDown, kLoraUp): all adapters' one below the other, with strength and factor in the
+/// second, and those that its file has; fp32 [rank, in] and [out, rank]. `expert`: which of the
+/// model's transformers it is. `warn` gets a line about each file that holds more than the network
+/// has a place for. Throws Error(bad_file) and Error(unsupported) as AdapterFile::changes_for()
+/// does, and Error(unsupported) naming a difference that a quantised weight can't take.
 Component apply_adapters(const Component& network, const std::vector<AppliedAdapter>& adapters,
                          ExpertPlace expert = {},
                          const std::function<void(const std::string&)>& warn = {});

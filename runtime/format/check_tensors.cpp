@@ -96,7 +96,8 @@ void check_learned_inputs(const Checkpoint& checkpoint, const std::vector<Packed
             checkpoint.at(rotation_name, {group.width / block, block, block});
             check_dtype(checkpoint, *rotation, is_floating(rotation->dtype),
                         "a floating-point type");
-            // Elements of an orthogonal matrix, with the rounding of half precision.
+            // Elements of an orthogonal matrix, with the rounding of half precision, or smaller:
+            // columns may be divided by a channel scale of at least 1.
             check_values(
                 checkpoint, rotation_name, [](float value) { return std::fabs(value) <= 1.001f; },
                 "between -1 and 1");
@@ -123,6 +124,24 @@ void check_learned_inputs(const Checkpoint& checkpoint, const std::vector<Packed
                 checkpoint, clip_name, [](float value) { return value > 0 && value <= 1; },
                 "above 0, up to 1");
         }
+    }
+}
+
+/// A product beside the codes has both of its matrices, of one rank.
+void check_branch(const Checkpoint& checkpoint, const LinearSpec& linear) {
+    const auto down_name = linear.name + kLoraDown, up_name = linear.name + kLoraUp;
+    if (checkpoint.find(down_name) == nullptr && checkpoint.find(up_name) == nullptr) {
+        return;
+    }
+    const auto& down = checkpoint.at(down_name);
+    const std::int64_t rank = down.shape.empty() ? 0 : down.shape.front();
+    checkpoint.at(down_name, {rank, linear.in_features});
+    checkpoint.at(up_name, {linear.out_features, rank});
+    for (const auto& name : {down_name, up_name}) {
+        check_dtype(checkpoint, checkpoint.at(name), is_floating(checkpoint.at(name).dtype),
+                    "a floating-point type");
+        check_values(
+            checkpoint, name, [](float value) { return std::isfinite(value); }, "finite");
     }
 }
 
@@ -183,6 +202,7 @@ void check_tensors(const Checkpoint& checkpoint, const std::string& title, const
             check_values(checkpoint, linear.name + ".scale", positive, "positive");
             check_values(checkpoint, linear.name + ".channel_scale", positive, "positive");
             check_values(checkpoint, linear.name + ".rotation_signs", unit, "+1 or -1");
+            check_branch(checkpoint, linear);
         }
     }
 }

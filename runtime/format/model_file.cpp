@@ -108,7 +108,7 @@ LinearBytes linear_bytes(const Component& component) {
             bytes.bf16 += 2 * static_cast<std::uint64_t>(linear.out_features) *
                           static_cast<std::uint64_t>(linear.in_features);
             if (component.checkpoint->find(linear.name + ".codes") != nullptr) {
-                add(linear.name, {".codes", ".scale"}, bytes.stored);
+                add(linear.name, {".codes", ".scale", kLoraDown, kLoraUp}, bytes.stored);
             } else {
                 add(linear.name, {".weight"}, bytes.stored);
             }
@@ -145,7 +145,7 @@ void read_generation_defaults(const json& object, const std::string& where,
 
 std::map<std::string, std::string> model_file_metadata(const ModelBundle& bundle,
                                                        const std::string& quantization_record,
-                                                       bool learned_inputs) {
+                                                       int version) {
     const auto& defaults = bundle.defaults;
     json config = {{"native_width", defaults.native_width},
                    {"native_height", defaults.native_height},
@@ -159,7 +159,7 @@ std::map<std::string, std::string> model_file_metadata(const ModelBundle& bundle
         config[role] = network_kind(component.network.kind).config_json(component.network);
     }
     return {{"format", "quantsparse"},
-            {"version", std::to_string(learned_inputs ? kModelFileVersion : 1)},
+            {"version", std::to_string(version)},
             {"architecture", bundle.architecture},
             {"config", config.dump()},
             {"quantization", quantization_record}};

@@ -13,12 +13,16 @@
 //     <name>.rotation_signs F32 [K]   +-1; absent when nothing is rotated, or by
 //     <name>.rotation       F16 [K/b, b, b]  learned, b a multiple of 4
 //     <name>.activation_clip F32 [1]  absent: 1
+//     <name>.lora_down      F16 [r, K]  and <name>.lora_up F16 [N, r]: a product beside the codes,
+//     of
+//                                       the raw x; absent: none
 // and run as
 //     x' = hadamard((x / c) * signs)          (apply_hadamard, blocks of hadamard_block(K) columns)
 //          or (x / c) times the block-diagonal matrix of `rotation`
-//     y  = s_x * scale * (quantised(x') . codes) + b,   s_x = activation_clip * max|x'| / qmax
+//     y  = s_x * scale * (quantised(x') . codes) + b + lora_up (lora_down x),
+//          s_x = activation_clip * max|x'| / qmax
 // `rotation` and `activation_clip` stand once for all linears with a common input, with the first
-// of them; files that have either are of version 2.
+// of them; files that have either are of version 2, those with products beside codes of version 3.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +35,12 @@
 
 namespace quantsparse::format {
 
-inline constexpr int kModelFileVersion = 2;
+inline constexpr int kModelFileVersion = 3;
+
+/// After a quantised linear's name: the matrices of a product beside its codes. Adapters that are
+/// applied when a model is loaded add theirs, one below the other (adapter_merge.hpp).
+inline constexpr const char* kLoraDown = ".lora_down";
+inline constexpr const char* kLoraUp = ".lora_up";
 
 /// Columns of one rotation block: the largest power of two up to 128 that divides k.
 int hadamard_block(int k);
@@ -45,8 +54,8 @@ void apply_hadamard(std::span<float> rows, int k, std::span<const float> signs =
 std::vector<std::int64_t> codes_shape(int n, int k, int bits);
 
 /// Bytes of the block linears' weights: as stored (codes and scales, or the plain matrix) and in
-/// bf16. Biases, equal in both, and the input side (channel_scale, rotation_signs, rotation,
-/// activation_clip) are not counted.
+/// bf16; products beside codes are part of them. Biases, equal in both, and the input side
+/// (channel_scale, rotation_signs, rotation, activation_clip) are not counted.
 struct LinearBytes {
     std::uint64_t stored = 0;
     std::uint64_t bf16 = 0;
@@ -55,11 +64,11 @@ struct LinearBytes {
 LinearBytes linear_bytes(const Component& component);
 
 /// `__metadata__` of a model file; `quantization_record` is the JSON object of the calibration and
-/// must hold weight_bits and activation_bits. `learned_inputs`: the file has learned rotations or
-/// clipping, which readers of version 1 do not know.
+/// must hold weight_bits and activation_bits. `version`: the first whose readers know all that the
+/// file has.
 std::map<std::string, std::string> model_file_metadata(const ModelBundle& bundle,
                                                        const std::string& quantization_record,
-                                                       bool learned_inputs = false);
+                                                       int version = 1);
 
 /// Whether the file says that it is a model file. Throws Error(io|bad_file|unsupported) where it is
 /// no file of weights.

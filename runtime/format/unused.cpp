@@ -10,6 +10,7 @@
 #include <set>
 
 #include "format/file_kind.hpp"
+#include "format/model_file.hpp"
 #include "format/text.hpp"
 #include "quantsparse/error.hpp"
 
@@ -100,12 +101,18 @@ void add_packed(const Checkpoint& checkpoint, const Network& network,
                 checkpoint.find(linear.name + ".channel_scale") == nullptr) {
                 continue;
             }
-            for (const char* part : {".codes", ".scale", ".bias", ".channel_scale",
-                                     ".rotation_signs", ".rotation", ".activation_clip"}) {
+            for (const char* part :
+                 {".codes", ".scale", ".bias", ".channel_scale", ".rotation_signs", ".rotation",
+                  ".activation_clip", kLoraDown, kLoraUp}) {
                 known.insert(linear.name + part);
             }
         }
     }
+}
+
+/// Another network's product beside codes, in a file that has several: checked with that network.
+bool is_beside_codes(const std::string& name, const std::set<std::string, std::less<>>& on_disk) {
+    return on_disk.contains(name.substr(0, name.rfind('.')) + ".codes");
 }
 
 struct Unused {
@@ -139,7 +146,7 @@ Unused unused_of(const Checkpoint& checkpoint, const std::set<std::string, std::
         }
     }
     for (const auto& name : checkpoint.outside()) {
-        if (is_part_of_an_adapter(name)) {
+        if (is_part_of_an_adapter(name) && !is_beside_codes(name, on_disk)) {
             unused.values.push_back(name);
         }
     }

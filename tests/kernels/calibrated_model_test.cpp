@@ -90,6 +90,17 @@ TEST_F(CalibratedModelTest, SearchedScalesAndHadamardRotation) {
     EXPECT_LT(difference(), 0.01);
 }
 
+TEST_F(CalibratedModelTest, RotationThenScaleInOneMatrix) {
+    options_.preset = "quantvggt";
+    options_.activation_bits = 6;
+    EXPECT_LT(difference(), 0.02);
+}
+
+TEST_F(CalibratedModelTest, AProductBesideTheCodes) {
+    options_.preset = "mpq-dm";
+    EXPECT_LT(difference(), 0.01);
+}
+
 TEST_F(CalibratedModelTest, NeitherScaleNorRotation) {
     options_.preset = "minmax";
     EXPECT_LT(difference(), 0.01);

@@ -359,6 +359,14 @@ TEST_F(MergedLora, BesideQuantisedWeightsLieTheStackedMatrices) {
     EXPECT_EQ(up_values[7 * 5 + 6], 2.0f * second_up[3 * 5 + 2]);
     EXPECT_TRUE(merged.checkpoint->at(linear + ".weight").dtype == DType::u32);
 
+    // A calibrated file may come with a product of its own: an adapter adds to it.
+    const auto again = apply_adapters(merged, {{two, 1.0}});
+    EXPECT_EQ(
+        to_float(again.checkpoint->at(linear + kLoraDown, {10, kDim}).slice(3 * kDim, 7 * kDim)),
+        to_float(down));
+    EXPECT_EQ(to_float(again.checkpoint->at(linear + kLoraUp, {kDim, 10}))[10 * 5 + 3 + 6],
+              up_values[7 * 5 + 6]);
+
     tensors.push_back({kQuery + ".diff", {kDim, kDim}, {}});
     const auto with_difference = file("three.safetensors", tensors);
     expect_error(ErrorCode::unsupported, {kQuery + ".diff", "quantised"}, [&] {

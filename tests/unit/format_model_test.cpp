@@ -203,7 +203,8 @@ class ModelFileTest : public OpenModelTest {
   protected:
     std::filesystem::path write(
         int bits, const std::function<void(std::map<std::string, std::string>&)>& change = {},
-        const std::string& leave_out = {}, const std::string& spoiled = {}) {
+        const std::string& leave_out = {}, const std::string& spoiled = {},
+        const std::vector<TensorSpec>& beside = {}) {
         const auto source = open_model(folder_.path());
         const auto path = folder_ / "model.safetensors";
         SafetensorsWriter writer(path);
@@ -245,6 +246,7 @@ class ModelFileTest : public OpenModelTest {
             plain.push_back({"vae." + tensor.name, tensor.shape});
         }
         plain.push_back({"tokenizer.model", {5}});
+        plain.insert(plain.end(), beside.begin(), beside.end());
         std::erase_if(plain, [&](const TensorSpec& tensor) { return tensor.name == leave_out; });
         const auto dtype = [](const std::string& name) {
             return name == "tokenizer.model"  ? DType::u8
@@ -298,12 +300,30 @@ TEST_F(ModelFileTest, CountsTheBytesOfTheLinears) {
     EXPECT_EQ(bytes.input_vectors, 4U * 2 * (9 * 64 + 160));
 }
 
+TEST_F(ModelFileTest, AProductBesideCodesHasTwoMatricesOfOneRank) {
+    const std::string linear = "transformer.blocks.0.ffn.0";  // 64 to 160
+    const auto with = [&](const std::vector<TensorSpec>& beside) {
+        return write(4, {}, {}, {}, beside);
+    };
+    const auto bytes = [](const std::filesystem::path& path) {
+        return linear_bytes(open_model(path).at("transformer")).stored;
+    };
+    const TensorSpec down{linear + ".lora_down", {3, 64}}, up{linear + ".lora_up", {160, 3}};
+    const auto without = bytes(write(4));
+    EXPECT_EQ(bytes(with({down, up})), without + 4 * 3 * (64 + 160));
+    expect_error(ErrorCode::bad_file, {"lora_up"}, [&] { open_model(with({down})); });
+    expect_error(ErrorCode::bad_file, {"lora_down"}, [&] { open_model(with({up})); });
+    expect_error(ErrorCode::bad_file, {"lora_up"}, [&] {
+        open_model(with({down, {linear + ".lora_up", {160, 2}}}));
+    });
+}
+
 TEST_F(ModelFileTest, RefusesNewerVersionsAndOtherArchitectures) {
     const auto with = [&](const char* key, const std::string& value) {
         return write(4, [&](auto& metadata) { metadata[key] = value; });
     };
-    expect_error(ErrorCode::unsupported, {"version 3", "newer than the 2", "update"},
-                 [&] { open_model(with("version", "3")); });
+    expect_error(ErrorCode::unsupported, {"version 4", "newer than the 3", "update"},
+                 [&] { open_model(with("version", "4")); });
     expect_error(ErrorCode::bad_file, {"'1.5' is no version number"},
                  [&] { open_model(with("version", "1.5")); });
     expect_error(ErrorCode::unsupported, {"unknown architecture 'wan9'"},
