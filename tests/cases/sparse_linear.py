@@ -3,7 +3,7 @@
 usage: sparse_linear.py MODEL OUT
 
 Each block has a projection of its linear branch, proj_l. One that was trained with it is nothing without; projections
-of zeros leave the plain attention where all blocks are chosen, as they are in a clip of so few tokens.
+of next to nothing leave the plain attention where all blocks are chosen, as they are in a clip of so few tokens.
 """
 import sys
 
@@ -17,17 +17,19 @@ LAYERS, HEAD = 6, 64
 def main(model, out):
     t = stfile.read(f"{model}/{stfile.NETWORKS['transformer']}")
 
-    def zeros(*shape):
-        return stfile.from_f32(np.zeros(shape), "F32")
+    rng = np.random.default_rng(0)
+
+    def faint(*shape):
+        return stfile.from_f32(rng.normal(0, 1e-5, shape), "F32")
 
     def projections(blocks, width=HEAD):
         names = [f"blocks.{i}.self_attn.attn_op.local_attn.proj_l" for i in blocks]
-        return {f"{n}.weight": zeros(width, width) for n in names} | {f"{n}.bias": zeros(width) for n in names}
+        return {f"{n}.weight": faint(width, width) for n in names} | {f"{n}.bias": faint(width) for n in names}
 
     def put(label, extra, base=t):
         stfile.copy_model(model, f"{out}/{label}", transformer={**base, **extra})
 
-    put("zeros", projections(range(LAYERS)))
+    put("faint", projections(range(LAYERS)))
     put("gap", projections(i for i in range(LAYERS) if i != 4))
     put("one_block", projections([2]))
     put("wide", projections(range(LAYERS), 2 * HEAD))
@@ -36,7 +38,7 @@ def main(model, out):
     dtype, shape, data = t["patch_embedding.weight"]
     linear = {"patch_embedding.weight": (dtype, [shape[0], int(np.prod(shape[1:]))], data)}
     put("linear_patches", projections(range(LAYERS)) | linear)
-    stfile.expect(out, zeros="runs", linear_patches="runs", gap=("says", "blocks.4"), one_block=("says", "blocks.0"),
+    stfile.expect(out, faint="runs", linear_patches="runs", gap=("says", "blocks.4"), one_block=("says", "blocks.0"),
                   wide=("says", "proj_l"), no_bias=("says", "blocks.3"))
 
 
