@@ -11,8 +11,8 @@ namespace quantsparse::bench {
 namespace {
 
 std::string attention_text(const AttentionParameters& a) {
-    if (a.kind == AttentionKind::dense) return "dense attention";
-    return fmt::format("{:.0f} % of the attention, {}", 100 * a.density,
+    if (a.kind != AttentionKind::sparse) return "dense attention";
+    return fmt::format("{:.0f} % of the attention, {}", 100 * a.density.value_or(0.25),
                        a.ssar == SsarMode::off ? "nothing added"
                                                : fmt::format("SSAR, a refresh every {} steps",
                                                              *periodic(a).refresh_interval));

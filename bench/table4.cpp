@@ -193,7 +193,7 @@ void evaluate(std::vector<Row>& rows, const Table4Options& options, int layers) 
         const int dense_layers = row.model.attention.kind == AttentionKind::sparse
                                      ? row.model.attention.dense_layers
                                      : 0;
-        if (row.model.attention.kind == AttentionKind::dense) dense_cost.push_back(block);
+        if (row.model.attention.kind != AttentionKind::sparse) dense_cost.push_back(block);
         row.clip_seconds = options.steps * kBranches *
                            ((layers - dense_layers) * block + dense_layers * dense_cost.back());
     }

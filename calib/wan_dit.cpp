@@ -5,6 +5,7 @@
 #include "calib/attention.hpp"
 #include "calib/tensors.hpp"
 #include "format/networks/wan_dit.hpp"
+#include "quantsparse/error.hpp"
 
 namespace quantsparse::calib {
 namespace {
@@ -57,6 +58,12 @@ class WanDit final : public Transformer {
 
 WanDit::WanDit(const format::Component& component)
     : config_(component.network.config_as<format::WanDitConfig>()) {
+    if (config_.sparse_linear) {
+        throw Error(ErrorCode::unsupported,
+                    "this transformer was trained with sparse-linear attention (it holds proj_l), "
+                    "which can't be calibrated yet: run it as it is, or round its weights to 8 "
+                    "bits while loading");
+    }
     for (const auto& tensor : component.network.tensors) {
         if (!tensor.name.starts_with("blocks.")) {
             top_[tensor.name] = load_tensor(*component.checkpoint, tensor.name);

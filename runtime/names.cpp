@@ -54,7 +54,8 @@ const char* arithmetic_name(Arithmetic arithmetic) {
 template <>
 std::span<const Word<AttentionKind>> words_of() {
     static constexpr Word<AttentionKind> kWords[] = {{"dense", AttentionKind::dense},
-                                                     {"sparse", AttentionKind::sparse}};
+                                                     {"sparse", AttentionKind::sparse},
+                                                     {"sla", AttentionKind::sla}};
     return kWords;
 }
 
@@ -68,15 +69,24 @@ std::span<const Word<AttentionProducts>> words_of() {
 
 template <>
 std::span<const Word<MaskMode>> words_of() {
-    static constexpr Word<MaskMode> kWords[] = {
-        {"exact", MaskMode::exact}, {"svg", MaskMode::svg}, {"topk", MaskMode::topk}};
+    static constexpr Word<MaskMode> kWords[] = {{"exact", MaskMode::exact},
+                                                {"svg", MaskMode::svg},
+                                                {"topk", MaskMode::topk},
+                                                {"jenga", MaskMode::jenga}};
     return kWords;
 }
 
 template <>
 std::span<const Word<BlockOrder>> words_of() {
-    static constexpr Word<BlockOrder> kWords[] = {{"frames", BlockOrder::frames},
-                                                  {"tiles", BlockOrder::tiles}};
+    static constexpr Word<BlockOrder> kWords[] = {
+        {"frames", BlockOrder::frames}, {"tiles", BlockOrder::tiles}, {"curve", BlockOrder::curve}};
+    return kWords;
+}
+
+template <>
+std::span<const Word<BlockTail>> words_of() {
+    static constexpr Word<BlockTail> kWords[] = {{"none", BlockTail::none},
+                                                 {"pooled", BlockTail::pooled}};
     return kWords;
 }
 

@@ -16,6 +16,7 @@
 
 const uint kTile = 4;
 #include "attention.glsl"
+#include "attention_sums.glsl"
 #include "add_values.glsl"
 #if defined(SPARSE) && !defined(BOTH)
 #define CORRECTED
@@ -184,6 +185,9 @@ void main() {
             uint out_base = out_row(token, row[t], head);
 #ifdef BOTH
             if (pass == 0) out_base += p.masked_base;
+#endif
+#ifdef SUMS
+            keep_sum(head, row[t], maximum[t], denominator[t]);
 #endif
             // Zero for a query whose list is empty.
             const float normalise = denominator[t] > 0.0 ? 1.0 / denominator[t] : 0.0;

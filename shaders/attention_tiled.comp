@@ -19,6 +19,9 @@
 // With kResidual the SSAR correction (residual.glsl) is added to what is written. With kHeadMajor `out` is
 // [heads, q_stride, padded_dim] in the heads' own order, for merge_heads.comp.
 //
+// Variant SUMS: with each query's denominator (attention_sums.glsl). Variant TAIL: more is added to what is there
+// (attention_tail.glsl).
+//
 // Variant INT8: q, k and perhaps v are codes of eight bits (attention_codes.glsl describes them and the arithmetic).
 //
 // Flash attention: a team of kLanes invocations owns kQueries queries of one head and walks over tiles of
@@ -55,7 +58,12 @@ shared vec4 scores[kTeams * kQueries][kLanes + 1];  // one more column: rows beg
 shared float rescale[kTeams * kQueries];
 shared float partial_values[kTeams * kQueries][kParts];
 
+#include "attention_sums.glsl"
+#ifdef TAIL
+#include "attention_tail.glsl"
+#else
 #include "attention_walk.glsl"
+#endif
 #ifdef INT8
 #include "attention_tile_int8.glsl"
 #else
@@ -77,8 +85,18 @@ void main() {
     // Of the query whose softmax this invocation shares: its maximum, and its own part of the denominator.
     const uint softmax_row = own + lane % kQueries;
     const uint part = lane / kQueries;
+    const uint softmax_query = lane % kQueries;
     float maximum = kMasked;
     float denominator = 0.0;
+#ifdef TAIL
+    maximum = largest_so_far(head, min(row0 + softmax_query, last_row));
+    denominator = part == 0 ? 1.0 : 0.0;
+    [[unroll]] for (uint t = 0; t < kQueries; ++t) {
+        [[unroll]] for (uint i = 0; i < kVectors; ++i) {
+            sum[t][i] = output_so_far(head, min(row0 + t, last_row), min(i * kLanes + lane, kDim4 - 1));
+        }
+    }
+#endif
 
     FOR_EACH_PASS {
         const uint tiles = begin_pass(head, pass);
@@ -90,8 +108,13 @@ void main() {
             multiply_keys(head, key0, row0, last_row);
             [[unroll]] for (uint t = 0; t < kQueries; ++t) {
                 const uint row = min(row0 + t, last_row);
+                const vec4 s = scaled_score(t, head, row, key0);
+#ifdef TAIL
+                keep_scores(own + t, lane, s, key0, row, head);
+#else
                 const uvec4 range = partial ? load_sight(row) : uvec4(0);
-                keep_scores(own + t, lane, scaled_score(t, head, row, key0), key0, partial, range, pass);
+                keep_scores(own + t, lane, s, key0, partial, range, pass);
+#endif
             }
             barrier();
             // Not unrolled: compilers would keep all of the row in registers.
@@ -122,6 +145,13 @@ void main() {
 
         partial_values[softmax_row][part] = denominator;
         barrier();
+#ifdef SUMS
+        if (part == 0 && query0 + softmax_query < p.queries) {
+            float whole = 0.0;
+            for (uint i = 0; i < kParts; ++i) whole += partial_values[softmax_row][i];
+            keep_sum(head, row0 + softmax_query, maximum, whole);
+        }
+#endif
         [[unroll]] for (uint t = 0; t < kQueries; ++t) {
             if (query0 + t < p.queries) {
                 const uint token = token_of(row0 + t, p.first_head + head);

@@ -4,8 +4,10 @@
 //
 //   scores  fp32 [heads, blocks, 4 * stride4]: block_scores.comp
 //   choice  uint32 [heads, blocks, words]
+//   always  uint32 [blocks, words] (kAlways): blocks that are always seen, too
 //
-// Always seen are the blocks before `prefix` and from `suffix` on, and those at most `reach` away. Rows before `full_end`
+// Always seen are the blocks before `prefix` and from `suffix` on, and the `near` ones from `reach` before the row's own
+// on. Rows before `full_end`
 // and from `full_begin` on see everything.
 //
 // Nothing is sorted: how many are ahead of a block, and what they hold, is summed over the row, in the order of blocks. So
@@ -18,9 +20,12 @@
 #include "block_choice.glsl"
 
 layout(constant_id = 1) const uint kTopP = 0;
+layout(constant_id = 2) const uint kAlways = 0;
+layout(constant_id = 3) const uint kBeside = 0;  // of the blocks that are always seen: not among the `keep` best
 
 layout(set = 0, binding = 0, std430) readonly buffer Scores { vec4 scores[]; };
 layout(set = 0, binding = 1, std430) writeonly buffer Choice { uint choice[]; };
+layout(set = 0, binding = 2, std430) readonly buffer Always { uint always[]; };
 
 layout(push_constant) uniform Push {
     uint blocks;
@@ -30,6 +35,7 @@ layout(push_constant) uniform Push {
     uint prefix;
     uint suffix;
     uint reach;
+    uint near;
     uint full_end;
     uint full_begin;
     uint keep;
@@ -40,15 +46,21 @@ const uint kFours = 8;  // of the blocks that an invocation owns
 const uint kForced = 0xFFFFFFF0u;
 
 bvec4 forced(uvec4 block, uint row) {
-    const uvec4 near = uvec4(lessThanEqual(block + p.reach - row, uvec4(2 * p.reach)));  // wraps around before them
+    const uvec4 near = uvec4(lessThan(block + p.reach - row, uvec4(p.near)));  // wraps around before them
     const uvec4 outer = uvec4(lessThan(block, uvec4(p.prefix))) | uvec4(greaterThanEqual(block, uvec4(p.suffix)));
-    return notEqual((near | outer) & uvec4(lessThan(block, uvec4(p.blocks))), uvec4(0));
+    uvec4 yes = near | outer;
+    if (kAlways != 0) {
+        const uint first = min(block.x, p.blocks - 1);  // of four in one word
+        yes |= uvec4(always[row * p.words + first / 32]) >> (block % 32) & 1;
+    }
+    return notEqual(yes & uvec4(lessThan(block, uvec4(p.blocks))), uvec4(0));
 }
 
 /// The scores of four blocks in bits that order as they do, below those of blocks that are forced.
 uvec4 rank_bits(vec4 score, uvec4 block, uint row) {
     const uvec4 bits = floatBitsToUint(score);
     const uvec4 ordered = bits ^ mix(uvec4(0x80000000u), uvec4(0xFFFFFFFFu), greaterThanEqual(bits, uvec4(0x80000000u)));
+    if (kBeside != 0) return ordered;
     return mix(ordered, uvec4(kForced), forced(block, row));
 }
 
@@ -95,7 +107,8 @@ void main() {
         }
         uint chosen = 0;
         [[unroll]] for (uint v = 0; v < kFours; ++v) {
-            uvec4 yes = uvec4(lessThan(ahead[v], uvec4(p.keep))) | uvec4(equal(own[v], uvec4(kForced)));
+            uvec4 yes = uvec4(lessThan(ahead[v], uvec4(p.keep)));
+            yes |= uvec4(forced(first + 4 * v + step, row));
             if (kTopP != 0) yes |= uvec4(lessThan(mass[v], vec4(p.top_p * total)));
             for (uint c = 0; c < 4; ++c) chosen |= yes[c] << (4 * v + c);
         }

@@ -1,6 +1,6 @@
 // How much each block of queries asks for each block of keys: scores[i, j] = scale * mean q of i . mean k of j
 //
-//   q, k    fp32 [heads, blocks, 4 * dim4]: block_means.comp
+//   q, k    fp32 [heads, stride, 4 * dim4]: block_means.comp
 //   scores  fp32 [heads, blocks, 4 * stride4]; the columns past the last block are kNothing
 //
 // What is written orders without exceptions: a score that isn't finite is kNothing, and there is no negative zero.
@@ -17,6 +17,7 @@ layout(set = 0, binding = 2, std430) writeonly buffer Scores { vec4 scores[]; };
 layout(push_constant) uniform Push {
     uint blocks;
     uint stride4;
+    uint stride;
     uint dim4;
     uint first_head;  // of q and k; `scores` are bound from this head on
     float scale;
@@ -37,7 +38,7 @@ void main() {
     if (row0 >= p.blocks) return;
     const uint column = item % p.stride4 * 4;
     const uint last = p.blocks - 1;
-    const uint head = (p.first_head + gl_WorkGroupID.y) * p.blocks;
+    const uint head = (p.first_head + gl_WorkGroupID.y) * p.stride;
     const uvec4 key = (head + min(column + uvec4(0, 1, 2, 3), uvec4(last))) * p.dim4;
 
     vec4 score[kRows];

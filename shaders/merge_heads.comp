@@ -18,6 +18,7 @@
 layout(constant_id = 7) const uint kFrames = 1;
 layout(constant_id = 8) const uint kFrame0Apart = 0;
 layout(constant_id = 9) const uint kPositions = 0;
+layout(constant_id = 10) const uint kTypes = 0;  // without either, heads hold tokens as they stand
 
 layout(set = 0, binding = 0, std430) readonly buffer Heads { float head_values[]; };
 layout(set = 0, binding = 1, std430) writeonly buffer Out { float out_values[]; };
@@ -49,7 +50,7 @@ void main() {
         const uint head = p.first_head + i / head4;
         const uint d4 = i % head4;
         const uint position = kPositions != 0 ? head_types[token]
-            : head_types[head] != 0 ? position_by_place(token, p.text, kFrames, p.places, kFrame0Apart != 0) : token;
+            : kTypes != 0 && head_types[head] != 0 ? position_by_place(token, p.text, kFrames, p.places, kFrame0Apart != 0) : token;
         const uint base = (i / head4 * p.token_stride + position) * p.padded_dim + 4 * d4;
         vec4 y = vec4(head_values[base], head_values[base + 1], head_values[base + 2], head_values[base + 3]);
         if (kResidual != kNoResidual) y += residual_at(row, token, head, d4, residual_weight(head));

@@ -72,9 +72,9 @@ std::vector<float> channel_major(const std::vector<float>& values, int frames, i
 std::vector<Result> run_dit(const Case& c, const Settings& settings) {
     std::vector<Result> results;
     const auto& kind = format::network_kind("wan-dit");
-    const format::Network network = kind.describe(c.json.at("config"), nullptr, c.name);
     for (const auto& [layout, path] : layouts(c)) {
         const auto checkpoint = format::Checkpoint::open(path, kind);
+        const format::Network network = kind.describe(c.json.at("config"), &checkpoint, c.name);
         for (const auto& run : c.json.at("runs")) {
             const std::string id = run.at("id").get<std::string>() + ".";
             const auto latent = c.shape(id + "in.latent");
@@ -84,6 +84,7 @@ std::vector<Result> run_dit(const Case& c, const Settings& settings) {
             models::DenoisingOptions options;
             options.latent = {latent[0], latent[1], latent[2], latent[3]};
             options.half = settings.half;
+            if (run.contains("topk")) options.attention.density = run.at("topk").get<double>();
             options.quantization = format::native_quantization(network, checkpoint);
             const auto dit = models::denoising_kind(network).make(program, network, options);
             program::Executor executor(*settings.device, program, false, settings.force_staging);

@@ -13,15 +13,16 @@
 namespace quantsparse::bench {
 namespace {
 
-/// Pairs that the mask shows, of all; without the blocks that top_p adds.
+/// Pairs that the mask shows, of all; without the blocks that top_p or touching ones add.
 double mask_density(const AttentionParameters& attention, int tokens, int places) {
-    const int sink = attention.sink == Sink::none ? 0 : places;
-    if (attention.mask == MaskMode::topk) {
+    const bool curve = attention::block_order_of(attention) == BlockOrder::curve;
+    const int sink = attention.sink == Sink::none || curve ? 0 : places;
+    if (attention::lists_blocks(attention)) {
         return attention::make_block_rule({tokens, 0, tokens, sink}, *attention.block_size,
-                                          attention.density, 0)
+                                          *attention.density, 0)
             .density();
     }
-    const int band = attention::band_width(tokens, sink, attention.density, attention.mask);
+    const int band = attention::band_width(tokens, sink, *attention.density, attention.mask);
     return static_cast<double>(attention::count_pairs(tokens, band, sink)) /
            (static_cast<double>(tokens) * tokens);
 }

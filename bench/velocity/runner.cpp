@@ -162,7 +162,7 @@ bool Runner::make_references(const std::vector<Task>& tasks) {
 
 bool Runner::make_reference(const QualityGroup& group, int prompt, const fs::path& file) {
     const GenerationParameters p = models_.open(group, QualityRow{}, prompt);
-    if (p.attention.kind != AttentionKind::dense || p.step_cache > 0) {
+    if (p.attention.kind == AttentionKind::sparse || p.step_cache > 0) {
         throw Error(ErrorCode::invalid_argument,
                     fmt::format("the settings of group '{}' change the attention of the reference: "
                                 "they belong to its rows",

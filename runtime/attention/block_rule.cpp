@@ -5,6 +5,14 @@
 
 namespace quantsparse::attention {
 
+int block_size_of(const AttentionParameters& parameters, const program::Limits& limits,
+                  int tokens) {
+    constexpr int kJengaBlock = 128;
+    const int usual =
+        parameters.mask == MaskMode::jenga ? kJengaBlock : kernels::default_block(limits, tokens);
+    return parameters.block_size.value_or(usual);
+}
+
 kernels::BlockRule make_block_rule(const TokenSpan& span, int block, double density, double top_p) {
     kernels::BlockRule rule;
     rule.tokens = span.tokens;

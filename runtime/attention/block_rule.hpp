@@ -5,6 +5,21 @@
 
 namespace quantsparse::attention {
 
+/// Whether heads have lists of their own: chosen on the device, or of a file.
+inline bool lists_blocks(const AttentionParameters& parameters) {
+    return parameters.mask == MaskMode::topk || parameters.mask == MaskMode::jenga ||
+           !parameters.mask_file.empty();
+}
+/// What nobody asked for.
+inline double top_p_of(const AttentionParameters& parameters) {
+    return parameters.top_p.value_or(parameters.mask == MaskMode::jenga ? 0.9 : 0.0);
+}
+inline BlockOrder block_order_of(const AttentionParameters& parameters) {
+    return parameters.block_order.value_or(parameters.mask == MaskMode::jenga ? BlockOrder::curve
+                                                                              : BlockOrder::frames);
+}
+int block_size_of(const AttentionParameters& parameters, const program::Limits& limits, int tokens);
+
 /// The tokens as they stand: text, the grid frame by frame, more text.
 struct TokenSpan {
     int tokens = 0;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention/block_rule.hpp"
+
 namespace quantsparse::attention {
 
 int history_slots(SsarMode mode) {
@@ -21,6 +23,10 @@ int history_slots(SsarMode mode) {
 
 AttentionParameters resolved(AttentionParameters parameters, int steps) {
     constexpr int kFewestForTwoReferences = 8;
+    if (!parameters.kind) parameters.kind = AttentionKind::dense;
+    if (parameters.mask_file.empty()) parameters.density = density_of(parameters);
+    parameters.top_p = top_p_of(parameters);
+    parameters.block_order = block_order_of(parameters);
     if (!parameters.ssar) {
         parameters.ssar = steps < kFewestForTwoReferences ? SsarMode::first : SsarMode::svd;
     }
@@ -28,6 +34,10 @@ AttentionParameters resolved(AttentionParameters parameters, int steps) {
     const int dense = parameters.dense_steps.value_or(parameters.ssar == SsarMode::off ? fifth : 0);
     parameters.dense_steps = std::min(dense, steps);
     return parameters;
+}
+
+double density_of(const AttentionParameters& parameters) {
+    return parameters.density.value_or(parameters.kind == AttentionKind::sla ? 0.1 : 0.25);
 }
 
 StepSchedule::StepSchedule(const AttentionParameters& parameters, std::span<const float> sigmas,
@@ -43,7 +53,7 @@ StepSchedule::StepSchedule(const AttentionParameters& parameters, std::span<cons
     for (std::size_t i = 0; i < computed.size(); ++i) {
         StepKind& kind = kinds_[static_cast<std::size_t>(computed[i])];
         kind = StepKind::sparse;
-        if (parameters_.kind == AttentionKind::dense) {
+        if (parameters_.kind != AttentionKind::sparse) {
             kind = StepKind::dense;
         } else if (is_refresh[i]) {
             kind = StepKind::refresh;  // also among the dense steps: later ones need references
@@ -56,7 +66,9 @@ StepSchedule::StepSchedule(const AttentionParameters& parameters, std::span<cons
 std::vector<bool> StepSchedule::refreshes(const std::vector<int>& computed,
                                           const Drift& drift) const {
     std::vector<bool> marks(computed.size(), false);
-    if (parameters_.ssar == SsarMode::off || parameters_.kind == AttentionKind::dense) return marks;
+    if (parameters_.ssar == SsarMode::off || parameters_.kind != AttentionKind::sparse) {
+        return marks;
+    }
     const bool even = parameters_.refresh_interval || parameters_.ssar == SsarMode::third;
     marks = !parameters_.refresh_steps.empty() ? listed(computed)
             : even                             ? periodic(computed.size())
@@ -110,7 +122,7 @@ std::vector<bool> StepSchedule::placed(const std::vector<int>& computed, const D
 }
 
 bool StepSchedule::layer_is_dense(int layer) const {
-    return parameters_.kind == AttentionKind::dense || layer < parameters_.dense_layers;
+    return parameters_.kind != AttentionKind::sparse || layer < parameters_.dense_layers;
 }
 
 StepKind StepSchedule::kind(int step, int layer) const {

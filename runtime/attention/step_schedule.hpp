@@ -13,7 +13,7 @@
 namespace quantsparse::attention {
 
 enum class StepKind {
-    dense,    ///< full attention, nothing else
+    dense,    ///< full attention, nothing else; with sla the model's own
     refresh,  ///< full attention; its difference to sparse attention becomes the newest reference
     sparse,   ///< sparse attention plus the correction
     reused,   ///< none: what the transformer's blocks last added is added again
@@ -74,8 +74,11 @@ class StepSchedule {
     std::vector<StepKind> kinds_;
 };
 
-/// Sets what a clip's number of steps decides: the correction's order, and the first steps that are
-/// dense: none with SSAR, a fifth with static sparsity.
+/// The share of pairs asked for, or that of the kind.
+double density_of(const AttentionParameters& parameters);
+
+/// Sets the density and what a clip's number of steps decides: the correction's order, and the
+/// first steps that are dense: none with SSAR, a fifth with static sparsity.
 AttentionParameters resolved(AttentionParameters parameters, int steps);
 
 }  // namespace quantsparse::attention

@@ -64,6 +64,9 @@ struct Network {
     std::any config;   ///< the kind's own struct
     NetworkGeometry geometry;
     std::vector<TensorSpec> tensors;
+    /// Transformer: its self-attention was trained as sparse-linear attention (sla fact 88) and is
+    /// nothing without that.
+    bool sparse_linear = false;
     std::vector<NetworkBlock> blocks;  ///< those with linears that are quantised
 
     template <typename Config>

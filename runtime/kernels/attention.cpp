@@ -35,6 +35,7 @@ std::vector<program::Binding> bindings_of(const AttentionCall& call, const Atten
             {read(blocks->row_ptr), read(blocks->columns), read(blocks->sight),
              call.ordered ? read(call.options.order.head_types) : program::unused(call.q.tensor)});
         append_residual(bindings, call.residual, call.q.tensor, first, rows, pass.texels);
+        if (call.sums.valid()) bindings.push_back(program::write(call.sums));
     }
     return bindings;
 }
@@ -107,8 +108,12 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
     // Heads that go place by place write all over `out`. Where that can't be bound at once, or
     // their order is one that the kernel doesn't know, they keep it first.
     call.head_major = (call.ordered && (row_chunk < out.rows || options.order.first_frame_apart)) ||
-                      (options.blocks && options.order.positions.valid());
+                      (options.blocks && (options.order.positions.valid() || options.tail));
     call.residual = call.head_major ? nullptr : correction;
+    if (options.tail) {
+        call.sums = program.add(name + ".sums", static_cast<std::uint64_t>(q.heads) *
+                                                    static_cast<std::uint64_t>(q.token_stride) * 4);
+    }
     const AttentionPass pass =
         attention_kernel(program.limits(), call).prepare(program, name, call);
     const HeadMatrix own =
@@ -135,6 +140,7 @@ void attention(Program& program, const std::string& name, const HeadMatrix& q, c
                 pass.cuts);
         }
     }
+    if (options.tail) join_tail(program, name + ".tail", call, own);
     if (call.head_major) {
         merge_heads(program, name + ".merge", own, out, options.order, correction);
     }

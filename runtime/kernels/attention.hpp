@@ -26,6 +26,14 @@ struct BlockList {
     std::uint64_t most_entries = 0;  ///< that `columns` has room for
 };
 
+/// Blocks of keys that a list leaves out, as one key each: their means, counted as often as they
+/// have keys (pool_blocks()). The list is one of each head, made of `choice` (list_blocks()), and
+/// there are as many queries as keys.
+struct AttentionTail {
+    HeadMatrix keys, values;
+    Tensor choice;
+};
+
 struct AttentionOptions {
     float scale = 1.0f;
     int keys = 0;  ///< keys beyond are masked; 0: all
@@ -35,6 +43,8 @@ struct AttentionOptions {
     const BlockList* blocks = nullptr;   ///< nullptr: dense, and nothing below applies
     TokenOrder order;                    ///< in which q, k and v are; `out` is frame by frame
     const Residual* residual = nullptr;  ///< added to the output
+    /// Takes part in the softmax. With `products` full, without a bias and not with `masked`.
+    const AttentionTail* tail = nullptr;
     /// Where attention under the mask goes while `out` gets that over all keys, in one pass:
     /// `blocks` is a complete list (attention::complete_list), and attends_both() holds.
     const Matrix* masked = nullptr;

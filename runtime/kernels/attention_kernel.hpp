@@ -22,6 +22,7 @@ struct AttentionCall {
     bool ordered = false;     ///< heads have types
     bool head_major = false;  ///< the kernel writes heads in their own order, not `out`
     const Residual* residual = nullptr;  ///< that the kernel adds
+    Tensor sums;  ///< fp32 [heads, q's token_stride]: of denominators, where a tail is joined
 
     int block() const { return options.blocks ? options.blocks->block : 0; }
     bool in_codes() const { return options.products != AttentionProducts::full; }
@@ -55,6 +56,10 @@ class AttentionKernel {
 const AttentionKernel& attention_matrix();   ///< on matrix units
 const AttentionKernel& attention_private();  ///< invocations keep queries to themselves
 const AttentionKernel& attention_tiled();    ///< work-groups share tiles; fits every call
+
+/// Joins a call's tail to what its kernel has left in `out`, in the heads' own order.
+void join_tail(Program& program, const std::string& name, const AttentionCall& call,
+               const HeadMatrix& out);
 
 /// The one that runs a call.
 const AttentionKernel& attention_kernel(const program::Limits& limits, const AttentionCall& call);

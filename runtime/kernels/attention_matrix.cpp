@@ -32,15 +32,17 @@ std::uint64_t shared_bytes(std::uint64_t head_dim, std::uint64_t rows) {
 
 class AttentionMatrix final : public AttentionKernel {
   public:
-    /// There are modules for heads of 64 and 128 columns, without a bias and with one result; the
+    /// There are modules for heads of 64 and 128 columns, without a bias or a tail and with one
+    /// result; the
     /// lanes that share a row of 32 scores take eight at least.
     bool fits(const program::Limits& limits, const AttentionCall& call) const override {
         const MatrixShape& shape = limits.matrix_half;
         const int dim = call.q.head_dim;
         return limits.arithmetic == Arithmetic::matrix && shape.n == 16 && shape.k == 16 &&
                limits.subgroup <= 4 * shape.m && (dim == 64 || dim == 128) &&
-               !call.options.bias.valid() && !call.options.masked && !call.in_codes() &&
-               call.out.stride == call.out.columns && call.q.tokens >= kFewestMatrixRows &&
+               !call.options.bias.valid() && !call.options.masked && !call.options.tail &&
+               !call.in_codes() && call.out.stride == call.out.columns &&
+               call.q.tokens >= kFewestMatrixRows &&
                shared_bytes(static_cast<std::uint64_t>(dim),
                             std::uint64_t{subgroups_for(limits, call.block())} * shape.m) <=
                    limits.shared_bytes;

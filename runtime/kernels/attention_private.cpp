@@ -14,7 +14,11 @@ constexpr int kFewestKeys = 512;
 /// Queries of an invocation, whose outputs have names of their own there.
 constexpr std::uint32_t kQueries = 4;
 
-ShaderId shader_of(bool sparse, bool both, bool texels) {
+ShaderId shader_of(bool sparse, bool both, bool sums, bool texels) {
+    if (sums) {
+        return texels ? ShaderId::attention_private_sparse_sums_texels
+                      : ShaderId::attention_private_sparse_sums;
+    }
     if (both) {
         return texels ? ShaderId::attention_private_both_texels : ShaderId::attention_private_both;
     }
@@ -34,7 +38,7 @@ class AttentionPrivate final : public AttentionKernel {
 
     AttentionPass prepare(Program&, const std::string&, const AttentionCall& call) const override {
         const AttentionOptions& options = call.options;
-        return {shader_of(options.blocks, options.masked, call.texels),
+        return {shader_of(options.blocks, options.masked, options.tail, call.texels),
                 attention_constants<shaders::attention_private::Constant>(call, kPrivateLanes,
                                                                           kPrivateLanes, kQueries),
                 whole(call.q),

@@ -40,7 +40,8 @@ Shape shape_for(const program::Limits& limits, int padded_dim, int block) {
     return {lanes, queries, std::max(teams, 1u)};
 }
 
-ShaderId full_shader(bool sparse, bool both) {
+ShaderId full_shader(bool sparse, bool both, bool sums) {
+    if (sums) return ShaderId::attention_tiled_sparse_sums;
     if (both) return ShaderId::attention_tiled_both;
     return sparse ? ShaderId::attention_tiled_sparse : ShaderId::attention_tiled_dense;
 }
@@ -58,6 +59,13 @@ ShaderId code_shader(bool sparse, bool both, bool dot) {
                : ShaderId::attention_tiled_dense_int8_portable;
 }
 
+Specialization<Constant> constants_of(const AttentionCall& call, const Shape& shape) {
+    auto constants =
+        attention_constants<Constant>(call, shape.lanes * shape.teams, shape.lanes, shape.queries);
+    constants.set(Constant::teams, shape.teams);
+    return constants;
+}
+
 class AttentionTiled final : public AttentionKernel {
   public:
     bool fits(const program::Limits&, const AttentionCall&) const override { return true; }
@@ -66,12 +74,13 @@ class AttentionTiled final : public AttentionKernel {
                           const AttentionCall& call) const override {
         const AttentionOptions& options = call.options;
         const Shape shape = shape_for(program.limits(), call.q.padded_dim, call.block());
-        auto constants = attention_constants<Constant>(call, shape.lanes * shape.teams, shape.lanes,
-                                                       shape.queries);
-        constants.set(Constant::teams, shape.teams);
+        auto constants = constants_of(call, shape);
         const bool sparse = options.blocks, both = options.masked;
-        AttentionPass pass{
-            full_shader(sparse, both), {}, whole(call.q), whole(call.k), whole(call.v)};
+        AttentionPass pass{full_shader(sparse, both, options.tail),
+                           {},
+                           whole(call.q),
+                           whole(call.k),
+                           whole(call.v)};
         pass.bias =
             options.bias.valid() ? program::read(options.bias) : program::unused(call.q.tensor);
         pass.queries = shape.queries * shape.teams;
@@ -92,6 +101,35 @@ class AttentionTiled final : public AttentionKernel {
 };
 
 }  // namespace
+
+void join_tail(Program& program, const std::string& name, const AttentionCall& call,
+               const HeadMatrix& out) {
+    using program::read;
+    const AttentionTail& tail = *call.options.tail;
+    const Shape shape = shape_for(program.limits(), call.q.padded_dim, call.block());
+    const int blocks = tail.keys.tokens;
+    const int chunk = heads_per_dispatch(program, call.q.head_bytes(), call.q.heads);
+    for (int head = 0; head < call.q.heads; head += chunk) {
+        const int heads = std::min(chunk, call.q.heads - head);
+        program::Binding target = write_heads(out, head, heads);
+        target.reads = true;
+        program.dispatch(name, ShaderId::attention_tiled_tail, constants_of(call, shape),
+                         {read_heads(call.q, head, heads), read_heads(tail.keys, head, heads),
+                          read_heads(tail.values, head, heads), target,
+                          program::unused(call.q.tensor), read(tail.choice), read(call.sums),
+                          program::unused(call.q.tensor), program::unused(call.q.tensor)},
+                         shaders::attention_tiled::Push{.queries = u32(out.tokens),
+                                                        .keys = u32(blocks),
+                                                        .q_stride = u32(call.q.token_stride),
+                                                        .kv_stride = u32(tail.keys.token_stride),
+                                                        .head_dim = u32(call.q.head_dim),
+                                                        .first_head = u32(head),
+                                                        .scale = call.options.scale},
+                         {ceil_div(u32(out.tokens), shape.queries * shape.teams), u32(heads), 1},
+                         4.0 * out.tokens * blocks * call.q.padded_dim * heads,
+                         program::kCutAnywhere);  // there is no padding
+    }
+}
 
 const AttentionKernel& attention_tiled() {
     static const AttentionTiled kernel;

@@ -15,6 +15,9 @@ void merge_heads(Program& program, const std::string& name, const HeadMatrix& he
     constants.set(Constant::frames, u32(order.frames));
     constants.set(Constant::frame0_apart, order.first_frame_apart);
     constants.set(Constant::positions, order.positions.valid());
+    constants.set(Constant::types, order.head_types.valid());
+    const program::Binding table =
+        order.table().valid() ? program::read(order.table()) : program::unused(heads.tensor);
     const std::uint64_t widest = std::max(out.row_bytes(), row_bytes(residual));
     const int row_chunk = std::min(kMaxRows, rows_per_dispatch(program, widest, out.rows));
     const int head_chunk = heads_per_dispatch(program, heads.head_bytes(), heads.heads);
@@ -24,8 +27,7 @@ void merge_heads(Program& program, const std::string& name, const HeadMatrix& he
         for (int first = 0; first < out.rows; first += row_chunk) {
             const int rows = std::min(row_chunk, out.rows - first);
             std::vector<program::Binding> bindings = {read_heads(heads, head, count),
-                                                      write_rows(out, first, rows),
-                                                      program::read(order.table())};
+                                                      write_rows(out, first, rows), table};
             append_residual(bindings, residual, heads.tensor, first, rows, false);
             program.dispatch(name, shaders::ShaderId::merge_heads, constants, bindings,
                              shaders::merge_heads::Push{

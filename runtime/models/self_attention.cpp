@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "attention/block_rule.hpp"
-#include "attention/tile_order.hpp"
+#include "attention/curve_order.hpp"
 #include "kernels/attention.hpp"
 #include "kernels/copy.hpp"
 #include "kernels/head_profile.hpp"
@@ -34,17 +34,17 @@ bool contains(const std::vector<StepKind>& kinds, StepKind kind) {
     return std::find(kinds.begin(), kinds.end(), kind) != kinds.end();
 }
 
-std::vector<std::uint32_t> tile_positions(const TokenGrid& grid, int block) {
+attention::TiledGrid tiled(const TokenGrid& grid) {
     const int columns = std::max(1, grid.columns);
-    return attention::tile_positions(
-        {grid.text_in_front, grid.frames, grid.places / columns, columns, grid.text_behind}, block);
+    return {grid.text_in_front, grid.frames, grid.places / columns, columns, grid.text_behind};
 }
 
 /// The band among the grid's tokens with its sink; text sees everything and is seen by all.
 attention::Sight sight_of(const TokenGrid& grid, const AttentionParameters& parameters) {
     const int tokens = grid.tokens();
     const int sink = parameters.sink == Sink::none ? 0 : grid.places;
-    const int band = band_beside_text(grid, sink, parameters.density, parameters.mask);
+    const int band =
+        band_beside_text(grid, sink, attention::density_of(parameters), parameters.mask);
     const int begin = grid.text_in_front, end = begin + grid.grid();
     attention::Sight sight;
     sight.suffix = end;
@@ -73,6 +73,22 @@ SparseSelfAttention::SparseSelfAttention(Program& program, const Shape& shape,
                                          const AttentionParameters& parameters, int layers,
                                          int branches, const std::vector<StepKind>& kinds)
     : program_(program), shape_(shape), parameters_(parameters) {
+    if (!parameters_.kind) {
+        parameters_.kind = shape.sparse_linear ? AttentionKind::sla : AttentionKind::dense;
+    }
+    if (shape.sparse_linear != (parameters_.kind == AttentionKind::sla)) {
+        throw Error(ErrorCode::invalid_argument,
+                    shape.sparse_linear
+                        ? "a transformer that was trained with sparse-linear attention runs with "
+                          "nothing else"
+                        : "sparse-linear attention needs a transformer that was trained with it",
+                    "kind");
+    }
+    if (shape.sparse_linear) {
+        sparse_linear_.emplace(program, shape.grid.tokens(), shape.heads,
+                               attention::density_of(parameters_));
+        return;
+    }
     const bool refreshes = contains(kinds, StepKind::refresh);
     if (!contains(kinds, StepKind::sparse) && !refreshes) return;
     if (corrects(parameters)) {
@@ -83,7 +99,7 @@ SparseSelfAttention::SparseSelfAttention(Program& program, const Shape& shape,
                                        shape.head_dim},
             parameters.dense_layers, layers, branches);
     }
-    if (parameters.mask == MaskMode::topk) {
+    if (attention::lists_blocks(parameters)) {
         declare_choices(layers);
         return;
     }
@@ -96,8 +112,8 @@ SparseSelfAttention::SparseSelfAttention(Program& program, const Shape& shape,
 }
 
 void SparseSelfAttention::declare_band(bool refreshes) {
-    const int block = parameters_.block_size.value_or(
-        kernels::default_block(program_.limits(), shape_.grid.tokens()));
+    const int block =
+        attention::block_size_of(parameters_, program_.limits(), shape_.grid.tokens());
     mask_ = attention::make_block_mask(sight_of(shape_.grid, parameters_), block,
                                        parameters_.granularity);
     blocks_list_ = attention::declare_block_list(program_, "mask", mask_);
@@ -107,27 +123,61 @@ void SparseSelfAttention::declare_band(bool refreshes) {
     }
 }
 
-void SparseSelfAttention::declare_choices(int layers) {
+kernels::BlockRule SparseSelfAttention::rule_of_file(int layers) {
+    const TokenGrid& grid = shape_.grid;
+    mask_file_ = read_mask_file(parameters_.mask_file,
+                                {parameters_.dense_layers, layers, shape_.heads, grid.tokens()});
+    if (parameters_.block_size.value_or(mask_file_->block) != mask_file_->block) {
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("the mask file has blocks of {} tokens: leave the size out",
+                                mask_file_->block),
+                    "block_size");
+    }
+    kernels::BlockRule rule;
+    rule.tokens = grid.tokens();
+    rule.block = mask_file_->block;
+    rule.suffix = rule.full_begin = rule.blocks();
+    rule.reach = -1;
+    rule.keep = mask_file_->most;
+    return rule;
+}
+
+kernels::BlockRule SparseSelfAttention::chosen_rule() {
     const TokenGrid& grid = shape_.grid;
     const int begin = grid.text_in_front;
-    rule_ = attention::make_block_rule(
-        {grid.tokens(), begin, begin + grid.grid(),
-         parameters_.sink == Sink::none ? 0 : grid.places},
-        parameters_.block_size.value_or(kernels::default_block(program_.limits(), grid.tokens())),
-        parameters_.density, parameters_.top_p);
-    if (!rule_->fits(program_.limits(), shape_.heads, false)) {
-        throw Error(
-            ErrorCode::invalid_argument,
-            fmt::format("lists of chosen blocks need {:.0f} MiB at once, more than the "
-                        "device binds: choose larger blocks, less density or no top_p",
-                        static_cast<double>(rule_->most_entries()) * shape_.heads * 4 / (1 << 20)),
-            "block_size");
+    const bool curve = attention::block_order_of(parameters_) == BlockOrder::curve;
+    const bool sink =
+        parameters_.sink != Sink::none && !curve;  // the curve spreads the first frame
+    kernels::BlockRule rule = attention::make_block_rule(
+        {grid.tokens(), begin, begin + grid.grid(), sink ? grid.places : 0},
+        attention::block_size_of(parameters_, program_.limits(), grid.tokens()),
+        attention::density_of(parameters_), attention::top_p_of(parameters_));
+    if (parameters_.mask == MaskMode::jenga && attention::top_p_of(parameters_) < 1) {
+        rule.beside = true;
+        const double least = attention::density_of(parameters_) * rule.blocks();
+        rule.keep = std::min(rule.blocks(), static_cast<int>(std::ceil(least - 1e-9)));
     }
+    if (curve) {
+        const auto touching = attention::touching_blocks(
+            tiled(grid), attention::curve_positions(tiled(grid)), rule.block);
+        rule.reach = 0;
+        rule.most_always = attention::most_in_a_row(touching, rule.words());
+        rule.always =
+            program_.add("choice.touching", touching.size() * 4, program::Lifetime::persistent);
+    }
+    return rule;
+}
+
+void SparseSelfAttention::declare_choices(int layers) {
+    rule_ = parameters_.mask_file.empty() ? chosen_rule() : rule_of_file(layers);
+    require_lists_fit(*rule_, program_.limits(), shape_.heads,
+                      "larger blocks, less density or no top_p", "block_size");
     sight_ =
         program_.add("choice.sight", kernels::sight_bytes(*rule_), program::Lifetime::persistent);
-    if (parameters_.block_order == BlockOrder::tiles) {
-        positions_ = program_.add("choice.positions", static_cast<std::uint64_t>(grid.tokens()) * 4,
-                                  program::Lifetime::persistent);
+    if (attention::block_order_of(parameters_) != BlockOrder::frames) {
+        positions_ =
+            program_.add("choice.positions", static_cast<std::uint64_t>(shape_.grid.tokens()) * 4,
+                         program::Lifetime::persistent);
     }
     for (int layer = 0; layer < layers; ++layer) {
         choices_.push_back(program_.add(fmt::format("choice.{}", layer),
@@ -142,17 +192,33 @@ kernels::BlockList SparseSelfAttention::chosen_list(int layer, bool complete) {
 }
 
 void SparseSelfAttention::reset(program::Executor& executor) const {
+    if (sparse_linear_) sparse_linear_->reset(executor);
     if (residuals_) residuals_->reset(executor);
     for (const Tensor types : head_types_) executor.clear(types);
     for (const Tensor choice : choices_) executor.clear(choice);
-    if (sight_.valid()) executor.clear(sight_);
-    if (positions_.valid()) {
-        executor.write_values(
-            positions_, std::span<const std::uint32_t>(tile_positions(shape_.grid, rule_->block)));
+    for (std::size_t i = 0; mask_file_ && i < mask_file_->choices.size(); ++i) {
+        const auto layer = static_cast<std::size_t>(parameters_.dense_layers) + i;
+        executor.write_values(choices_[layer],
+                              std::span<const std::uint32_t>(mask_file_->choices[i]));
     }
+    if (sight_.valid()) executor.clear(sight_);
+    if (positions_.valid()) write_order(executor);
     if (blocks_list_.row_ptr.valid()) write_block_list(executor, blocks_list_, mask_);
     if (complete_list_.row_ptr.valid()) {
         write_block_list(executor, complete_list_, attention::complete_list(mask_));
+    }
+}
+
+void SparseSelfAttention::write_order(program::Executor& executor) const {
+    const attention::TiledGrid grid = tiled(shape_.grid);
+    const std::vector<std::uint32_t> positions =
+        attention::block_order_of(parameters_) == BlockOrder::curve
+            ? attention::curve_positions(grid)
+            : attention::tile_positions(grid, rule_->block);
+    executor.write_values(positions_, std::span<const std::uint32_t>(positions));
+    if (rule_->always.valid()) {
+        const auto touching = attention::touching_blocks(grid, positions, rule_->block);
+        executor.write_values(rule_->always, std::span<const std::uint32_t>(touching));
     }
 }
 
@@ -199,10 +265,15 @@ Matrix SparseSelfAttention::build(int layer, int branch, StepKind kind, const Op
     }
     const Matrix out = add_matrix(program_, "self_attn", tokens, shape_.heads * shape_.head_dim);
     split(operands, heads, {}, false);
-    kernels::AttentionOptions dense;
-    dense.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
-    dense.products = parameters_.products;
-    kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, dense);
+    if (sparse_linear_) {
+        sparse_linear_->build("self_attn.sla", heads.q, heads.k, heads.v,
+                              operands.linear_projection, parameters_.products, out);
+    } else {
+        kernels::AttentionOptions dense;
+        dense.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
+        dense.products = parameters_.products;
+        kernels::attention(program_, "self_attn.attention", heads.q, heads.k, heads.v, out, dense);
+    }
     if (!kept.empty()) {
         keep(program_, kept + "q_rope", heads.q);
         keep(program_, kept + "k_rope", heads.k);
@@ -221,6 +292,13 @@ kernels::TokenOrder SparseSelfAttention::order_of(int layer) const {
     return order;
 }
 
+std::optional<kernels::AttentionTail> SparseSelfAttention::tail_of(int layer, const Heads& heads) {
+    if (parameters_.tail == BlockTail::none) return std::nullopt;
+    return kernels::AttentionTail{pool_blocks(program_, "self_attn.pool_k", heads.k, *rule_),
+                                  pool_blocks(program_, "self_attn.pool_v", heads.v, *rule_),
+                                  choices_[static_cast<std::size_t>(layer)]};
+}
+
 Matrix SparseSelfAttention::build_sparse(int layer, int branch, bool refresh,
                                          const Operands& operands, const Heads& heads) {
     const int tokens = shape_.grid.tokens(), width = shape_.heads * shape_.head_dim;
@@ -234,7 +312,7 @@ Matrix SparseSelfAttention::build_sparse(int layer, int branch, bool refresh,
     const auto second = [&](const Matrix& m) { return m.slice(m.rows - tokens, tokens); };
     const bool in_frames = rule_ ? !positions_.valid() : parameters_.sink != Sink::frame0;
     const bool one_pass =
-        refresh && residuals_ && in_frames &&
+        refresh && residuals_ && in_frames && parameters_.tail == BlockTail::none &&
         (!rule_ || rule_->fits(program_.limits(), shape_.heads, true)) &&
         kernels::attends_both(program_, first(both), second(both), parameters_.products);
     const Matrix results = add_matrix(program_, "self_attn", one_pass ? both.rows : tokens, width);
@@ -257,7 +335,7 @@ Matrix SparseSelfAttention::build_sparse(int layer, int branch, bool refresh,
         }
         split(operands, heads, order, false);
         if (separate && !moved) attend_to_all();
-        if (decides) {
+        if (decides && !mask_file_) {
             choose_blocks(program_, "self_attn.choose", heads.q, heads.k, dense.scale, *rule_,
                           choices_[static_cast<std::size_t>(layer)]);
         }
@@ -279,6 +357,8 @@ Matrix SparseSelfAttention::build_sparse(int layer, int branch, bool refresh,
     kernels::AttentionOptions sparse = dense;
     sparse.blocks = &list;
     sparse.order = order;
+    const std::optional<kernels::AttentionTail> tail = tail_of(layer, heads);
+    if (tail) sparse.tail = &*tail;
     if (!refresh) {
         if (residuals_) sparse.residual = &residuals_->at(layer, branch);
         kernels::attention(program_, "self_attn.sparse", heads.q, heads.k, heads.v, out, sparse);

@@ -12,6 +12,8 @@
 #include "attention/step_schedule.hpp"
 #include "kernels/block_choice.hpp"
 #include "kernels/rows.hpp"
+#include "models/mask_file.hpp"
+#include "models/sparse_linear_attention.hpp"
 #include "models/weights.hpp"
 
 namespace quantsparse::models {
@@ -38,9 +40,11 @@ class SparseSelfAttention {
         TokenGrid grid;
         int heads = 0;
         int head_dim = 0;
+        bool sparse_linear = false;  ///< as the transformer was trained, whatever the steps are
     };
 
-    /// Declares the tensors for the kinds of steps that will be built.
+    /// Declares the tensors for the kinds of steps that will be built. Throws
+    /// Error(invalid_argument) for a kind of attention that the transformer can't run.
     SparseSelfAttention(Program& program, const Shape& shape, const AttentionParameters& parameters,
                         int layers, int branches, const std::vector<attention::StepKind>& kinds);
 
@@ -49,10 +53,11 @@ class SparseSelfAttention {
     struct Operands {
         Matrix q, k, v;
         kernels::HeadTransform q_transform, k_transform;
+        kernels::FloatWeight linear_projection = {};  ///< proj_l of sparse-linear attention
     };
-    /// softmax(q k^T / sqrt(head_dim)) v of a layer in a step of `kind`, [tokens, heads *
-    /// head_dim]. With `kept`, q and k after their transforms stay as intermediates "<kept>q_rope",
-    /// "k_rope".
+    /// softmax(q k^T / sqrt(head_dim)) v of a layer in a step of `kind`, or sparse-linear
+    /// attention, [tokens, heads * head_dim]. With `kept`, q and k after their transforms stay as
+    /// intermediates "<kept>q_rope", "k_rope".
     Matrix build(int layer, int branch, attention::StepKind kind, const Operands& operands,
                  const std::string& kept = {});
 
@@ -72,9 +77,16 @@ class SparseSelfAttention {
                bool only_temporal);
     void declare_band(bool refreshes);
     void declare_choices(int layers);
+    /// The rule by which the device chooses, or the one that holds a file's lists.
+    kernels::BlockRule chosen_rule();
+    kernels::BlockRule rule_of_file(int layers);
     /// The lists of a layer whose blocks are chosen on the device.
     kernels::BlockList chosen_list(int layer, bool complete);
     kernels::TokenOrder order_of(int layer) const;
+    /// What stands for the blocks that a layer's lists leave out.
+    std::optional<kernels::AttentionTail> tail_of(int layer, const Heads& heads);
+    /// The rule's bits and the positions of tokens, as far as there are any.
+    void write_order(program::Executor& executor) const;
     Matrix build_sparse(int layer, int branch, bool refresh, const Operands& operands,
                         const Heads& heads);
 
@@ -87,9 +99,11 @@ class SparseSelfAttention {
     std::vector<Tensor> head_types_;    ///< uint32 [heads] of a layer, for all branches
     std::optional<kernels::BlockRule> rule_;  ///< of MaskMode::topk, which has no types
     std::vector<Tensor> choices_;             ///< of each layer, shared by the branches
+    std::optional<MaskFile> mask_file_;       ///< in the place of what the device chooses
     Tensor sight_;                            ///< of the chosen lists
-    Tensor positions_;                        ///< of each token where blocks are tiles
+    Tensor positions_;  ///< of each token where blocks are tiles or of a curve
     std::unique_ptr<attention::ResidualState> residuals_;
+    std::optional<SparseLinearAttention> sparse_linear_;
 };
 
 }  // namespace quantsparse::models

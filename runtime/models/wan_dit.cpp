@@ -126,7 +126,8 @@ WanDit::WanDit(Program& program, const format::Network& network, const Denoising
     declare_inputs();
     watch_.emplace(program_, watched_sites(layers_));
     attention_.emplace(program_,
-                       SparseSelfAttention::Shape{grid_, config_.num_heads, config_.head_dim()},
+                       SparseSelfAttention::Shape{grid_, config_.num_heads, config_.head_dim(),
+                                                  config_.sparse_linear},
                        options_.attention, layers_, options_.branches, options_.step_kinds);
     if (has_step(StepKind::reused)) {
         for (int b = 0; b < options_.branches; ++b) {
@@ -215,6 +216,10 @@ WanDit::Block WanDit::declare_block(const format::NetworkBlock& described, const
         block.self_norm_q = weights_.vector(b + "self_attn.norm_q.weight", c.dim);
         block.self_norm_k = weights_.vector(b + "self_attn.norm_k.weight", c.dim);
         block.cross_norm_q = weights_.vector(b + "cross_attn.norm_q.weight", c.dim);
+    }
+    if (c.sparse_linear) {
+        block.linear_projection =
+            weights_.full_linear(b + format::kLinearProjection, c.head_dim(), c.head_dim());
     }
     if (c.cross_attn_norm) {
         block.norm3_weight = weights_.vector(b + "norm3.weight", c.dim);
@@ -408,6 +413,7 @@ void WanDit::build_self_attention(int index, const Step& step, const Matrix& x) 
     operands.v = project(2, "v");
     operands.q_transform = rope(block.self_norm_q);
     operands.k_transform = rope(block.self_norm_k);
+    operands.linear_projection = block.linear_projection;
     const Matrix out =
         attention_->build(index, step.branch, step.kind, operands,
                           step.kept ? fmt::format("block{}.self_attn.", index) : std::string());

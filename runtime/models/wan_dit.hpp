@@ -50,6 +50,7 @@ class WanDit final : public DenoisingNetwork {
     struct Block {
         std::vector<Linear> self_qkv, self_o, cross_q, cross_kv, cross_o, ffn_0, ffn_2;
         Tensor self_norm_q, self_norm_k, cross_norm_q, cross_norm_k, norm3_weight, norm3_bias;
+        kernels::FloatWeight linear_projection;  ///< proj_l, where the model has it
         std::vector<kernels::HeadMatrix> cross_keys, cross_values;  ///< per branch
     };
     /// What a step's blocks need to know.

@@ -120,10 +120,19 @@ LoraRanks lora_ranks_of(const format::Component& transformer) {
 
 kernels::FloatWeight WeightSet::linear(const std::string& name, int n, int k, bool bias,
                                        int row_groups) {
+    return float_linear(name, n, k, bias, row_groups, half_);
+}
+
+kernels::FloatWeight WeightSet::full_linear(const std::string& name, int n, int k) {
+    return float_linear(name, n, k, true, 1, false);
+}
+
+kernels::FloatWeight WeightSet::float_linear(const std::string& name, int n, int k, bool bias,
+                                             int row_groups, bool half) {
     const int length = n / row_groups;
     const int padded = row_groups == 1 ? n : round_up(length, 4);
     kernels::FloatWeight weight =
-        kernels::add_float_weight(program_, name, padded * row_groups, k, half_, bias);
+        kernels::add_float_weight(program_, name, padded * row_groups, k, half, bias);
     uploads_.push_back([=](program::Executor& executor, const WeightSource& source) {
         if (source.checkpoint) {
             const auto& tensor = stored(source, name + ".weight", {n, k});

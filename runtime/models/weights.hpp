@@ -56,6 +56,8 @@ class WeightSet {
     /// that many vectors of n / row_groups, each padded to a multiple of 4 (modulation vectors).
     kernels::FloatWeight linear(const std::string& name, int n, int k, bool bias,
                                 int row_groups = 1);
+    /// The same, kept in fp32 whatever the others are.
+    kernels::FloatWeight full_linear(const std::string& name, int n, int k);
     kernels::QuantizedWeight quantized(const std::string& name, int n, int k, int bits, bool bias);
     /// `down` of linears that read the same rows, one below the other; each rank is rounded up
     /// to 4.
@@ -83,6 +85,9 @@ class WeightSet {
     Program& program() { return program_; }
 
   private:
+    kernels::FloatWeight float_linear(const std::string& name, int n, int k, bool bias,
+                                      int row_groups, bool half);
+
     using Upload = std::function<void(program::Executor&, const WeightSource&)>;
 
     Program& program_;

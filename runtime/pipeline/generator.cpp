@@ -2,10 +2,10 @@
 #include <algorithm>
 #include <numeric>
 
+#include "attention/block_rule.hpp"
 #include "format/model_file.hpp"
 #include "format/requantize.hpp"
 #include "format/tokenizer.hpp"
-#include "kernels/attention.hpp"
 #include "pipeline/adapters.hpp"
 #include "pipeline/checks.hpp"
 #include "pipeline/denoise.hpp"
@@ -55,10 +55,14 @@ struct Generator::Impl {
           summary(pipeline::summary_of(bundle, recipe)) {}
 
     GenerationParameters resolve(const GenerationParameters& parameters) const {
-        GenerationParameters p = pipeline::resolve(parameters, bundle.defaults, geometry);
-        if (p.attention.kind == AttentionKind::sparse && !p.attention.block_size) {
-            p.attention.block_size = kernels::default_block(
-                pipeline::device_limits(device),
+        GenerationParameters p = parameters;
+        for (const pipeline::Expert& expert : recipe.experts) {
+            p.attention = pipeline::attention_for(p.attention, bundle.network(expert.role));
+        }
+        p = pipeline::resolve(std::move(p), bundle.defaults, geometry);
+        if (p.attention.kind == AttentionKind::sparse && p.attention.mask_file.empty()) {
+            p.attention.block_size = attention::block_size_of(
+                p.attention, pipeline::device_limits(device),
                 geometry.tokens(geometry.latent(*p.width, *p.height, *p.frames)));
         }
         return p;

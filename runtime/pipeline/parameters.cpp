@@ -123,6 +123,23 @@ void check(const GenerationParameters& p) {
 
 namespace pipeline {
 
+AttentionParameters attention_for(AttentionParameters parameters,
+                                  const format::Network& transformer) {
+    const bool trained = transformer.sparse_linear;
+    if (!parameters.kind) parameters.kind = trained ? AttentionKind::sla : AttentionKind::dense;
+    if (trained && parameters.kind != AttentionKind::sla) {
+        fail("kind",
+             "this transformer was trained with sparse-linear attention (it holds proj_l) and runs "
+             "with nothing else: leave this out or choose sla; its density can be chosen");
+    }
+    if (!trained && parameters.kind == AttentionKind::sla) {
+        fail("kind",
+             "this transformer was not trained with sparse-linear attention (it holds no proj_l): "
+             "choose dense or sparse");
+    }
+    return parameters;
+}
+
 GenerationParameters resolve(GenerationParameters p, const format::GenerationDefaults& defaults,
                              const format::ClipGeometry& geometry) {
     check(p);
@@ -140,6 +157,8 @@ GenerationParameters resolve(GenerationParameters p, const format::GenerationDef
     if (p.attention.kind == AttentionKind::sparse) {
         p.attention = attention::resolved(p.attention, *p.steps);
         check_refreshes(p.attention, *p.steps);
+    } else if (p.attention.kind == AttentionKind::sla) {
+        p.attention.density = attention::density_of(p.attention);
     }
     return p;
 }

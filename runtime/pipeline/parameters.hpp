@@ -7,6 +7,11 @@
 
 namespace quantsparse::pipeline {
 
+/// With the kind of attention that the transformer runs, where nobody asks for one: sparse-linear
+/// attention if it was trained with that, else dense. Throws Error(invalid_argument) for the other.
+AttentionParameters attention_for(AttentionParameters parameters,
+                                  const format::Network& transformer);
+
 /// Throws Error(invalid_argument) for values that the model can't do, saying the nearest ones it
 /// can.
 GenerationParameters resolve(GenerationParameters parameters,

@@ -206,24 +206,35 @@ void CommandLine::add_sampling() {
 void CommandLine::add_attention() {
     group_ = "Attention";
     AttentionParameters& attention = options_.generation.attention;
-    choice("--attention", attention.kind, "default: dense");
+    choice("--attention", attention.kind,
+           "default: dense; of transformers that were trained with it sla, and nothing else");
     choice("--attention-arithmetic", attention.products,
            "int8-qk multiplies queries and keys in 8 bits, int8 probabilities and values too "
            "(SageAttention); for devices without matrix units whose dot products of bytes are "
            "faster than fp32; default: full");
-    add("--density", attention.density, "share of query-key pairs that is computed; default 0.25");
+    add("--density", attention.density,
+        "share of query-key pairs that is computed; default 0.25, of sla 0.1");
     add("--block-size", attention.block_size,
         "tokens of a block of the mask; default 64, on CPU drivers 32, with matrix units 128 from "
         "4,096 tokens on");
     choice(
         "--mask", attention.mask,
         "exact counts the first frame into the density of the band; topk chooses blocks for each "
-        "head by their mean queries and keys; default: exact");
+        "head by their mean queries and keys, jenga along a curve and with what touches them; "
+        "default: exact");
+    add("--mask-file", attention.mask_file,
+        "lists of blocks for each layer and head instead of a mask (docs/method.md 4.10)", "FILE");
     add("--top-p", attention.top_p,
-        "of topk: more blocks, until they hold this share of their row's softmax; default 0: off");
-    choice("--block-order", attention.block_order,
-           "of topk: how tokens are cut into blocks, tiles are near in space and time; default: "
-           "frames");
+        "of topk: more blocks, until they hold this share of their row's softmax; default 0: off, "
+        "of "
+        "jenga 0.9");
+    choice(
+        "--block-order", attention.block_order,
+        "of topk: how tokens are cut into blocks; tiles, and pieces of a Hilbert curve, are near "
+        "in space and time; default: frames, of jenga curve");
+    choice("--tail", attention.tail,
+           "of topk: what stands for the blocks that are left out; pooled: their mean keys and "
+           "values; default: none");
     choice("--mask-granularity", attention.granularity,
            "block computes blocks on the mask's edge whole; default: token");
     choice("--sink", attention.sink,

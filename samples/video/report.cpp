@@ -24,17 +24,22 @@ std::string dump(const Json& json, int indent) {
 
 // What matters of the attention: a dense clip has nothing more to say.
 Json attention_record(const AttentionParameters& a) {
-    if (a.kind == AttentionKind::dense) {
-        return {{"kind", word_of(a.kind)}, {"arithmetic", word_of(a.products)}};
-    }
-    Json record = {{"kind", word_of(a.kind)},        {"arithmetic", word_of(a.products)},
-                   {"density", a.density},           {"block_size", *a.block_size},
-                   {"mask", word_of(a.mask)},        {"granularity", word_of(a.granularity)},
-                   {"sink", word_of(a.sink)},        {"dense_steps", *a.dense_steps},
-                   {"dense_layers", a.dense_layers}, {"ssar", word_of(*a.ssar)}};
-    if (a.mask == MaskMode::topk) {
-        record["top_p"] = a.top_p;
-        record["block_order"] = word_of(a.block_order);
+    Json record = {{"kind", word_of(*a.kind)}, {"arithmetic", word_of(a.products)}};
+    if (a.kind == AttentionKind::dense) return record;
+    if (a.density) record["density"] = *a.density;
+    if (a.kind == AttentionKind::sla) return record;
+    if (a.block_size) record["block_size"] = *a.block_size;
+    if (!a.mask_file.empty()) record["mask_file"] = a.mask_file.string();
+    record.update({{"mask", word_of(a.mask)},
+                   {"granularity", word_of(a.granularity)},
+                   {"sink", word_of(a.sink)},
+                   {"dense_steps", *a.dense_steps},
+                   {"dense_layers", a.dense_layers},
+                   {"ssar", word_of(*a.ssar)}});
+    if (a.mask == MaskMode::topk || a.mask == MaskMode::jenga) {
+        record["top_p"] = *a.top_p;
+        record["block_order"] = word_of(*a.block_order);
+        record["tail"] = word_of(a.tail);
     }
     if (a.ssar != SsarMode::off) {
         if (a.refresh_interval) record["refresh_interval"] = *a.refresh_interval;

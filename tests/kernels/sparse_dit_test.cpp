@@ -4,8 +4,12 @@
 #include <fmt/format.h>
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
+#include <map>
 
+#include "format/safetensors.hpp"
 #include "pipeline/denoise.hpp"
+#include "quantsparse/error.hpp"
 #include "support.hpp"
 
 namespace quantsparse::tests {
@@ -212,6 +216,170 @@ TEST_F(SparseDitTest, ChosenBlocksWithoutCorrectionAreDenseWhereAllAre) {
     parameters.top_p = 0;
     const attention::StepSchedule some(parameters, std::vector<float>(2, 0.5f));
     EXPECT_GT(distance(run(&some, {0})[0], dense_[0]), 1e-2);
+}
+
+TEST_F(SparseDitTest, ATailOfMeansTakesPartAndTheCorrectionAddsTheRest) {
+    auto parameters = sparse(SsarMode::off, ResidualStorage::half);
+    parameters.dense_steps = 0;
+    parameters.mask = MaskMode::topk;
+    parameters.tail = BlockTail::pooled;
+    const auto one_step = [&] {
+        const attention::StepSchedule schedule(parameters, std::vector<float>(2, 0.5f));
+        return run(&schedule, {0})[0];
+    };
+    parameters.density = 1;
+    EXPECT_LT(distance(one_step(), dense_[0]), 1e-6);
+    parameters.density = 0.2;
+    const auto with = one_step();
+    parameters.tail = BlockTail::none;
+    EXPECT_GT(distance(one_step(), with), 1e-2) << "the tail is the difference";
+    parameters.tail = BlockTail::pooled;
+    parameters.ssar = SsarMode::first;
+    for (const BlockOrder order : {BlockOrder::frames, BlockOrder::tiles}) {
+        parameters.block_order = order;
+        const attention::StepSchedule schedule(parameters, std::vector<float>(4, 0.5f));
+        const auto v = run(&schedule, {0, 0, 1, 1});
+        for (const std::size_t i : {0u, 1u, 2u, 3u}) {
+            EXPECT_LT(distance(v[i], dense_[i / 2]), i % 2 ? 2e-3 : 1e-5) << i;
+        }
+    }
+}
+
+TEST_F(SparseDitTest, JengaIsDenseWhereItDropsNothing) {
+    auto parameters = sparse(SsarMode::off, ResidualStorage::half);
+    parameters.dense_steps = 0;
+    parameters.mask = MaskMode::jenga;
+    const auto run_with = [&](double density, double top_p) {
+        parameters.density = density;
+        parameters.top_p = top_p;
+        const attention::StepSchedule schedule(parameters, std::vector<float>(2, 0.5f));
+        return distance(run(&schedule, {0})[0], dense_[0]);
+    };
+    EXPECT_LT(run_with(1, 0), 1e-5) << "keys in another order";
+    EXPECT_LT(run_with(0.2, 1), 1e-5);
+}
+
+class MaskFileTest : public SparseDitTest {
+  protected:
+    static constexpr int kTokens = 7 * 4 * 6, kBlocks = 6, kHeads = 3, kLayers = 6;  // blocks of 32
+    using Masks = std::map<std::string, std::vector<std::uint8_t>>;
+
+    /// A mask for each layer from `first` on: of head h all blocks but, in row i, the one h behind.
+    static Masks masks(int first) {
+        Masks all;
+        for (int layer = first; layer < kLayers; ++layer) {
+            auto& values = all["blocks." + std::to_string(layer) + ".self_attn.mask"];
+            for (int h = 0; h < kHeads; ++h) {
+                for (int i = 0; i < kBlocks; ++i) {
+                    for (int j = 0; j < kBlocks; ++j) values.push_back(j != (i + h) % kBlocks);
+                }
+            }
+        }
+        return all;
+    }
+    void write(const Masks& masks, const std::string& tokens = std::to_string(kTokens)) {
+        format::SafetensorsWriter writer(file_);
+        writer.set_metadata("block", "32");
+        writer.set_metadata("tokens", tokens);
+        for (const auto& [name, values] : masks) {
+            const auto heads = static_cast<std::int64_t>(values.size()) / (kBlocks * kBlocks);
+            writer.declare(name, format::DType::u8, {heads, kBlocks, kBlocks});
+        }
+        for (const auto& [name, values] : masks) {
+            writer.write(name, std::as_bytes(std::span(values)));
+        }
+        writer.finish();
+    }
+    AttentionParameters parameters() const {
+        AttentionParameters p;
+        p.kind = AttentionKind::sparse;
+        p.ssar = SsarMode::off;
+        p.dense_steps = 0;
+        p.mask_file = file_;
+        return p;
+    }
+    std::vector<float> one_step(const AttentionParameters& p) {
+        const attention::StepSchedule schedule(p, std::vector<float>(2, 0.5f));
+        return run(&schedule, {0})[0];
+    }
+    std::string refusal(const AttentionParameters& p) {
+        try {
+            one_step(p);
+        } catch (const Error& error) {
+            EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
+            return error.what();
+        }
+        return "none";
+    }
+    void TearDown() override {
+        std::filesystem::remove(file_);
+        SparseDitTest::TearDown();
+    }
+
+    const std::filesystem::path file_ =
+        std::filesystem::temp_directory_path() /
+        fmt::format("quantsparse-mask-{}.safetensors", static_cast<const void*>(this));
+};
+
+TEST_F(MaskFileTest, TheListsOfEachHeadAreThoseOfTheFile) {
+    Masks all;
+    for (const auto& [name, values] : masks(1)) all[name].assign(kBlocks * kBlocks, 1);
+    write(all);
+    EXPECT_LT(distance(one_step(parameters()), dense_[0]), 1e-6) << "all blocks, one for all heads";
+    write(masks(1));
+    const attention::StepSchedule schedule(parameters(), std::vector<float>(2, 0.5f));
+    pipeline::Denoiser denoiser(
+        device().internal(), transformer(),
+        pipeline::denoising_options(transformer(), {}, shape(), 1, false, &schedule), {},
+        &schedule);
+    for (const AttentionLayer& layer : denoiser.attention_layers()) {
+        for (const double density : layer.densities) EXPECT_NEAR(density, 5.0 / 6, 1e-6);
+    }
+    EXPECT_EQ(denoiser.attention_layers().size(), 5u);
+    EXPECT_GT(distance(one_step(parameters()), dense_[0]), 1e-3);
+}
+
+TEST_F(MaskFileTest, WhatDoesNotFitIsSaidInOneLine) {
+    const auto has = [&](const std::string& message, const std::string& piece) {
+        EXPECT_NE(message.find(piece), std::string::npos) << message;
+    };
+    auto p = parameters();
+    EXPECT_NE(refusal(p), "none") << "there is no file";
+    write(masks(1), "169");
+    has(refusal(p), "169 tokens");
+    write(masks(1), "many");
+    has(refusal(p), "'tokens'");
+    write(masks(0));
+    has(refusal(p), "layer 0");
+    p.dense_layers = 0;
+    EXPECT_EQ(refusal(p), "none");
+    p = parameters();
+    p.block_size = 64;
+    write(masks(1));
+    has(refusal(p), "blocks of 32");
+    p = parameters();
+    auto changed = masks(1);
+    changed.erase("blocks.3.self_attn.mask");
+    write(changed);
+    has(refusal(p), "lacks blocks.3.self_attn.mask");
+    changed = masks(1);
+    changed["blocks.7.self_attn.mask"].assign(kBlocks * kBlocks, 1);
+    write(changed);
+    has(refusal(p), "no masks");
+    changed = masks(1);
+    changed["blocks.2.self_attn.mask"].resize(2 * kBlocks * kBlocks);
+    write(changed);
+    has(refusal(p), "[2, 6, 6]");
+    changed = masks(1);
+    changed["blocks.2.self_attn.mask"][7] = 2;
+    write(changed);
+    has(refusal(p), "value 2");
+    changed = masks(1);
+    for (std::size_t j = 0; j < kBlocks; ++j) {
+        changed["blocks.4.self_attn.mask"][kBlocks * kBlocks + kBlocks + j] = 0;
+    }
+    write(changed);
+    has(refusal(p), "block 1 of head 1");
 }
 
 TEST_F(SparseDitTest, AReusedStepAddsWhatTheBlocksLastAdded) {

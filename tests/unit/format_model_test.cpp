@@ -119,6 +119,38 @@ TEST_F(OpenModelTest, NamesTheFirstTensorOfAnotherShape) {
     expect_refused(ErrorCode::bad_file, {"'blocks.0.ffn.0.weight'", "[96, 64]", "[160, 64]"});
 }
 
+TEST_F(OpenModelTest, ProjectionsOfSparseLinearAttentionAreInAllBlocksOrInNone) {
+    EXPECT_FALSE(open_model(folder_.path()).network("transformer").sparse_linear);
+    auto trained = tiny_.transformer;
+    trained.sparse_linear = true;
+    auto tensors = describe_wan_dit(trained).tensors;
+    const auto weights = folder_ / "transformer/diffusion_pytorch_model.safetensors";
+    write_network(weights, tensors);
+    EXPECT_TRUE(open_model(folder_.path()).network("transformer").sparse_linear);
+    const std::string name = "blocks.1.self_attn.attn_op.local_attn.proj_l.";
+    for (TensorSpec& tensor : tensors) {
+        if (tensor.name == name + "weight") tensor.shape = {64, 64};
+    }
+    write_network(weights, tensors);
+    expect_refused(ErrorCode::bad_file, {name + "weight", "[64, 64]", "[32, 32]"});
+    std::erase_if(tensors, [&](const TensorSpec& t) { return t.name.starts_with(name); });
+    write_network(weights, tensors);
+    expect_refused(ErrorCode::bad_file,
+                   {"2 tensors of the transformer", name + "weight", name + "bias"});
+}
+
+TEST_F(OpenModelTest, APatchEmbeddingMayBeALinear) {
+    auto tensors = tiny_.transformer_network().tensors;
+    ASSERT_EQ(tensors.front().name, "patch_embedding.weight");
+    tensors.front().shape = {64, 64};
+    const auto weights = folder_ / "transformer/diffusion_pytorch_model.safetensors";
+    write_network(weights, tensors);
+    EXPECT_NO_THROW(open_model(folder_.path()));
+    tensors.front().shape = {64, 96};
+    write_network(weights, tensors);
+    expect_refused(ErrorCode::bad_file, {"patch_embedding.weight", "[64, 96]", "[64, 64]"});
+}
+
 TEST_F(OpenModelTest, RefusesWeightsThatAreIntegers) {
     SafetensorsWriter writer(folder_ / "text_encoder/model.safetensors");
     for (const auto& tensor : tiny_.text_encoder_network().tensors) {

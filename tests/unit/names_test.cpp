@@ -10,7 +10,7 @@ template <typename Enum>
 class NamesTest : public testing::Test {};
 
 using Enums = testing::Types<Sampler, Rng, FewSteps, Storage, AdapterTarget, Arithmetic,
-                             AttentionKind, AttentionProducts, MaskMode, BlockOrder,
+                             AttentionKind, AttentionProducts, MaskMode, BlockOrder, BlockTail,
                              MaskGranularity, Sink, SsarMode, SsarSpan, SsarGain, ResidualStorage>;
 TYPED_TEST_SUITE(NamesTest, Enums);
 
@@ -71,6 +71,21 @@ TEST(Names, ParametersOutOfRangeAreNamed) {
     EXPECT_EQ(chosen_with(1.1), "top_p");
     EXPECT_EQ(chosen_with(-0.1), "top_p");
     EXPECT_EQ(field_of([](auto& p) { p.refreshes = 0; }), "refreshes");
+    EXPECT_EQ(field_of([](auto& p) {
+                  p.kind = AttentionKind::sla;
+                  p.density = 0.15;
+              }),
+              "none");
+    EXPECT_EQ(field_of([](auto& p) {
+                  p.kind = AttentionKind::sla;
+                  p.mask = MaskMode::topk;
+              }),
+              "mask");
+    EXPECT_EQ(field_of([](auto& p) {
+                  p.kind = AttentionKind::sla;
+                  p.ssar = SsarMode::off;
+              }),
+              "ssar");
     EXPECT_EQ(field_of([](auto& p) { p.refresh_steps = {0, 3, 7}; }), "none");
     EXPECT_EQ(field_of([](auto& p) { p.refresh_steps = {1, 3}; }), "refresh_steps");
     EXPECT_EQ(field_of([](auto& p) { p.refresh_steps = {0, 3, 3}; }), "refresh_steps");

@@ -16,6 +16,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr const char* kPatchEmbedding = "patch_embedding.weight";
+
 // diffusers swaps two norms: its `norm2` is the affine one before cross attention, which upstream
 // calls `norm3`; its `norm3` has no parameters (wan fact 5).
 constexpr std::array<Rename, 16> kTransformerBlock = {{
@@ -174,14 +176,36 @@ std::vector<TensorSpec> tensors_of(const WanDitConfig& config,
     }
     for (const auto& block : blocks) {
         list.add_linears(block);
+        if (config.sparse_linear) {
+            list.with_bias(block.prefix + kLinearProjection,
+                           {config.head_dim(), config.head_dim()});
+        }
     }
     list.with_bias("head.head", {patch * config.out_dim, dim});
     list.add("head.modulation", {1, 2, dim});
     return list.take();
 }
 
-Network describe(const json& json_config, const Checkpoint*, const std::string& where) {
-    return describe_wan_dit(config_of(json_config, where));
+/// Whether any block was trained with sparse-linear attention: then all must be.
+bool holds_linear_projection(const Checkpoint& checkpoint, int layers) {
+    for (int layer = 0; layer < layers; ++layer) {
+        const std::string name = fmt::format("blocks.{}.{}", layer, kLinearProjection);
+        if (checkpoint.find(name + ".weight") || checkpoint.find(name + ".bias")) return true;
+    }
+    return false;
+}
+
+Network describe(const json& json_config, const Checkpoint* checkpoint, const std::string& where) {
+    WanDitConfig config = config_of(json_config, where);
+    config.sparse_linear =
+        checkpoint != nullptr && holds_linear_projection(*checkpoint, config.num_layers);
+    Network network = describe_wan_dit(config);
+    const TensorView* patches = checkpoint == nullptr ? nullptr : checkpoint->find(kPatchEmbedding);
+    if (patches != nullptr && patches->shape.size() == 2) {  // TurboDiffusion's is a linear
+        std::vector<std::int64_t>& shape = network.tensors.front().shape;
+        shape = {shape[0], shape[1] * shape[2] * shape[3] * shape[4]};
+    }
+    return network;
 }
 
 json config_json(const WanDitConfig& config) {
@@ -202,19 +226,30 @@ json config_json(const WanDitConfig& config) {
             {"cross_attn_norm", config.cross_attn_norm}};
 }
 
+/// Sets in_dim and the size of the patches, whose cells are counted.
+int infer_patches(const Checkpoint& checkpoint, WanDitConfig& config) {
+    const std::size_t rank = checkpoint.at(kPatchEmbedding).shape.size();
+    if (rank == 2) {  // TurboDiffusion's linear doesn't tell the patch: the released models' it is
+        const int patch = config.patch_size[0] * config.patch_size[1] * config.patch_size[2];
+        config.in_dim = dimension(checkpoint, kPatchEmbedding, 1) / patch;
+        return patch;
+    }
+    // stable-diffusion.cpp makes one dimension of the outputs and inputs: ggml has but four.
+    const bool folded = rank == 4;
+    config.in_dim = folded ? dimension(checkpoint, kPatchEmbedding, 0) / config.dim
+                           : dimension(checkpoint, kPatchEmbedding, 1);
+    int patch = 1;
+    for (std::size_t axis = 0; axis < 3; ++axis) {
+        config.patch_size[axis] = dimension(checkpoint, kPatchEmbedding, axis + (folded ? 1 : 2));
+        patch *= config.patch_size[axis];
+    }
+    return patch;
+}
+
 json infer(const Checkpoint& checkpoint) {
     WanDitConfig config;
     config.dim = dimension(checkpoint, "patch_embedding.bias", 0);
-    // stable-diffusion.cpp makes one dimension of the outputs and inputs: ggml has but four.
-    const bool folded = checkpoint.at("patch_embedding.weight").shape.size() == 4;
-    config.in_dim = folded ? dimension(checkpoint, "patch_embedding.weight", 0) / config.dim
-                           : dimension(checkpoint, "patch_embedding.weight", 1);
-    int patch = 1;
-    for (std::size_t axis = 0; axis < 3; ++axis) {
-        config.patch_size[axis] =
-            dimension(checkpoint, "patch_embedding.weight", axis + (folded ? 1 : 2));
-        patch *= config.patch_size[axis];
-    }
+    const int patch = infer_patches(checkpoint, config);
     config.out_dim = dimension(checkpoint, "head.head.weight", 0) / patch;
     config.text_dim = dimension(checkpoint, "text_embedding.0.weight", 1);
     config.freq_dim = dimension(checkpoint, "time_embedding.0.weight", 1);
@@ -233,6 +268,7 @@ json infer(const Checkpoint& checkpoint) {
 Network describe_wan_dit(const WanDitConfig& config) {
     Network network;
     network.kind = "wan-dit";
+    network.sparse_linear = config.sparse_linear;
     network.config = config;
     auto& geometry = network.geometry;
     geometry.patch = config.patch_size;

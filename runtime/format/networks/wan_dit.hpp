@@ -7,6 +7,10 @@
 
 namespace quantsparse::format {
 
+/// Of a block that was trained with sparse-linear attention: [head_dim, head_dim] with bias (sla
+/// fact 91).
+inline constexpr const char* kLinearProjection = "self_attn.attn_op.local_attn.proj_l";
+
 /// Wan DiT (upstream: wan/modules/model.py, WanModel).
 struct WanDitConfig {
     int dim = 1536;
@@ -22,6 +26,7 @@ struct WanDitConfig {
     float eps = 1e-6f;
     bool qk_norm = true;
     bool cross_attn_norm = true;
+    bool sparse_linear = false;  ///< blocks hold proj_l (sla fact 91)
     int head_dim() const { return dim / num_heads; }
 };
 

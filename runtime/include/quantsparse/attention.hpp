@@ -3,12 +3,15 @@
 // reparameterisation); and in which arithmetic.
 #pragma once
 
+#include <filesystem>
 #include <optional>
 #include <vector>
 
 namespace quantsparse {
 
-enum class AttentionKind { dense, sparse };
+/// `sla`: sparse-linear attention (arXiv 2509.24006), which a transformer either was trained with
+/// (docs/networks/sla.md) or can't run.
+enum class AttentionKind { dense, sparse, sla };
 
 /// What self-attention multiplies: its operands as they are (fp32, halves on matrix units), or
 /// codes of eight bits as SageAttention does (arXiv 2410.02367), for devices without matrix units
@@ -23,11 +26,18 @@ enum class AttentionProducts {
 /// its width counts the first frame's columns into the density, or is SparseVideoGen's own formula,
 /// which comes out denser than asked. `topk`: in each head and row of blocks those blocks of keys
 /// whose mean scores highest with the mean query, chosen on the device from the present q and k.
-enum class MaskMode { exact, svg, topk };
+/// `jenga`: topk as Jenga (arXiv 2505.16864) has it: blocks along a curve, what touches a block
+/// beside the best, a share of the softmax above a least number.
+enum class MaskMode { exact, svg, topk, jenga };
 
-/// In which order topk cuts the tokens into blocks: as they stand, or the first frame in tiles and
-/// the others in cubes, so that the tokens of a block are near each other in space and time.
-enum class BlockOrder { frames, tiles };
+/// In which order topk cuts the tokens into blocks: as they stand; the first frame in tiles and the
+/// others in cubes; or along a Hilbert curve through the clip. With the latter two the tokens of a
+/// block are near each other in space and time.
+enum class BlockOrder { frames, tiles, curve };
+
+/// What stands for the blocks that topk leaves out: nothing, or of each block its mean key, counted
+/// as often as the block has keys, with its mean value (zeroth order of PISA, arXiv 2602.01077).
+enum class BlockTail { none, pooled };
 
 /// Which keys every query sees beside its band. Temporal heads hold tokens place by place: `frame`
 /// gives them as many first places over all frames, as SparseVideoGen does, `frame0` the first
@@ -61,15 +71,22 @@ enum class SsarGain { one, linear, sigma };
 enum class ResidualStorage { half, int8, int4, low_rank };
 
 struct AttentionParameters {
-    AttentionKind kind = AttentionKind::dense;
+    std::optional<AttentionKind> kind;  ///< default: sla for transformers that hold it, else dense
     AttentionProducts products = AttentionProducts::full;
-    double density = 0.25;  ///< of query-key pairs inside the mask
+    /// Of query-key pairs inside the mask; default 0.25. sla: of a row's key blocks; default 0.1.
+    std::optional<double> density;
     /// Queries and keys of a block: 32, 64 or 128; default 64, 32 on CPU drivers, with matrix units
     /// 128 from 4,096 tokens on.
     std::optional<int> block_size;
     MaskMode mask = MaskMode::exact;
-    double top_p = 0;  ///< topk: more blocks, until they hold so much of the row's softmax; 0: off
-    BlockOrder block_order = BlockOrder::frames;
+    /// Lists of blocks for each layer and head in the place of a mask and its density
+    /// (docs/method.md 4.10); empty: none.
+    std::filesystem::path mask_file;
+    /// topk: more blocks, until they hold so much of the row's softmax; 0: off. Default: 0, of
+    /// jenga 0.9.
+    std::optional<double> top_p;
+    std::optional<BlockOrder> block_order;  ///< default: frames, of jenga curve
+    BlockTail tail = BlockTail::none;
     MaskGranularity granularity = MaskGranularity::token;
     Sink sink = Sink::frame;
     /// Default: svd, for clips of fewer than 8 steps first, since svd needs two references.

@@ -44,6 +44,8 @@ std::span<const Word<MaskMode>> words_of();
 template <>
 std::span<const Word<BlockOrder>> words_of();
 template <>
+std::span<const Word<BlockTail>> words_of();
+template <>
 std::span<const Word<MaskGranularity>> words_of();
 template <>
 std::span<const Word<Sink>> words_of();
