@@ -55,7 +55,10 @@ std::vector<Adapter> adapters_of(const qs_generation& g) {
 AttentionParameters attention_of(const qs_generation& g) {
     AttentionParameters attention;
     attention.kind =
-        chosen(g.attention, std::array{AttentionKind::dense, AttentionKind::sparse}, "attention");
+        chosen(g.attention,
+               std::array{AttentionParameters{}.kind, std::optional(AttentionKind::dense),
+                          std::optional(AttentionKind::sparse)},
+               "attention");
     attention.products = chosen(
         g.attention_arithmetic,
         std::array{AttentionProducts::full, AttentionProducts::int8_qk, AttentionProducts::int8},

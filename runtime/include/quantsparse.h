@@ -209,7 +209,8 @@ typedef enum qs_few_steps {
     QS_FEW_STEPS_FASTWAN_3 = 2,
     QS_FEW_STEPS_TURBO_4 = 3
 } qs_few_steps;
-typedef enum qs_attention { QS_ATTENTION_DENSE = 0, QS_ATTENTION_SPARSE = 1 } qs_attention;
+/** Of models that were trained with sparse-linear attention the default is that, and the others are refused. */
+typedef enum qs_attention { QS_ATTENTION_DEFAULT = 0, QS_ATTENTION_DENSE = 1, QS_ATTENTION_SPARSE = 2 } qs_attention;
 typedef enum qs_attention_arithmetic {
     QS_ATTENTION_ARITHMETIC_FULL = 0,
     QS_ATTENTION_ARITHMETIC_INT8_QK = 1,
@@ -237,7 +238,7 @@ typedef struct qs_generation {
     size_t lora_count;
     qs_attention attention;
     qs_attention_arithmetic attention_arithmetic;
-    double density;              /**< of sparse attention; 0: a quarter */
+    double density;              /**< of sparse attention; 0: a quarter, or the model's own */
     int dense_layers;            /**< first layers that stay dense: 0: one; -1: none */
     int refreshes;               /**< dense steps among sparse ones; 0: as many as suit */
     qs_residual residual;        /**< how corrections are kept between refreshes */

@@ -271,7 +271,7 @@ def _generation(prompt: str, *, negative_prompt: str | None = None, width: int =
         seed=seed, rng=_choice(rng, RNG, "rng", 0), steps=steps, sampler=_choice(sampler, SAMPLERS, "sampler"),
         guidance_scale=guidance_scale, flow_shift=flow_shift, timestep_count=len(times),
         few_steps=_choice(few_steps, FEW_STEPS, "few_steps"), step_cache=step_cache, lora_count=len(adapters),
-        attention=_choice(attention, ATTENTION, "attention", 0),
+        attention=_choice(attention, ATTENTION, "attention"),
         attention_arithmetic=_choice(attention_arithmetic, ATTENTION_ARITHMETIC, "attention_arithmetic", 0),
         density=density, dense_layers=dense_layers, refreshes=refreshes, residual=_choice(residual, RESIDUAL, "residual"))
     if len(times):
