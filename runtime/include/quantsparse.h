@@ -75,7 +75,7 @@ typedef enum qs_log_level { QS_LOG_INFO = 0, QS_LOG_WARNING = 1, QS_LOG_ERROR = 
 /** `message` is one line without its end, valid during the call. */
 typedef void (*qs_log_fn)(void* user, qs_log_level level, const char* message);
 
-/** Stops work that was given it, at the next chance: within half a second on an idle machine. */
+/** Stops work that was given it at the next chance, between two submissions to the device. */
 typedef struct qs_cancel qs_cancel;
 /** NULL when memory is out. */
 QS_API qs_cancel* qs_cancel_create(void);
